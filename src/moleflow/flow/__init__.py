@@ -1,1 +1,6 @@
-"""."""
+"""The density model: coupling blocks that all experts share, and what each expert adds to them."""
+
+from moleflow.flow.coupling import CouplingBlock, CouplingStack
+from moleflow.flow.expert_flow import BASE_POLICIES, Expert, ExpertFlow
+
+__all__ = ["BASE_POLICIES", "CouplingBlock", "CouplingStack", "Expert", "ExpertFlow"]

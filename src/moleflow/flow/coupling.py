@@ -1,0 +1,153 @@
+"""The coupling block of the base: affine coupling, optional global affine, fixed permutation.
+
+With the same weights it computes what FrEIA's ``AllInOneBlock`` (hard permutation, softplus global affine, tanh clamp)
+computes; the permutation is an index here, not a dense product.
+
+References:
+    Dinh et al., "Density estimation using Real NVP", ICLR 2017.
+    Kingma and Dhariwal, "Glow", NeurIPS 2018.
+    Ardizzone et al., FrEIA: Framework for Easily Invertible Architectures, 2018-2022.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from moleflow.flow.context import at_least_float32
+from moleflow.flow.subnets import Subnet
+
+
+class _Permute(torch.autograd.Function):
+    """Index the last axis; the gradient is indexed by the inverse instead of scattered, which is far slower."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
+        ctx.save_for_backward(inverse)
+        return x.index_select(-1, order)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (inverse,) = ctx.saved_tensors
+        return grads[0].index_select(-1, inverse), None, None
+
+
+permute = cast(Callable[[Tensor, Tensor, Tensor], Tensor], _Permute.apply)
+
+
+class GlobalAffine(nn.Module):
+    """One learned scale and offset a channel: ``y = S x + o`` with ``S = 0.1 softplus_{0.5}(G)``, S = 1 at the start.
+
+    Args:
+        dim: Channels D.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.raw_scale = nn.Parameter(torch.full((dim,), 2.0 * math.log(math.exp(5.0) - 1.0)))
+        self.offset = nn.Parameter(torch.zeros(dim))
+
+    def scale(self) -> Tensor:
+        """Return S, shape (D,), positive."""
+        return 0.1 * F.softplus(self.raw_scale, beta=0.5)
+
+
+class CouplingBlock(nn.Module):
+    """Scale and shift one half of the channels by functions of the other half, then permute all.
+
+    ``s = clamp * tanh(0.1 s_raw)``, ``t = 0.1 t_raw``, ``y = [x1, x2 exp(s) + t]``, global affine, permutation.
+
+    Args:
+        dim: Channels D; the first D - D//2 are passive.
+        subnet: From the passive half to raw log-scale and shift.
+        clamp: Bound of the log-scale.
+        global_affine: Whether the block owns a learned scale and offset. The method leaves it untrained, hence out,
+            unless the base goes on learning.
+        generator: Source of the permutation.
+    """
+
+    order: Tensor
+    inverse_order: Tensor
+
+    def __init__(self, dim: int, subnet: Subnet, clamp: float, global_affine: bool, generator: torch.Generator) -> None:
+        super().__init__()
+        self.passive = dim - dim // 2
+        self.clamp = clamp
+        self.subnet = subnet
+        self.affine = GlobalAffine(dim) if global_affine else None
+        order = torch.randperm(dim, generator=generator)
+        self.register_buffer("order", order)
+        self.register_buffer("inverse_order", torch.argsort(order), persistent=False)
+
+    def _scale_shift(self, passive: Tensor, updates: nn.ModuleDict | None) -> tuple[Tensor, Tensor]:
+        raw_scale, raw_shift = self.subnet(passive, updates)
+        return self.clamp * torch.tanh(0.1 * at_least_float32(raw_scale)), 0.1 * raw_shift
+
+    def forward(self, x: Tensor, updates: nn.ModuleDict | None = None) -> tuple[Tensor, Tensor]:
+        """Transform a grid.
+
+        Args:
+            x: Grid (B, H, W, D).
+            updates: One expert's updates of the subnet, or None.
+
+        Returns:
+            The transformed grid (B, H, W, D) and the log-determinant of each patch (B, H, W), float32.
+        """
+        passive, active = x[..., : self.passive], x[..., self.passive :]
+        scale, shift = self._scale_shift(passive, updates)
+        y = torch.cat((passive, active * scale.exp() + shift), -1)
+        logdet = scale.sum(-1)
+        if self.affine is not None:
+            s = self.affine.scale()
+            y = y * s + self.affine.offset
+            logdet = logdet + s.log().sum()
+        return permute(y, self.order, self.inverse_order), logdet
+
+    def inverse(self, y: Tensor, updates: nn.ModuleDict | None = None) -> Tensor:
+        """Return the grid (B, H, W, D) that :meth:`forward` maps to ``y`` (B, H, W, D)."""
+        y = permute(y, self.inverse_order, self.order)
+        if self.affine is not None:
+            y = (y - self.affine.offset) / self.affine.scale()
+        passive, active = y[..., : self.passive], y[..., self.passive :]
+        scale, shift = self._scale_shift(passive, updates)
+        return torch.cat((passive, (active - shift) * (-scale).exp()), -1)
+
+
+class CouplingStack(nn.Module):
+    """Coupling blocks one after another; with none it is the identity.
+
+    Args:
+        blocks: The blocks in order.
+    """
+
+    def __init__(self, blocks: list[CouplingBlock]) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+
+    def _pairs(self, updates: nn.ModuleList | None) -> list[tuple[CouplingBlock, nn.ModuleDict | None]]:
+        blocks = cast(list[CouplingBlock], list(self.blocks))
+        given = [None] * len(blocks) if updates is None else cast(list[nn.ModuleDict | None], list(updates))
+        return list(zip(blocks, given, strict=True))
+
+    def forward(self, x: Tensor, updates: nn.ModuleList | None = None) -> tuple[Tensor, Tensor]:
+        """Transform a grid (B, H, W, D); ``updates`` holds one entry a block. See :meth:`CouplingBlock.forward`."""
+        logdet = at_least_float32(x.new_zeros(x.shape[:-1]))
+        for block, update in self._pairs(updates):
+            x, contribution = block(x, update)
+            logdet = logdet + contribution
+        return x, logdet
+
+    def inverse(self, y: Tensor, updates: nn.ModuleList | None = None) -> Tensor:
+        """Return the grid that :meth:`forward` maps to ``y`` (B, H, W, D)."""
+        for block, update in reversed(self._pairs(updates)):
+            y = block.inverse(y, update)
+        return y
+
+    def merge(self, updates: nn.ModuleList) -> None:
+        """Add one expert's updates to the weights for good."""
+        for block, update in self._pairs(updates):
+            if update is not None:
+                block.subnet.merge(update)

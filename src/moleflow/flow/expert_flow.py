@@ -1,0 +1,307 @@
+"""The whole density model: one shared base and any number of experts.
+
+``x -> + position code -> expert's input adapter -> spatial mixer -> coupling blocks with the expert's updates ->
+expert's auxiliary blocks -> z``. What an expert owns is one module, :class:`Expert`, that can be saved, loaded or
+deleted without touching another one.
+"""
+
+import copy
+from collections.abc import Iterator
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from moleflow.errors import UserError, choice, nearest
+from moleflow.features.position import position_code
+from moleflow.flow.adapters import InputAdapter, input_adapter
+from moleflow.flow.auxiliary import AuxiliaryCoupling, auxiliary_width
+from moleflow.flow.context import MIXER_MODES, SpatialMixer
+from moleflow.flow.coupling import CouplingBlock, CouplingStack
+from moleflow.flow.subnets import ContextSubnet, Draw, PlainSubnet, Subnet
+from moleflow.randomness import generator
+
+BASE_POLICIES = ("frozen", "context", "trainable", "separate")
+
+
+class Expert(nn.Module):
+    """What one category (or task) owns.
+
+    Args:
+        adapter: Input adapter.
+        updates: Low-rank updates of the shared linear layers, one entry a coupling block.
+        auxiliary: Auxiliary coupling blocks.
+        stack: Coupling blocks of its own in place of the shared ones, under the base policy ``separate``.
+    """
+
+    def __init__(
+        self,
+        adapter: InputAdapter,
+        updates: nn.ModuleList,
+        auxiliary: list[AuxiliaryCoupling],
+        stack: CouplingStack | None = None,
+    ) -> None:
+        super().__init__()
+        self.adapter = adapter
+        self.updates = updates
+        self.auxiliary = nn.ModuleList(auxiliary)
+        self.stack = stack
+
+
+class ExpertFlow(nn.Module):
+    """Normalizing flow over patch grids with one expert a category.
+
+    Args:
+        dim: Channels D of a patch; divisible by 4.
+        coupling_layers: Coupling blocks of the base; 0 leaves the experts' auxiliary blocks alone.
+        dia_blocks: Auxiliary coupling blocks of each expert.
+        dia_hidden_ratio: Hidden width of these as a fraction of D.
+        lora_rank: Rank of the experts' updates; 0 leaves them out, the task bias with them.
+        task_bias: Whether experts own a bias in every shared linear layer.
+        adapter: Input adapter: ``whitening``, ``soft_norm`` or ``none``.
+        spatial_context_mode: Mixer before the flow: see :class:`SpatialMixer`; ``none`` leaves it out.
+        spatial_context_kernel: Its odd kernel size.
+        scale_context_kernel: Odd kernel size of the context inside the blocks; None leaves it out and gives scale and
+            shift one common hidden layer.
+        position_code: Whether to add the 2-D sinusoidal position code.
+        clamp: Bound of each block's log-scale.
+        base: What happens to the base after the first task. ``frozen``: nothing moves. ``context``: spatial mixer,
+            scale context and a global affine go on learning. ``trainable``: everything does. ``separate``: each later
+            expert learns coupling blocks of its own.
+        seed: Seed of every initial draw.
+
+    Raises:
+        UserError: If a value is not allowed; the message names it and the remedy.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        coupling_layers: int = 6,
+        dia_blocks: int = 2,
+        dia_hidden_ratio: float = 0.5,
+        lora_rank: int = 64,
+        task_bias: bool = True,
+        adapter: str = "whitening",
+        spatial_context_mode: str = "depthwise_residual",
+        spatial_context_kernel: int = 3,
+        scale_context_kernel: int | None = 5,
+        position_code: bool = True,
+        clamp: float = 1.9,
+        base: str = "frozen",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if dim < 4 or dim % 4:
+            raise UserError(
+                f"The embedding dimension {dim} is not divisible by 4. Set backbone.dim to {dim // 4 * 4 + 4}."
+            )
+        for key, value in (("coupling_layers", coupling_layers), ("dia_blocks", dia_blocks), ("lora_rank", lora_rank)):
+            if value < 0:
+                raise UserError(f"model.{key}={value} is negative. Use 0 to leave the part out.")
+        if clamp <= 0 or dia_hidden_ratio <= 0:
+            raise UserError("model.clamp and model.dia_hidden_ratio must be greater than 0.")
+        self.dim = dim
+        self.coupling_layers = coupling_layers
+        self.dia_blocks = dia_blocks
+        self.dia_hidden_ratio = dia_hidden_ratio
+        self.lora_rank = lora_rank
+        self.task_bias = task_bias and lora_rank > 0
+        self.adapter = adapter
+        self.scale_context_kernel = scale_context_kernel
+        self.position_code = position_code
+        self.clamp = clamp
+        self.base = choice("model.base", base, BASE_POLICIES)
+        self.seed = seed
+        choice("model.spatial_context_mode", spatial_context_mode, MIXER_MODES)
+        self.mixer = (
+            None
+            if spatial_context_mode == "none"
+            else SpatialMixer(dim, spatial_context_mode, spatial_context_kernel, generator(seed, "mixer"))
+        )
+        self.stack = self._new_stack("base", global_affine=base in ("context", "trainable"))
+        self.experts = nn.ModuleList()
+        self._names: list[str] = []
+        self._codes: dict[tuple[int, int], Tensor] = {}
+
+    # -- experts ------------------------------------------------------------------------------------------------------
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the experts in the order of their arrival."""
+        return tuple(self._names)
+
+    def add_expert(self, name: str) -> Expert:
+        """Create an expert; the only place where parameters appear after construction.
+
+        Raises:
+            UserError: If an expert of this name is there already.
+        """
+        if name in self._names:
+            raise UserError(f"An expert named {name!r} is there already. Choose another name or remove it first.")
+        first = not self._names
+
+        def draw(part: str) -> torch.Generator:
+            return generator(self.seed, "expert", name, part)
+
+        own = None
+        if self.base == "separate" and not first:
+            own = self._new_stack(f"own/{name}", global_affine=True)
+        updates = nn.ModuleList()
+        if self.lora_rank and own is None:
+            for i, block in enumerate(self.stack.blocks):
+                subnet = cast(CouplingBlock, block).subnet
+                updates.append(subnet.new_updates(self.lora_rank, self.task_bias, _prefixed(draw, f"block{i}")))
+        width = auxiliary_width(self.dim, self.dia_hidden_ratio)
+        auxiliary = [
+            AuxiliaryCoupling(self.dim, width, self.clamp, bool(i % 2), _prefixed(draw, f"auxiliary{i}"))
+            for i in range(self.dia_blocks)
+        ]
+        expert = Expert(input_adapter(self.adapter, self.dim, first, draw), updates, auxiliary, own)
+        device = next(self.parameters(), torch.empty(0)).device
+        self.experts.append(expert.to(device))
+        self._names.append(name)
+        return expert
+
+    def expert(self, name: str) -> Expert:
+        """Return an expert by name.
+
+        Raises:
+            UserError: If there is none; the message offers the nearest name.
+        """
+        if name not in self._names:
+            known = ", ".join(self._names) or "none"
+            raise UserError(f"There is no expert named {name!r} (known: {known}).{nearest(name, self._names)}")
+        return cast(Expert, self.experts[self._names.index(name)])
+
+    def base_state(self) -> dict[str, Tensor]:
+        """Return the tensors that all experts share, by name."""
+        return {key: value for key, value in self.state_dict().items() if not key.startswith("experts.")}
+
+    def load_base_state(self, state: dict[str, Tensor]) -> None:
+        """Load what :meth:`base_state` returned.
+
+        Raises:
+            RuntimeError: If names or shapes differ.
+        """
+        own = {key: value for key, value in self.state_dict().items() if key.startswith("experts.")}
+        self.load_state_dict({**state, **own}, strict=True)
+
+    # -- what learns --------------------------------------------------------------------------------------------------
+
+    def base_parameters(self) -> Iterator[nn.Parameter]:
+        """Yield every shared parameter."""
+        yield from self.stack.parameters()
+        if self.mixer is not None:
+            yield from self.mixer.parameters()
+
+    def learning_parameters(self, names: list[str]) -> list[nn.Parameter]:
+        """Return what a task with these experts trains, by the base policy.
+
+        Args:
+            names: The task's experts. The task that holds the first expert of all trains the base too.
+        """
+        first = self._names[0] in names
+        learning = [parameter for name in names for parameter in self.expert(name).parameters()]
+        affine = {id(p) for key, p in self.stack.named_parameters() if ".affine." in key}
+        if first:
+            learning += [p for p in self.base_parameters() if self.base == "trainable" or id(p) not in affine]
+        elif self.base == "trainable":
+            learning += list(self.base_parameters())
+        elif self.base == "context":
+            keys = (".affine.", ".context.")
+            learning += [p for key, p in self.stack.named_parameters() if any(k in key for k in keys)]
+            learning += [] if self.mixer is None else list(self.mixer.parameters())
+        return learning
+
+    # -- mathematics --------------------------------------------------------------------------------------------------
+
+    def prepare(self, x: Tensor, name: str) -> Tensor:
+        """Return what the coupling blocks see of the patch features ``x`` (B, H, W, D): coded, adapted, mixed."""
+        if self.position_code:
+            x = x + self._code(x)
+        x = self.expert(name).adapter(x)
+        return x if self.mixer is None else self.mixer(x)
+
+    def forward(self, x: Tensor, name: str) -> tuple[Tensor, Tensor]:
+        """Map patch features to the latent space by one expert.
+
+        Args:
+            x: Patch features (B, H, W, D) as the backbone gives them.
+            name: The expert.
+
+        Returns:
+            Latents z (B, H, W, D) and the log-determinant of each patch (B, H, W), float32. The Jacobians of adapter
+            and mixer are not counted, as in the method's first implementation.
+        """
+        expert = self.expert(name)
+        y = self.prepare(x, name)
+        if expert.stack is not None:
+            z, logdet = expert.stack(y)
+        else:
+            z, logdet = self.stack(y, expert.updates if len(expert.updates) else None)
+        for block in expert.auxiliary:
+            z, contribution = block(z)
+            logdet = logdet + contribution
+        return z, logdet
+
+    def inverse(self, z: Tensor, name: str) -> Tensor:
+        """Return the prepared grid (see :meth:`prepare`) that one expert maps to ``z`` (B, H, W, D)."""
+        expert = self.expert(name)
+        for block in reversed(expert.auxiliary):
+            z = cast(AuxiliaryCoupling, block).inverse(z)
+        if expert.stack is not None:
+            return expert.stack.inverse(z)
+        return self.stack.inverse(z, expert.updates if len(expert.updates) else None)
+
+    @torch.no_grad()
+    def merged(self, name: str) -> "ExpertFlow":
+        """Return a copy with one expert alone, its updates merged into the base: the fast form for scoring.
+
+        The copy gives the same densities up to rounding and shares no memory with this flow.
+        """
+        expert = self.expert(name)
+        copied = copy.deepcopy(expert)
+        alone = copy.copy(self)
+        alone._modules = dict(self._modules)
+        if expert.stack is None:
+            alone.stack = copy.deepcopy(self.stack)
+            if len(copied.updates):
+                alone.stack.merge(copied.updates)
+        else:
+            alone.stack, copied.stack = cast(CouplingStack, copied.stack), None
+        copied.updates = nn.ModuleList()
+        alone.mixer = copy.deepcopy(self.mixer)
+        alone.experts = nn.ModuleList([copied])
+        alone._names = [name]
+        return alone.requires_grad_(False).eval()
+
+    # -- parts --------------------------------------------------------------------------------------------------------
+
+    def _new_stack(self, where: str, global_affine: bool) -> CouplingStack:
+        blocks = []
+        for i in range(self.coupling_layers):
+            passive = self.dim - self.dim // 2
+
+            def draw(part: str, place: str = f"{where}/block{i}") -> torch.Generator:
+                return generator(self.seed, "weights", place, part)
+
+            subnet: Subnet
+            if self.scale_context_kernel is None:
+                subnet = PlainSubnet(passive, self.dim - passive, draw)
+            else:
+                subnet = ContextSubnet(passive, self.dim - passive, self.scale_context_kernel, draw)
+            order = generator(self.seed, "permutation", i)
+            blocks.append(CouplingBlock(self.dim, subnet, self.clamp, global_affine, order))
+        return CouplingStack(blocks)
+
+    def _code(self, x: Tensor) -> Tensor:
+        grid = (x.shape[1], x.shape[2])
+        code = self._codes.get(grid)
+        if code is None or code.device != x.device:
+            code = self._codes[grid] = position_code(*grid, self.dim).to(x.device)
+        return code
+
+
+def _prefixed(draw: Draw, prefix: str) -> Draw:
+    return lambda part: draw(f"{prefix}/{part}")
