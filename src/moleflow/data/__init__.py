@@ -8,7 +8,7 @@ from moleflow.data.datamodule import (
     PictureDataModule,
     VisADataModule,
 )
-from moleflow.data.dataset import Picture, PictureDataset, PictureLoader
+from moleflow.data.dataset import Picture, PictureDataset, PictureLoader, picture_loader
 from moleflow.data.demo import write_demo
 from moleflow.data.layouts import available_categories, mvtec_samples, visa_samples
 from moleflow.data.read import read_mask, read_picture
@@ -35,6 +35,7 @@ __all__ = [
     "available_categories",
     "cut",
     "mvtec_samples",
+    "picture_loader",
     "read_mask",
     "read_picture",
     "visa_samples",

@@ -8,7 +8,7 @@ from typing import ClassVar
 import lightning as L
 
 from moleflow.data import demo
-from moleflow.data.dataset import PictureDataset, PictureLoader
+from moleflow.data.dataset import PictureLoader, picture_loader
 from moleflow.data.layouts import available_categories, mvtec_samples, visa_samples
 from moleflow.data.sample import Sample, Split
 from moleflow.data.scenario import ORDERS
@@ -95,8 +95,7 @@ class PictureDataModule(L.LightningDataModule):
             samples: What to load; a batch's ``index`` points into it.
             masks: Whether to read the masks.
         """
-        dataset = PictureDataset(samples, self.transform, masks)
-        return PictureLoader(dataset, batch_size=self.batch_size, num_workers=self.num_workers)
+        return picture_loader(samples, self.transform, masks, self.batch_size, self.num_workers)
 
     def train_dataloader(self) -> PictureLoader:
         """Load every training picture, category after category, without masks."""

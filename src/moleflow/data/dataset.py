@@ -5,7 +5,7 @@ from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from moleflow.data.read import read_mask, read_picture
 from moleflow.data.sample import Sample
@@ -62,7 +62,10 @@ class PictureDataset(Dataset[Picture]):
 
 
 class PictureLoader(DataLoader[Picture]):
-    """A DataLoader that passes on a worker's `UserError` without the worker's traceback."""
+    """A DataLoader over pictures that tells a fault in a worker as plainly as one in this process.
+
+    An exception would arrive from a worker as a text with its traceback, so workers hand faults over as values.
+    """
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # a generator serves every caller
         """Yield batches of `Picture`.
@@ -70,8 +73,35 @@ class PictureLoader(DataLoader[Picture]):
         Raises:
             UserError: If a picture cannot be read.
         """
+        for batch in super().__iter__():
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
+
+
+def picture_loader(
+    samples: Sequence[Sample], transform: PictureTransform, masks: bool, batch_size: int, num_workers: int = 0
+) -> PictureLoader:
+    """Return a loader over samples, in their order.
+
+    Args:
+        samples: What to load; a batch's ``index`` points into it.
+        transform: Makes tensors of one size.
+        masks: Whether to read masks.
+        batch_size: Pictures a batch; the last batch may be smaller.
+        num_workers: Processes that read pictures; 0 reads in this one.
+    """
+    dataset = _FaultsAsValues(samples, transform, masks)
+    return PictureLoader(dataset, batch_size=batch_size, num_workers=num_workers, collate_fn=_collate)
+
+
+class _FaultsAsValues(PictureDataset):
+    def __getitems__(self, indices: Sequence[int]) -> list[Picture] | UserError:
         try:
-            yield from super().__iter__()
-        except UserError as error:
-            # torch puts "Caught UserError in DataLoader worker process ... Traceback ..." before the message.
-            raise UserError(str(error).rpartition("UserError: ")[2].strip()) from None
+            return [self[index] for index in indices]
+        except UserError as fault:
+            return fault
+
+
+def _collate(pictures: list[Picture] | UserError) -> Any:
+    return pictures if isinstance(pictures, UserError) else default_collate(pictures)

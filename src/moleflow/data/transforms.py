@@ -41,7 +41,7 @@ class PictureTransform:
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
     ) -> None:
-        sides = (size, size) if isinstance(size, int) else tuple(size)
+        sides = (size, size) if isinstance(size, (int, float)) else tuple(size)
         if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
             raise UserError(f"size={size} is no picture size. Give one positive integer, or [height, width].")
         self.height, self.width = sides
