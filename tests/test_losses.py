@@ -26,6 +26,7 @@ def test_patch_nll_is_float32_from_any_precision() -> None:
     coarse = patch_nll((100 * z).bfloat16(), logdet.bfloat16())
     assert coarse.dtype == torch.float32
     torch.testing.assert_close(coarse, patch_nll((100 * z).bfloat16().float(), logdet.bfloat16().float()))
+    assert patch_nll(z.double(), logdet.double()).dtype == torch.float32
     with torch.autocast("cpu", dtype=torch.bfloat16):
         inside = patch_nll(z, logdet)
     assert torch.equal(inside, patch_nll(z, logdet))
@@ -67,6 +68,14 @@ def test_sum_form_equals_the_literal_one() -> None:
     expected = sum(sum(sum(row) for row in picture) for picture in nll.tolist()) / 3
     assert parts.total.item() == pytest.approx(expected + parts.logdet_penalty.item(), rel=1e-5)
     assert parts.mean_nll.item() == pytest.approx(expected / 20, rel=1e-5)
+
+
+def test_loss_of_low_precision_input_is_float32() -> None:
+    _, logdet = _batch()
+    low = (1000 * logdet).bfloat16()
+    parts, expected = FlowLoss()(low, low), FlowLoss()(low.float(), low.float())
+    assert all(part.dtype == torch.float32 for part in parts)
+    assert parts == expected
 
 
 def test_gradients_reach_latents_and_log_determinants() -> None:
