@@ -26,7 +26,8 @@ def nudge(flow: ExpertFlow, seed: int = 3) -> None:
     rng = generator(seed, "nudge")
     with torch.no_grad():
         for parameter in flow.parameters():
-            parameter += 0.2 * torch.rand(parameter.shape, generator=rng)
+            draw = 0.2 * torch.randn(parameter.shape, generator=rng)
+            parameter += draw if parameter.ndim else draw.abs()  # a gate clamped at 0 has no gradient below it
 
 
 def learned(flow: ExpertFlow, names: list[str]) -> set[str]:

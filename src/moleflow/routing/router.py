@@ -66,6 +66,14 @@ class Router:
         self._experts[name] = statistics
         self._frames = None
 
+    def statistics(self, name: str) -> FeatureStatistics:
+        """Return what is known of an expert.
+
+        Raises:
+            KeyError: If there is no such expert.
+        """
+        return self._experts[name]
+
     def remove(self, name: str) -> None:
         """Forget an expert; the router is then as if it had never come.
 

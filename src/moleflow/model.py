@@ -1,0 +1,252 @@
+"""The road assembled: pictures to features, features to an expert, an expert to scores.
+
+No Lightning and no Hydra: training grows one of these, and a notebook can load one.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor
+
+from moleflow.errors import UserError, choice
+from moleflow.features import FeatureCache, FeatureExtractor, FeatureStore, MemoryStore, NoStore, feature_spec
+from moleflow.flow import ExpertFlow
+from moleflow.losses import patch_nll
+from moleflow.parts import build_part
+from moleflow.routing import FeatureStatistics, Router
+from moleflow.scoring import Scoring
+from moleflow.store import ExpertStore
+
+PART_NAMES = ("transform", "backbone", "model", "router", "scoring")
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What the model says of one picture.
+
+    Attributes:
+        path: The picture.
+        score: Image score; larger is more anomalous.
+        anomaly_map: (H, W) float32 at the scoring's map size.
+        expert: The expert that scored it.
+        margin: How much farther the second nearest expert was; infinite with one expert.
+    """
+
+    path: Path
+    score: float
+    anomaly_map: Tensor
+    expert: str
+    margin: float
+
+
+class MoLEFlow:
+    """A model that learns categories one after another and scores pictures.
+
+    Scores do not depend on what else is scored at the same time, bit for bit: everything runs in batches of one fixed
+    shape.
+
+    Args:
+        settings: Settings of the parts ``transform``, ``backbone``, ``model``, ``router`` and ``scoring``, each with
+            its ``_target_``; ``score_batch``, the pictures a forward pass (1 is best on a CPU); and ``feature_dtype``,
+            ``float32`` or ``float16``.
+        cache: Folder of the feature cache; ``memory`` keeps features for the life of the model, None keeps nothing.
+        num_workers: Processes that decode pictures.
+        device: Where to compute.
+    """
+
+    def __init__(
+        self,
+        settings: dict[str, Any],
+        cache: Path | Literal["memory"] | None = None,
+        num_workers: int = 0,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        missing = [name for name in (*PART_NAMES, "score_batch", "feature_dtype") if name not in settings]
+        if missing:
+            raise UserError(f"The model's settings lack {', '.join(missing)}.")
+        self.settings = settings
+        self.device = torch.device(device)
+        self.score_batch = int(settings["score_batch"])
+        transform = build_part("transform", settings["transform"])
+        backbone = build_part("backbone", settings["backbone"])
+        self.flow: ExpertFlow = build_part("model", settings["model"]).to(self.device)
+        self.router: Router = build_part("router", settings["router"])
+        self.scoring: Scoring = build_part("scoring", settings["scoring"])
+        self.backbone_spec = backbone.spec()
+        dtype = getattr(torch, choice("features.dtype", settings["feature_dtype"], ("float32", "float16")))
+        spec = feature_spec(backbone, transform, self.score_batch, self.device)
+        store: FeatureStore
+        if isinstance(cache, Path):
+            store = FeatureCache(cache, spec, dtype)
+        else:
+            store = NoStore(dtype) if cache is None else MemoryStore(dtype)
+        self.extractor = FeatureExtractor(backbone, transform, store, self.score_batch, self.device, num_workers)
+        self.notes: dict[str, dict[str, Any]] = {}
+        self._merged: dict[str, ExpertFlow] = {}
+
+    # -- learning -----------------------------------------------------------------------------------------------------
+
+    def add_expert(self, name: str, categories: Sequence[str]) -> None:
+        """Create an expert for some categories; it has yet to be trained and made known to the router."""
+        self.flow.add_expert(name)
+        self.notes[name] = {"categories": list(categories)}
+
+    def learn_route(self, name: str, image_features: Tensor) -> None:
+        """Tell the router what an expert's training pictures look like.
+
+        Args:
+            name: The expert.
+            image_features: (N, D), one row a training picture.
+        """
+        self.router.add(name, FeatureStatistics.from_features(image_features.cpu()))
+
+    def expert_of(self, category: str) -> str:
+        """Return the expert that learned a category.
+
+        Raises:
+            UserError: If none did.
+        """
+        for name, note in self.notes.items():
+            if category in note["categories"]:
+                return name
+        raise UserError(f"No expert has learned the category {category!r}.")
+
+    # -- scoring ------------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def image_features(grids: Tensor) -> Tensor:
+        """Return the mean over the grid of each picture, (N, D), on the CPU.
+
+        Args:
+            grids: Patch features (N, h, w, D).
+        """
+        return torch.stack([grid.clone().flatten(0, 1).mean(0) for grid in grids]).cpu()
+
+    @torch.inference_mode()
+    def patch_scores(self, grids: Tensor, expert: str) -> Tensor:
+        """Return each patch's negative log-likelihood under one expert, (N, h, w) float32 on the CPU.
+
+        Args:
+            grids: Patch features (N, h, w, D).
+            expert: Its name.
+
+        Raises:
+            UserError: If a score is not finite.
+        """
+        flow = self._merged_flow(expert)
+        scores = []
+        for start in range(0, len(grids), self.score_batch):
+            part = grids[start : start + self.score_batch].to(self.device)
+            # A copy in every case: kernels may round differently on memory that is aligned differently.
+            padded = torch.cat((part, part[:1].expand(self.score_batch - len(part), *part.shape[1:])))
+            scores.append(patch_nll(*flow(padded, expert))[: len(part)].cpu())
+        joined = torch.cat(scores) if scores else torch.empty(0, *grids.shape[1:3])
+        if not bool(joined.isfinite().all()):
+            bad = (~joined.flatten(1).isfinite().all(1)).nonzero().flatten().tolist()
+            raise UserError(f"Expert {expert!r} gives scores that are not finite for pictures {bad} of this batch.")
+        return joined
+
+    def score(self, paths: Sequence[Path | str], expert: str | None = None) -> list[Scored]:
+        """Score pictures; see :meth:`stream`."""
+        return list(self.stream(paths, expert))
+
+    def stream(self, paths: Sequence[Path | str], expert: str | None = None, chunk: int = 32) -> Iterator[Scored]:
+        """Score pictures one after another, in order, with bounded memory.
+
+        Args:
+            paths: The pictures.
+            expert: Score all with this expert instead of the router's choice.
+            chunk: Pictures held in memory at a time.
+
+        Raises:
+            UserError: If a picture cannot be read, or the model has learned nothing yet.
+        """
+        if not self.flow.names:
+            raise UserError("The model has no expert yet: train it first.")
+        for start in range(0, len(paths), chunk):
+            yield from self._score([Path(path) for path in paths[start : start + chunk]], expert)
+
+    def _score(self, paths: list[Path], expert: str | None) -> list[Scored]:
+        grids = self.extractor.features(paths)
+        features = self.image_features(grids)
+        margins = self.router.margin(features).tolist()
+        routes = self.router.route(features) if expert is None else [expert] * len(paths)
+        scored: dict[int, Scored] = {}
+        for name in dict.fromkeys(routes):
+            chosen = [i for i, route in enumerate(routes) if route == name]
+            patches = self.patch_scores(grids[chosen], name)
+            scores, maps = self.scoring.image_scores(patches), self.scoring.anomaly_maps(patches)
+            for i, score, anomaly_map in zip(chosen, scores.tolist(), maps, strict=True):
+                scored[i] = Scored(paths[i], score, anomaly_map, name, margins[i])
+        return [scored[i] for i in range(len(paths))]
+
+    def forget_merged(self) -> None:
+        """Drop the merged experts; they are made again from the current weights when needed."""
+        self._merged.clear()
+
+    def _merged_flow(self, expert: str) -> ExpertFlow:
+        if expert not in self._merged:
+            while len(self._merged) >= 8:  # a merged expert has the size of the base
+                del self._merged[next(iter(self._merged))]
+            self._merged[expert] = self.flow.merged(expert)
+        return self._merged[expert]
+
+    # -- files --------------------------------------------------------------------------------------------------------
+
+    def save(self, folder: Path) -> None:
+        """Write the model folder."""
+        experts = {}
+        for name in self.flow.names:
+            weights = {f"flow.{key}": value for key, value in self.flow.expert(name).state_dict().items()}
+            routing = {f"router.{key}": value for key, value in self.router.statistics(name).state().items()}
+            experts[name] = weights | routing
+        settings = {**self.settings, "backbone_spec": self.backbone_spec}
+        ExpertStore(folder).save(settings, self.flow.base_state(), experts, self.notes)
+
+    def restore(self, folder: Path, experts: Sequence[str] | None = None) -> None:
+        """Load base and experts from a model folder into this model, which has none yet.
+
+        Args:
+            folder: The model folder.
+            experts: Names of the experts to load; None loads all.
+
+        Raises:
+            UserError: If a file is missing or damaged, or the folder was made with other backbone weights.
+        """
+        store = ExpertStore(folder)
+        manifest = store.manifest()
+        if manifest["settings"]["backbone_spec"] != self.backbone_spec:
+            raise UserError(f"{folder} was learned on other backbone weights than the ones loaded now.")
+        for entry in manifest["experts"]:
+            name = str(entry["name"])
+            if experts is not None and name not in experts:
+                continue
+            tensors = store.expert(name)
+            self.add_expert(name, entry["categories"])
+            self.notes[name] = {key: value for key, value in entry.items() if key not in ("name", "file")}
+            self.flow.expert(name).load_state_dict(_part(tensors, "flow."))
+            self.router.add(name, FeatureStatistics.from_state(_part(tensors, "router.")))
+        self.flow.load_base_state(store.base())
+        self.forget_merged()
+
+    @classmethod
+    def load(cls, run_folder: str | Path, device: str | torch.device = "cpu", num_workers: int = 0) -> Self:
+        """Return the model of a run folder (or of a model folder), ready to score pictures.
+
+        Raises:
+            UserError: If there is no model, or a file of it is missing or damaged.
+        """
+        folder = Path(run_folder)
+        folder = folder if (folder / "manifest.json").is_file() else folder / "model"
+        settings = dict(ExpertStore(folder).manifest()["settings"])
+        settings.pop("backbone_spec")
+        model = cls(settings, num_workers=num_workers, device=device)
+        model.restore(folder)
+        return model
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}

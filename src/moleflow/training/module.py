@@ -1,0 +1,180 @@
+"""The training shell of one task: what a step, an optimizer and a log line are."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor, nn
+
+from moleflow.errors import UserError, choice
+from moleflow.flow import ExpertFlow
+from moleflow.losses import FlowLoss, patch_nll
+from moleflow.training.batches import FeatureBatch, FeatureBatches
+from moleflow.training.schedule import learning_rate_factor
+
+OptimizerFactory = Callable[..., torch.optim.Optimizer]
+
+
+class ExpertTraining(L.LightningModule):
+    """Trains the experts of one task, and on the first task the base with them.
+
+    Args:
+        flow: The flow; only what the task owns is given a gradient.
+        experts: Names of the task's experts.
+        batches: The task's training set.
+        pictures: Names of the training pictures by expert, for messages.
+        loss: The loss.
+        optimizer: Builds the optimizer from parameters and ``lr``.
+        lr: Peak learning rate.
+        final_lr_ratio: Last learning rate over the peak.
+        epochs: Epochs of the task.
+        title: How messages call the task.
+        task: Index of the task.
+        steps_before: Optimizer steps of all earlier tasks, so that logged steps never go back.
+        on_nonfinite: ``error`` ends the run at a loss that is not finite, ``skip`` leaves the step out and counts it.
+    """
+
+    def __init__(
+        self,
+        flow: ExpertFlow,
+        experts: list[str],
+        batches: FeatureBatches,
+        pictures: dict[str, list[str]],
+        loss: FlowLoss,
+        optimizer: OptimizerFactory,
+        lr: float,
+        final_lr_ratio: float,
+        epochs: int,
+        title: str,
+        task: int,
+        steps_before: int,
+        on_nonfinite: str = "error",
+    ) -> None:
+        super().__init__()
+        self.flow = flow
+        self.batches = batches
+        self.pictures = pictures
+        self.loss = loss
+        self.optimizer_factory = optimizer
+        self.lr = lr
+        self.final_lr_ratio = final_lr_ratio
+        self.epochs = epochs
+        self.title = title
+        self.task = task
+        self.steps_before = steps_before
+        self.on_nonfinite = choice("optimizer.on_nonfinite", on_nonfinite, ("error", "skip"))
+        self.skipped_steps = 0
+        self.history: list[dict[str, float]] = []
+        flow.requires_grad_(False)
+        self.learning: list[nn.Parameter] = flow.learning_parameters(experts)
+        for parameter in self.learning:
+            parameter.requires_grad_()
+        self._warms_up = task > 0 and flow.base != "separate"
+        self._sums: dict[str, Tensor | float] = {}
+        self._counts: dict[str, int] = {}
+        self._epoch_lr = lr
+
+    def train_dataloader(self) -> Iterable[FeatureBatch]:
+        """Return the task's batches, one process's share of them."""
+        self.batches.rank, self.batches.world_size = self.trainer.global_rank, self.trainer.world_size
+        return self.batches
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """Return a fresh optimizer for the task and the method's schedule, stepped once an epoch."""
+        optimizer = self.optimizer_factory(self.learning, lr=self.lr)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda epoch: learning_rate_factor(epoch, self.epochs, self._warms_up, self.final_lr_ratio)
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "epoch"}}
+
+    def on_train_epoch_start(self) -> None:
+        """Begin the epoch's sums and its order of pictures."""
+        self._sums, self._counts = {}, {}
+        self._epoch_lr = self.trainer.optimizers[0].param_groups[0]["lr"]
+        self.batches.epoch = self.current_epoch
+
+    def training_step(self, batch: FeatureBatch, batch_idx: int) -> Tensor | None:
+        """Return the loss of one batch.
+
+        Raises:
+            UserError: If the loss is not finite and ``on_nonfinite`` is ``error``.
+        """
+        z, logdet = self.flow(batch.features, batch.expert)
+        parts = self.loss(patch_nll(z, logdet), logdet)
+        if not bool(parts.total.isfinite()):
+            if self.on_nonfinite == "error":
+                raise UserError(self._nonfinite_message(batch, batch_idx, parts.total))
+            self.skipped_steps += 1
+            return None
+        self._count(
+            loss=parts.total, nll_mean=parts.mean_nll, nll_tail=parts.tail_nll, logdet_penalty=parts.logdet_penalty
+        )
+        return parts.total * batch.weight
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the gradient's global norm and remember what it was."""
+        limit = torch.inf if gradient_clip_val is None else gradient_clip_val
+        self._count(grad_norm=nn.utils.clip_grad_norm_(self.learning, limit))
+
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch's means on the global step.
+
+        Raises:
+            UserError: If not one optimizer step of the task was made.
+        """
+        means = self.epoch_means() | {"lr": self._epoch_lr, "skipped_steps": float(self.skipped_steps)}
+        self.history.append({"epoch": float(self.current_epoch), **means})
+        self.log("step", float(self.global_training_step))
+        self.log_dict({"train/task": float(self.task)} | {f"train/{k}": v for k, v in means.items()}, sync_dist=True)
+        if self.current_epoch + 1 == self.epochs and not self.trainer.global_step:
+            raise UserError(
+                f"{self.title}: not one optimizer step was made, every loss was not finite. "
+                "Lower optimizer.lr or model.coupling_layers."
+            )
+
+    def epoch_means(self) -> dict[str, float]:
+        """Return the means of the loss, its parts and the gradient norm over the current epoch's steps so far."""
+        return {name: float(total / self._counts[name]) for name, total in self._sums.items()}
+
+    @property
+    def global_training_step(self) -> int:
+        """Optimizer steps of the whole run so far."""
+        return self.steps_before + self.trainer.global_step
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what the task trains; the rest lies in the model folder."""
+        learning = {id(parameter) for parameter in self.learning}
+        names = {name for name, parameter in self.named_parameters() if id(parameter) in learning}
+        checkpoint["state_dict"] = {name: value for name, value in checkpoint["state_dict"].items() if name in names}
+        checkpoint["history"] = self.history
+        checkpoint["skipped_steps"] = self.skipped_steps
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take up what :meth:`on_save_checkpoint` kept."""
+        self.history = checkpoint["history"]
+        self.skipped_steps = checkpoint["skipped_steps"]
+
+    @property
+    def strict_loading(self) -> bool:
+        """A checkpoint holds the task's own parameters only."""
+        return False
+
+    def _count(self, **values: Tensor) -> None:
+        for name, value in values.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value.detach()
+            self._counts[name] = self._counts.get(name, 0) + 1
+
+    def _nonfinite_message(self, batch: FeatureBatch, step: int, loss: Tensor) -> str:
+        names = ", ".join(self.pictures[batch.expert][i] for i in batch.indices.tolist())
+        return (
+            f"{self.title}: the loss is {float(loss)} in epoch {self.current_epoch}, step {step}, expert "
+            f"{batch.expert!r}, pictures {names}. Lower optimizer.lr, or set optimizer.on_nonfinite=skip to leave "
+            "such steps out and count them."
+        )

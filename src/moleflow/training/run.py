@@ -1,0 +1,207 @@
+"""One run, from a Hydra config to a finished run folder."""
+
+import logging
+import time
+import warnings
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import lightning as L
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+from omegaconf import DictConfig, OmegaConf
+
+from moleflow.data import PictureDataModule, cut
+from moleflow.errors import UserError, choice
+from moleflow.files import read_json
+from moleflow.model import PART_NAMES, MoLEFlow
+from moleflow.parts import build_part
+from moleflow.training.loggers import finish_loggers
+from moleflow.training.results import write_results
+from moleflow.training.run_folder import RunFolder
+from moleflow.training.sequence import TaskSequence, TaskSettings
+
+log = logging.getLogger(__name__)
+
+
+def run(config: DictConfig) -> dict[str, Any]:
+    """Run what the config describes in Hydra's output folder and return the content of ``metrics.json``.
+
+    A folder that holds the finished run already is left as it is; an unfinished one is continued.
+
+    Raises:
+        UserError: If something is wrong that the user can mend.
+    """
+    settings = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+    folder = RunFolder(Path(HydraConfig.get().runtime.output_dir), settings)
+    choice("resume", settings["resume"], ("auto", "force"))
+    if rank_zero_only.rank:  # a worker of a data-parallel run: the first process owns the folder
+        return _run(config, settings, folder)
+    with folder.locked():
+        folder.claim(force=settings["resume"] == "force")
+        if folder.finished:
+            log.info("%s is finished already; nothing to do.", folder.path)
+            return cast(dict[str, Any], read_json(folder.path / "metrics.json"))
+        folder.set_status("running")
+        try:
+            metrics = _run(config, settings, folder)
+        except KeyboardInterrupt:
+            folder.set_status("interrupted")
+            raise
+        except BaseException as error:
+            folder.set_status("failed", str(error))
+            raise
+        folder.set_status("finished")
+        return metrics
+
+
+def _run(config: DictConfig, settings: dict[str, Any], folder: RunFolder) -> dict[str, Any]:
+    quiet_lightning()
+    data = build_data(settings)
+    tasks = cut(data.categories, str(settings["scenario"]["split"]))
+    cache = settings["features"]["cache_dir"]
+    model = MoLEFlow(
+        model_settings(settings),
+        cache="memory" if cache is None else Path(cache).expanduser(),
+        num_workers=settings["features"]["num_workers"],
+        device=device_of(settings["trainer"]),
+    )
+    task_settings = build_task_settings(config, settings)
+    loggers = [_instantiate(f"logger.{name}", logger) for name, logger in config.logger.items()]
+    callbacks = [_instantiate(f"callbacks.{name}", callback) for name, callback in config.callbacks.items()]
+    sequence = TaskSequence(
+        model=model,
+        data=data,
+        tasks=tasks,
+        settings=task_settings,
+        folder=folder.path,
+        make_trainer=partial(_make_trainer, config, folder.path),
+        callbacks=callbacks,
+        loggers=loggers,
+        oracle=bool(settings["router"]["oracle"]),
+        show_progress=bool(settings["progress"]),
+    )
+    started = time.time()
+    status = "failed"
+    try:
+        for logger in loggers:
+            logger.log_hyperparams(settings)
+        routed = sequence.run()
+        metrics = write_results(sequence, routed, started) if sequence.is_global_zero else {}
+        status = "success"
+        return metrics
+    finally:
+        finish_loggers(loggers, status)
+
+
+def build_data(settings: Mapping[str, Any]) -> PictureDataModule:
+    """Return the data module of a config, checked and ready.
+
+    Raises:
+        UserError: If the data set is not as its layout says.
+    """
+    transform = build_part("transform", settings["transform"])
+    data = _instantiate("dataset", settings["dataset"], transform=transform)
+    data.prepare_data()
+    data.setup()
+    return cast(PictureDataModule, data)
+
+
+def model_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the part of a config that a saved model needs."""
+    parts = {name: dict(settings[name]) for name in PART_NAMES}
+    parts["router"].pop("oracle")
+    batch = settings["features"]["batch_size"]
+    if batch == "auto":
+        batch = 1 if device_of(settings["trainer"]).type == "cpu" else 32
+    if not isinstance(batch, int) or batch < 1:
+        raise UserError(f"features.batch_size={batch} must be auto or at least 1.")
+    return {**parts, "score_batch": batch, "feature_dtype": settings["features"]["dtype"]}
+
+
+def device_of(trainer: Mapping[str, Any]) -> torch.device:
+    """Return where a trainer of these settings computes in this process.
+
+    Raises:
+        UserError: If an accelerator is asked for that is not there.
+    """
+    accelerator = str(trainer["accelerator"])
+    choice("trainer.accelerator", accelerator, ("auto", "cpu", "gpu", "cuda", "mps"))
+    if accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if accelerator == "mps":
+        return torch.device("mps")
+    if not torch.cuda.is_available():
+        raise UserError(f"trainer.accelerator={accelerator}, but torch sees no GPU here. Use trainer=cpu.")
+    return torch.device("cuda", rank_zero_only.rank or 0)
+
+
+def build_task_settings(config: DictConfig, settings: Mapping[str, Any]) -> TaskSettings:
+    """Return how each task is trained.
+
+    Raises:
+        UserError: If a value is not allowed.
+    """
+    for key in ("epochs", "batch_size"):
+        if not isinstance(settings[key], int) or settings[key] < 1:
+            raise UserError(f"{key}={settings[key]} must be a whole number of at least 1.")
+    optimizer = settings["optimizer"]
+    if not float(optimizer["lr"]) > 0:
+        raise UserError(f"optimizer.lr={optimizer['lr']} must be greater than 0.")
+    choice("optimizer.on_nonfinite", optimizer["on_nonfinite"], ("error", "skip"))
+    return TaskSettings(
+        epochs=settings["epochs"],
+        batch_size=settings["batch_size"],
+        experts=choice("scenario.experts", settings["scenario"]["experts"], ("task", "category")),
+        loss=build_part("loss", settings["loss"]),
+        optimizer=_instantiate("optimizer.algorithm", config.optimizer.algorithm),
+        lr=float(optimizer["lr"]),
+        final_lr_ratio=float(optimizer["final_lr_ratio"]),
+        on_nonfinite=optimizer["on_nonfinite"],
+        seed=settings["seed"],
+    )
+
+
+def _make_trainer(config: DictConfig, folder: Path, **arguments: Any) -> L.Trainer:
+    return cast(
+        L.Trainer,
+        _instantiate(
+            "trainer",
+            config.trainer,
+            default_root_dir=str(folder),
+            gradient_clip_val=config.optimizer.gradient_clip,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            num_sanity_val_steps=0,
+            log_every_n_steps=1,  # the module logs once an epoch by itself
+            **arguments,
+        ),
+    )
+
+
+def _instantiate(key: str, config: Any, **extra: Any) -> Any:
+    """Instantiate with Hydra; a wrong argument is the user's to mend.
+
+    Raises:
+        UserError: If the target refuses its arguments.
+    """
+    try:
+        return instantiate(config, **extra)
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, UserError):
+            raise cause from None
+        raise UserError(f"{key}: {cause or error}") from error
+
+
+def quiet_lightning() -> None:
+    """Silence what Lightning says at every fit: a run makes one fit a task."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")  # Lightning's own, in 2.6

@@ -1,0 +1,263 @@
+"""The continual sequence: learn a task, tell the router, save, evaluate, next task."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from moleflow.data import PictureDataModule, Task
+from moleflow.files import read_json, write_json
+from moleflow.losses import FlowLoss
+from moleflow.metrics import TaskMatrix
+from moleflow.model import MoLEFlow
+from moleflow.training.batches import FeatureBatches
+from moleflow.training.callbacks import EpochCheckpoint, RunCallback
+from moleflow.training.evaluation import CategoryResult, Evaluator
+from moleflow.training.module import ExpertTraining, OptimizerFactory
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TaskSettings:
+    """How each task is trained; see :class:`ExpertTraining` for what is not explained here.
+
+    Attributes:
+        epochs: Epochs a task.
+        batch_size: Largest number of pictures in an optimizer step.
+        experts: ``task`` gives all categories of a task one expert, ``category`` each its own.
+    """
+
+    epochs: int
+    batch_size: int
+    experts: str
+    loss: FlowLoss
+    optimizer: OptimizerFactory
+    lr: float
+    final_lr_ratio: float
+    on_nonfinite: str
+    seed: int
+
+
+@dataclass(eq=False)
+class TaskReport:
+    """What is known after a task.
+
+    Attributes:
+        task: The task.
+        step: Optimizer steps of the run so far.
+        history: One entry an epoch: means of the losses and their parts.
+        routed: Results of all categories seen so far, scored by the router's choice.
+    """
+
+    task: Task
+    step: int
+    history: list[dict[str, float]]
+    routed: dict[str, CategoryResult]
+
+
+@dataclass
+class Progress:
+    """What a continued run has to know of its past; kept in ``state/progress.json``.
+
+    Attributes:
+        tasks_done: Number of tasks that are learned, saved and evaluated.
+        step: Optimizer steps so far.
+        matrix: The task matrix so far.
+        seconds: Seconds spent on features, training and evaluation.
+        skipped_steps: Optimizer steps left out by ``on_nonfinite=skip``, by task.
+        histories: Each task's epochs.
+    """
+
+    tasks_done: int = 0
+    step: int = 0
+    matrix: TaskMatrix = field(default_factory=TaskMatrix)
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("features", "training", "evaluation"), 0.0))
+    skipped_steps: list[int] = field(default_factory=list)
+    histories: list[list[dict[str, float]]] = field(default_factory=list)
+
+    def write(self, path: Path) -> None:
+        """Write everything to a JSON file."""
+        write_json(path, vars(self) | {"matrix": self.matrix.to_dict()})
+
+    @classmethod
+    def read(cls, path: Path) -> "Progress":
+        """Return what :meth:`write` wrote, or a fresh start if there is no file."""
+        if not path.is_file():
+            return cls()
+        content = read_json(path)
+        return cls(**(content | {"matrix": TaskMatrix.from_dict(content["matrix"])}))
+
+
+class TaskSequence:
+    """Learns tasks one after another and measures what is known after each.
+
+    What is finished is on disk at once, so a run that was stopped goes on where it was: at the task by
+    ``state/progress.json`` and the model folder, inside the task at the last full epoch by ``state/epoch.ckpt``.
+
+    Args:
+        model: The model to grow.
+        data: Pictures; set up already.
+        tasks: The tasks in order.
+        settings: How each task is trained.
+        folder: The run folder.
+        make_trainer: Returns a trainer for one task from keyword arguments ``max_epochs`` and ``callbacks``.
+        callbacks: Lightning callbacks, those of :class:`RunCallback` among them.
+        loggers: Lightning loggers.
+        oracle: Whether the true category picks the expert.
+        show_progress: Whether to show progress bars.
+    """
+
+    def __init__(
+        self,
+        model: MoLEFlow,
+        data: PictureDataModule,
+        tasks: Sequence[Task],
+        settings: TaskSettings,
+        folder: Path,
+        make_trainer: Callable[..., L.Trainer],
+        callbacks: Sequence[L.Callback] = (),
+        loggers: Sequence[Any] = (),
+        oracle: bool = False,
+        show_progress: bool = True,
+    ) -> None:
+        self.model = model
+        self.data = data
+        self.tasks = list(tasks)
+        self.settings = settings
+        self.folder = folder
+        self.make_trainer = make_trainer
+        self.callbacks = list(callbacks)
+        self.loggers = list(loggers)
+        self.show_progress = show_progress
+        self.evaluator = Evaluator(model, data, show_progress)
+        self.evaluate = self.evaluator.oracle if oracle else self.evaluator.routed
+        self.progress = Progress()
+        self.is_global_zero = True
+
+    @property
+    def categories(self) -> list[str]:
+        """All categories in the order of their arrival."""
+        return [category for task in self.tasks for category in task.categories]
+
+    @property
+    def run_callbacks(self) -> list[RunCallback]:
+        """The callbacks that follow the run and not only the fits."""
+        return [callback for callback in self.callbacks if isinstance(callback, RunCallback)]
+
+    def run(self) -> dict[str, CategoryResult]:
+        """Learn and evaluate every task that is not done yet; return the last routed results.
+
+        Raises:
+            UserError: If a picture, a loss or a score is not as it must be; see the parts.
+        """
+        self.progress = Progress.read(self.folder / "state" / "progress.json")
+        if self.progress.tasks_done:
+            log.info("Going on after task %d of %d.", self.progress.tasks_done, len(self.tasks))
+            done = [name for task in self.tasks[: self.progress.tasks_done] for name in self._groups(task)]
+            self.model.restore(self.folder / "model", done)
+        self._extract()
+        for task in self.tasks[self.progress.tasks_done :]:
+            self._learn(task)
+        return self.evaluate(self.categories, "evaluate")
+
+    @contextmanager
+    def clock(self, what: str) -> Iterator[None]:
+        """Add the seconds spent inside to ``seconds[what]``."""
+        start = time.perf_counter()
+        yield
+        self.progress.seconds[what] += time.perf_counter() - start
+
+    def _extract(self) -> None:
+        """Compute all features, so that a picture that cannot be read ends the run before it begins."""
+        paths = [s.path for c in self.categories for split in ("train", "test") for s in self.data.samples(split, c)]  # type: ignore[arg-type]
+        with self.clock("features"):
+            self.model.extractor.extract(paths, progress="features" if self.show_progress else None)
+
+    def _learn(self, task: Task) -> None:
+        title = f"task {task.index + 1}/{len(self.tasks)} {task.name}"
+        groups = self._groups(task)
+        for name, categories in groups.items():
+            self.model.add_expert(name, categories)
+        with self.clock("training"):
+            features, pictures = self._training_set(groups)
+            module = self._fit(task, title, features, pictures)
+        for name, grids in features.items():
+            self.model.learn_route(name, self.model.image_features(grids))
+        self.model.forget_merged()
+        if self.model.flow.base in ("context", "trainable"):
+            self.evaluator.forget()
+        self._account(task, module)
+
+    def _groups(self, task: Task) -> dict[str, Sequence[str]]:
+        """Return the categories of each of the task's experts, by the expert's name."""
+        if self.settings.experts == "category":
+            return {category: (category,) for category in task.categories}
+        return {task.name: task.categories}
+
+    def _training_set(self, groups: dict[str, Sequence[str]]) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
+        features, pictures = {}, {}
+        for name, categories in groups.items():
+            samples = [sample for category in categories for sample in self.data.samples("train", category)]
+            features[name] = self.model.extractor.features([s.path for s in samples]).to(self.model.device)
+            pictures[name] = [f"{sample.category}/{sample.path.name}" for sample in samples]
+        return features, pictures
+
+    def _fit(
+        self, task: Task, title: str, features: dict[str, Tensor], pictures: dict[str, list[str]]
+    ) -> ExpertTraining:
+        settings = self.settings
+        module = ExpertTraining(
+            flow=self.model.flow,
+            experts=list(features),
+            batches=FeatureBatches(features, settings.batch_size, settings.seed, task.index),
+            pictures=pictures,
+            loss=settings.loss,
+            optimizer=settings.optimizer,
+            lr=settings.lr,
+            final_lr_ratio=settings.final_lr_ratio,
+            epochs=settings.epochs,
+            title=title,
+            task=task.index,
+            steps_before=self.progress.step,
+            on_nonfinite=settings.on_nonfinite,
+        )
+        checkpoint = self._checkpoint(task)
+        trainer = self.make_trainer(
+            max_epochs=settings.epochs, callbacks=[*self.callbacks, EpochCheckpoint(checkpoint)], logger=self.loggers
+        )
+        trainer.fit(module, ckpt_path=checkpoint if checkpoint.is_file() else None, weights_only=True)
+        self.is_global_zero = trainer.is_global_zero
+        self.progress.step += trainer.global_step
+        self.model.flow.to(self.model.device).requires_grad_(False)
+        return module
+
+    def _checkpoint(self, task: Task) -> Path:
+        return self.folder / "state" / f"task{task.index}.ckpt"
+
+    def _account(self, task: Task, module: ExpertTraining) -> None:
+        """Save, evaluate and report; in a run of several processes the first one alone does so."""
+        progress = self.progress
+        progress.tasks_done += 1
+        progress.skipped_steps.append(module.skipped_steps)
+        progress.histories.append(module.history)
+        if not self.is_global_zero:
+            return
+        self.model.save(self.folder / "model")
+        seen = [category for done in self.tasks[: task.index + 1] for category in done.categories]
+        with self.clock("evaluation"):
+            routed = self.evaluate(seen, f"evaluate {task.index + 1}/{len(self.tasks)}")
+        values = {c: {**result.metrics, "routing_accuracy": result.routing_accuracy} for c, result in routed.items()}
+        progress.matrix.add(task.index, values, [t.categories for t in self.tasks])
+        report = TaskReport(task, progress.step, module.history, routed)
+        for callback in self.run_callbacks:
+            callback.on_task_evaluated(self, report)
+        progress.write(self.folder / "state" / "progress.json")
+        self._checkpoint(task).unlink(missing_ok=True)
