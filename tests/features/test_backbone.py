@@ -66,14 +66,14 @@ def test_forward_stops_after_the_last_layer_needed() -> None:
 
 
 def test_a_later_activation_in_place_does_not_reach_a_kept_layer() -> None:
-    network = backbone("vgg11", ["features.3", "features.6"], 16)  # convolutions followed by ReLU in place
+    network = backbone("resnet18", ["bn1", "layer1"], 16)  # bn1 is followed by a ReLU in place
     model = network.body.model
     images = picture(32, 32)
     with torch.no_grad():
-        first = model.features[:4](images)
-        second = model.features[:7](images)
+        first = model.bn1(model.conv1(images))
+        second = model.layer1(model.maxpool(model.act1(first.clone())))
     assert first.min() < 0
-    torch.testing.assert_close(network(images), PatchPooling([128, 256], 16)([first, second]))
+    torch.testing.assert_close(network(images), PatchPooling([64, 64], 16)([first, second]))
 
 
 def test_tokens_are_the_blocks_outputs_without_prefix() -> None:
