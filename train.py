@@ -1,8 +1,8 @@
 """Learn categories one after another. ``python train.py --help`` lists the config groups.
 
-    python train.py +experiment=quickstart
-    python train.py dataset=mvtec dataset.root=/data/MVTecAD
-    python train.py -m +experiment=quickstart seed=0,1,2
+* ``python train.py +experiment=quickstart``
+* ``python train.py dataset=mvtec dataset.root=/data/MVTecAD``
+* ``python train.py -m +experiment=quickstart seed=0,1,2``
 """
 
 from pathlib import Path

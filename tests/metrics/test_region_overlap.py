@@ -88,8 +88,8 @@ def test_a_given_ranking_changes_nothing() -> None:
 
 def test_half_precision_maps_are_ranked_like_their_float32_copy() -> None:
     maps, masks = _pictures(20, 2)
-    half = (maps / 1e3).half()
-    assert per_region_overlap(half, masks) == per_region_overlap(half.float(), masks)
+    for half in ((maps / 1e3).half(), (maps / 1e3).bfloat16()):
+        assert per_region_overlap(half, masks) == per_region_overlap(half.float(), masks)
 
 
 def test_nothing_to_measure_is_nan() -> None:

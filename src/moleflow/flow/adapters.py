@@ -64,14 +64,15 @@ class SoftNormAdapter(InputAdapter):
         self.scale = nn.Parameter(torch.ones(dim))
         self.offset = nn.Parameter(torch.zeros(dim))
         self.gate = nn.Parameter(torch.tensor(0.5))
+        last = zero_linear(hidden, dim)
         self.mlp = nn.Sequential(
             SharedLinear(dim, hidden, draw("soft_norm_first")),
             nn.GELU(),
             SharedLinear(hidden, hidden, draw("soft_norm_second")),
             nn.GELU(),
-            zero_linear(hidden, dim),
+            last,
         )
-        nn.init.normal_(self.mlp[-1].weight, std=0.01, generator=draw("soft_norm_last"))
+        nn.init.normal_(last.weight, std=0.01, generator=draw("soft_norm_last"))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the adapted grid; see :class:`InputAdapter`."""

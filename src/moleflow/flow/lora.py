@@ -86,6 +86,6 @@ class SharedLinear(nn.Linear):
     def merge(self, update: LowRankUpdate) -> None:
         """Add the update to the weights for good: one product instead of three at test time."""
         if update.a is not None and update.b is not None:
-            self.weight += update.scale * (update.b @ update.a)
+            self.weight.add_(update.b @ update.a, alpha=update.scale)
         if update.bias is not None:
-            self.bias += update.bias
+            self.bias.add_(update.bias)

@@ -9,7 +9,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from moleflow.metrics.ranking import Ranking, lookup, rank
+from moleflow.metrics.ranking import Ranking, flat, lookup, rank, select
 
 _EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=bool)  # as in MVTec's own evaluation
 
@@ -41,9 +41,9 @@ def per_region_overlap(maps: Tensor, masks: Tensor, limit: float = 0.3, ranking:
     count = len(ranking.negatives)
     if not count or not len(ranking.positives):
         return float("nan")
-    scores, weights = _weighted_pixels(maps, masks)
+    scores, weights = select(flat(maps), masks.flatten().bool()), _pixel_weights(masks).to(maps.device)
     order = scores.argsort()  # neighbouring look-ups then touch neighbouring memory
-    below, up_to = lookup(ranking.negatives, scores[order].to(ranking.negatives.dtype))
+    below, up_to = lookup(ranking.negatives, scores[order])
     start, end = (1 - up_to.double() / count).clamp(max=limit), 1 - below.double() / count
     reached = end.clamp(max=limit)
     # From `start` to `end` the pixel's overlap rises along a line from 0 to 1; from there on it is 1.
@@ -51,17 +51,13 @@ def per_region_overlap(maps: Tensor, masks: Tensor, limit: float = 0.3, ranking:
     return float((weights[order] * (limit - reached + ramp)).sum() / limit)
 
 
-def _weighted_pixels(maps: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the scores (P,) of all defect pixels and their weights (P,) float64, which sum to one."""
-    scores: list[Tensor] = []
-    weights: list[np.ndarray[tuple[int], np.dtype[np.float64]]] = []
+def _pixel_weights(masks: Tensor) -> Tensor:
+    """Return the weights (P,) float64 of all defect pixels of masks (N, H, W), in row-major order; they sum to one."""
+    weights = []
     regions = 0
-    for anomaly_map, mask in zip(maps, masks.bool().cpu().numpy(), strict=True):
-        if not mask.any():
-            continue
+    for mask in masks.bool().cpu().numpy():
         labels, found = ndimage.label(mask, structure=_EIGHT_NEIGHBOURS)
         region_of_pixel = labels[mask]
-        weights.append(1.0 / np.bincount(region_of_pixel)[region_of_pixel])
-        scores.append(anomaly_map[torch.from_numpy(mask).to(anomaly_map.device)])
+        weights.append(1 / np.bincount(region_of_pixel)[region_of_pixel])
         regions += found
-    return torch.cat(scores), torch.from_numpy(np.concatenate(weights) / regions).to(maps.device)
+    return torch.from_numpy(np.concatenate(weights) / regions)

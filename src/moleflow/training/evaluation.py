@@ -1,6 +1,6 @@
 """Scores test pictures after each task: every picture under every expert at most once."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -83,8 +83,8 @@ class Evaluator:
             for category in self._bar(categories, title)
         }
 
-    def _bar(self, categories: Sequence[str], title: str) -> Sequence[str]:
-        return tqdm(categories, title, leave=False, disable=not self.progress)  # type: ignore[return-value]
+    def _bar(self, categories: Sequence[str], title: str) -> Iterable[str]:
+        return tqdm(categories, title, leave=False, disable=not self.progress)
 
     def _set(self, category: str) -> _TestSet:
         if category not in self._sets:

@@ -37,9 +37,11 @@ def wandb_logger(
     """
     mode = os.environ.get("WANDB_MODE")
     if mode is None:
-        mode = "online" if wandb.Api.api_key or wandb.api.api_key else "offline"  # type: ignore[truthy-function]
+        mode = "online" if wandb.api.api_key else "offline"
         if mode == "offline":
-            log.warning("No W&B account on this machine: logging offline. Send it later with `wandb sync %s`.", save_dir)
+            log.warning(
+                "No W&B account on this machine: logging offline. Send it later with `wandb sync %s`.", save_dir
+            )
     identity = hashlib.sha256(str(Path(save_dir).resolve()).encode()).hexdigest()[:16]
     Path(save_dir).mkdir(parents=True, exist_ok=True)
     run = wandb.init(

@@ -67,6 +67,7 @@ class ExpertTraining(L.LightningModule):
         self.on_nonfinite = choice("optimizer.on_nonfinite", on_nonfinite, ("error", "skip"))
         self.skipped_steps = 0
         self.history: list[dict[str, float]] = []
+        self.strict_loading = False  # a checkpoint holds the task's own parameters only
         flow.requires_grad_(False)
         self.learning: list[nn.Parameter] = flow.learning_parameters(experts)
         for parameter in self.learning:
@@ -160,11 +161,6 @@ class ExpertTraining(L.LightningModule):
         """Take up what :meth:`on_save_checkpoint` kept."""
         self.history = checkpoint["history"]
         self.skipped_steps = checkpoint["skipped_steps"]
-
-    @property
-    def strict_loading(self) -> bool:
-        """A checkpoint holds the task's own parameters only."""
-        return False
 
     def _count(self, **values: Tensor) -> None:
         for name, value in values.items():

@@ -81,7 +81,11 @@ def collect(
             "experts": {name: sum(p.numel() for p in flow.expert(name).parameters()) for name in flow.names},
             "backbone": sum(p.numel() for p in run.model.extractor.backbone.parameters()),
         },
-        "training": {"steps": run.progress.step, "skipped_steps": run.progress.skipped_steps, "epochs": run.progress.histories},
+        "training": {
+            "steps": run.progress.step,
+            "skipped_steps": run.progress.skipped_steps,
+            "epochs": run.progress.histories,
+        },
         "seconds": run.progress.seconds,
         "versions": {
             "moleflow": __version__,

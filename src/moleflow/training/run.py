@@ -40,7 +40,7 @@ def run(config: DictConfig) -> dict[str, Any]:
     settings = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
     folder = RunFolder(Path(HydraConfig.get().runtime.output_dir), settings)
     choice("resume", settings["resume"], ("auto", "force"))
-    if rank_zero_only.rank:  # a worker of a data-parallel run: the first process owns the folder
+    if process_rank():  # a worker of a data-parallel run: the first process owns the folder
         return _run(config, settings, folder)
     with folder.locked():
         folder.claim(force=settings["resume"] == "force")
@@ -99,6 +99,11 @@ def _run(config: DictConfig, settings: dict[str, Any], folder: RunFolder) -> dic
         finish_loggers(loggers, status)
 
 
+def process_rank() -> int:
+    """Return this process's rank in a data-parallel run, 0 otherwise."""
+    return int(getattr(rank_zero_only, "rank", None) or 0)
+
+
 def build_data(settings: Mapping[str, Any]) -> PictureDataModule:
     """Return the data module of a config, checked and ready.
 
@@ -138,7 +143,7 @@ def device_of(trainer: Mapping[str, Any]) -> torch.device:
         return torch.device("mps")
     if not torch.cuda.is_available():
         raise UserError(f"trainer.accelerator={accelerator}, but torch sees no GPU here. Use trainer=cpu.")
-    return torch.device("cuda", rank_zero_only.rank or 0)
+    return torch.device("cuda", process_rank())
 
 
 def build_task_settings(config: DictConfig, settings: Mapping[str, Any]) -> TaskSettings:

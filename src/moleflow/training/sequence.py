@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 from torch import Tensor
 
 from moleflow.data import PictureDataModule, Task
@@ -79,7 +78,9 @@ class Progress:
     tasks_done: int = 0
     step: int = 0
     matrix: TaskMatrix = field(default_factory=TaskMatrix)
-    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("features", "training", "evaluation"), 0.0))
+    seconds: dict[str, float] = field(
+        default_factory=lambda: dict.fromkeys(("features", "training", "evaluation"), 0.0)
+    )
     skipped_steps: list[int] = field(default_factory=list)
     histories: list[list[dict[str, float]]] = field(default_factory=list)
 
@@ -177,7 +178,7 @@ class TaskSequence:
 
     def _extract(self) -> None:
         """Compute all features, so that a picture that cannot be read ends the run before it begins."""
-        paths = [s.path for c in self.categories for split in ("train", "test") for s in self.data.samples(split, c)]  # type: ignore[arg-type]
+        paths = [s.path for c in self.categories for split in ("train", "test") for s in self.data.samples(split, c)]
         with self.clock("features"):
             self.model.extractor.extract(paths, progress="features" if self.show_progress else None)
 
