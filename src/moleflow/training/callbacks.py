@@ -25,15 +25,20 @@ class RunCallback(L.Callback):
 
 
 class TaskProgress(RunCallback):
-    """One progress bar a task, counting epochs and naming the task."""
+    """One progress bar a task, counting epochs and naming the task.
 
-    def __init__(self) -> None:
+    Args:
+        show: Whether to show it.
+    """
+
+    def __init__(self, show: bool = True) -> None:
+        self.show = show
         self._bar: Any = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Open the bar."""
         assert isinstance(pl_module, ExpertTraining)
-        if trainer.is_global_zero:
+        if self.show and trainer.is_global_zero:
             self._bar = tqdm(
                 total=pl_module.epochs, initial=trainer.current_epoch, desc=pl_module.title, unit="epoch", leave=True
             )
