@@ -169,7 +169,13 @@ REAL = Path(__file__).parents[2] / "shared" / "data" / "realad_mini"
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real pictures lie beside the project in its workshop only")
 def test_real_pictures(tmp_path: Path) -> None:
-    more = ["dataset.categories=[leather,alien]", "model.coupling_layers=2", "model.lora_rank=4", "optimizer.lr=2e-3", "epochs=3"]
+    more = [
+        "dataset.categories=[leather,alien]",
+        "model.coupling_layers=2",
+        "model.lora_rank=4",
+        "optimizer.lr=2e-3",
+        "epochs=3",
+    ]
     change = ["+experiment=realad", f"dataset.root={REAL}", "trainer=cpu", "progress=false", *more]
     metrics = run_program([*change, f"features.cache_dir={tmp_path / 'cache'}"], tmp_path / "run")
     assert metrics["routing_accuracy"] == 1.0

@@ -75,6 +75,8 @@ class MoLEFlow:
         self.flow: ExpertFlow = build_part("model", settings["model"]).to(self.device)
         self.router: Router = build_part("router", settings["router"])
         self.scoring: Scoring = build_part("scoring", settings["scoring"])
+        grid = backbone.grid(transform.height, transform.width)
+        self.scoring.image_scores(torch.zeros(1, *grid))  # a top_k beyond the grid is known before any training
         self.backbone_spec = backbone.spec()
         dtype = getattr(torch, choice("features.dtype", settings["feature_dtype"], ("float32", "float16")))
         spec = feature_spec(backbone, transform, self.score_batch, self.device)

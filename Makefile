@@ -1,0 +1,31 @@
+# Two commands for a fresh machine with Python 3.11 or newer; each sets up its own virtual environment first.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: quickstart test lint clean
+
+quickstart: $(VENV)/.installed  ## learn four generated products and find their defects
+	$(BIN)/python train.py +experiment=quickstart
+
+test: $(VENV)/.installed-test  ## pass the tests
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-test  ## format, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install -e '.[weights]'
+	touch $@
+
+$(VENV)/.installed-test: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install -e '.[weights,test]'
+	touch $@ $(VENV)/.installed

@@ -1,0 +1,94 @@
+"""What a person sees who asks for something that is not there: one message, no traceback, exit status 1."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from helpers.program import TINY, run_command, run_program
+from helpers.trees import write_mvtec_tree
+from moleflow.errors import UserError
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    return write_mvtec_tree(tmp_path / "tree", ("bottle", "screw"))
+
+
+def refuse(tree: Path, *overrides: str) -> str:
+    """Run and return the message of the error that ends the run before training."""
+    folder = tree.parent / "run"
+    with pytest.raises(UserError) as caught:
+        run_program(["dataset=folder", f"dataset.root={tree}", *TINY, *overrides], folder)
+    assert not (folder / "model").exists()
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["dataset.root=/no/such/folder"], ["/no/such/folder", "dataset.root"]),
+        (["dataset.root=null"], ["dataset.root=/path"]),
+        (["dataset.categories=[botle]"], ["botle", "bottle"]),
+        (["scenario.split=3-1"], ["3", "2"]),
+        (["scenario.split=two"], ["two", "10-5"]),
+        (["model.scale_context_kernel=4"], ["scale_context_kernel=4", "3 or 5"]),
+        (["model.spatial_context_kernel=2"], ["spatial_context_kernel=2", "1 or 3"]),
+        (["backbone.dim=30"], ["30", "divisible by 4", "32"]),
+        (["scoring.aggregation=topk"], ["topk", "top_k"]),
+        (["scoring.top_k=65"], ["top_k=65", "64"]),
+        (["router.rule=poled"], ["poled", "pooled"]),
+        (["model.adapter=whitning"], ["whitning", "whitening"]),
+        (["loss.tail_top_k_ratio=0"], ["tail_top_k_ratio"]),
+        (["epochs=0"], ["epochs=0"]),
+        (["optimizer.lr=-1"], ["optimizer.lr=-1"]),
+        (["transform.mode=stretch"], ["stretch", "squash"]),
+        (["backbone.name=resnet19"], ["resnet19", "resnet18"]),
+        (["backbone.layers=[layer9]"], ["layer9", "layer2"]),
+        (["backbone.pretrained=true", "backbone.weights=/no/file.pth"], ["/no/file.pth"]),
+        (["+model.lora_rnk=3"], ["lora_rnk", "lora_rank"]),
+    ],
+)
+def test_settings(tree: Path, overrides: list[str], words: list[str]) -> None:
+    message = refuse(tree, *overrides)
+    assert all(word in message for word in words), message
+
+
+def test_data(tree: Path) -> None:
+    broken = tree / "screw" / "test" / "good" / "000.png"
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[: len(whole) // 2])
+    assert str(broken) in refuse(tree)
+    broken.write_bytes(whole)
+
+    mask = next((tree / "bottle" / "ground_truth").rglob("*.png"))
+    whole = mask.read_bytes()
+    Image.new("L", (10, 10), 255).save(mask)
+    assert mask.name in refuse(tree)
+    mask.write_bytes(whole)
+
+    orphan = mask.with_name("999_mask.png")
+    shutil.copy(mask, orphan)
+    assert "999" in refuse(tree)
+    orphan.unlink()
+
+    for picture in (tree / "bottle" / "train" / "good").iterdir():
+        picture.unlink()
+    assert "bottle" in refuse(tree)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["+experiment=quickstrt"], ["Did you mean 'quickstart'"]),
+        (["optimizer.learning_rate=1"], ["optimizer.learning_rate", "optimizer.lr"]),
+        (["dataset=mvtek"], ["Did you mean 'mvtec'"]),
+        (["dataset=mvtec", "dataset.root=/no/such/folder"], ["/no/such/folder"]),
+    ],
+)
+def test_command_line_shows_one_message_and_fails(arguments: list[str], words: list[str], tmp_path: Path) -> None:
+    done = run_command("train.py", *arguments, f"hydra.run.dir={tmp_path}")
+    assert done.returncode == 1
+    assert all(word in done.stderr for word in words), done.stderr
+    assert "Traceback" not in done.stderr
