@@ -209,4 +209,5 @@ def quiet_lightning() -> None:
     """Silence what Lightning says at every fit: a run makes one fit a task."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("timm").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")  # Lightning's own, in 2.6
