@@ -10,7 +10,7 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from helpers.program import TINY, run_program
+from helpers.program import TINY, run_command, run_program
 from helpers.trees import write_mvtec_tree, write_visa_tree
 from moleflow import MoLEFlow
 from moleflow.errors import UserError
@@ -181,3 +181,31 @@ def test_real_pictures(tmp_path: Path) -> None:
     assert metrics["routing_accuracy"] == 1.0
     assert metrics["per_category"]["leather"]["image_auroc"] > 0.9
     assert metrics["per_category"]["alien"]["pixel_ap"] is None
+
+
+@pytest.mark.slow
+def test_the_methods_own_size_trains(tmp_path: Path) -> None:
+    """WRN50 at 224 with random weights, D=768, depth 6, rank 64, two auxiliary blocks: parameters as recorded."""
+    root = write_mvtec_tree(tmp_path / "tree", ("bottle", "screw"), size=(224, 224), train=16, good=1, defect=1)
+    change = ["dataset=mvtec", f"dataset.root={root}", "dataset.categories=[bottle]", "backbone.pretrained=false"]
+    metrics = run_program(
+        [*change, "epochs=1", "trainer=cpu", "progress=false", "features.cache_dir=null"], tmp_path / "run"
+    )
+    assert metrics["parameters"]["base"] + metrics["parameters"]["experts"]["bottle"] == 12_635_143
+    assert metrics["training"]["steps"] == 1
+    assert metrics["training"]["epochs"][0][0]["loss"] > 0
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_does(root: Path, finished: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    arguments = [*overrides(root), "trainer=ddp", "trainer.accelerator=cpu", f"features.cache_dir={tmp_path / 'cache'}"]
+    done = run_command("train.py", *arguments, f"hydra.run.dir={tmp_path / 'run'}")
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    _, alone = finished
+    assert metrics["training"]["steps"] == alone["training"]["steps"]
+    assert metrics["routing"] == alone["routing"]
+    for key in ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "pro"):
+        assert metrics[key] == pytest.approx(alone[key], abs=1e-3), key
+    for one, two in zip(metrics["training"]["epochs"], alone["training"]["epochs"], strict=True):
+        assert one[-1]["grad_norm"] == pytest.approx(two[-1]["grad_norm"], rel=1e-3)

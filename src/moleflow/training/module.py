@@ -132,7 +132,7 @@ class ExpertTraining(L.LightningModule):
         """
         means = self.epoch_means() | {"lr": self._epoch_lr, "skipped_steps": float(self.skipped_steps)}
         self.history.append({"epoch": float(self.current_epoch), **means})
-        self.log("step", float(self.global_training_step))
+        self.log("step", float(self.global_training_step), sync_dist=True)
         self.log_dict({"train/task": float(self.task)} | {f"train/{k}": v for k, v in means.items()}, sync_dist=True)
         if self.current_epoch + 1 == self.epochs and not self.trainer.global_step:
             raise UserError(

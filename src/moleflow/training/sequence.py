@@ -167,7 +167,7 @@ class TaskSequence:
         self._extract()
         for task in self.tasks[self.progress.tasks_done :]:
             self._learn(task)
-        return self.evaluate(self.categories, "evaluate")
+        return self.evaluate(self.categories, "evaluate") if self.is_global_zero else {}
 
     @contextmanager
     def clock(self, what: str) -> Iterator[None]:
