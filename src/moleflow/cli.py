@@ -10,6 +10,7 @@ from hydra.errors import CompactHydraException
 from omegaconf import OmegaConf
 
 from moleflow.errors import nearest
+from moleflow.interrupt import Interrupted
 
 
 def register_resolvers() -> None:
@@ -32,9 +33,9 @@ def command(main: Callable[[], Any], conf: Path) -> None:
     """
     try:
         main()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Interrupted) as stop:
         print("\ninterrupted; the same command goes on from here.", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(stop.exit_status if isinstance(stop, Interrupted) else 130)
     except SystemExit as stop:
         if stop.code == 1 and not HydraConfig.initialized():  # the config could not be composed
             for hint in hints(sys.argv[1:], conf):

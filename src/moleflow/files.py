@@ -6,7 +6,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ def replacing(path: Path) -> Iterator[Path]:
                 os.fsync(written.fileno())
             temporary.chmod(0o666 & ~_umask())
             temporary.replace(path)
+            _sync_folder(path.parent)
         except OSError as error:
             raise _cannot_write(path, error) from error
     finally:
@@ -54,6 +55,24 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(plain(content), indent=2, allow_nan=False) + "\n")
 
 
+def write_sealed(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON object with a checksum of itself, so that one flipped digit cannot pass for a number."""
+    kept = plain(dict(content))
+    write_json(path, {**kept, "seal": _seal(kept)})
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """Return what :func:`write_sealed` wrote, without the seal.
+
+    Raises:
+        UserError: If the file is missing, is not JSON, or is not what was written; the message names it.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict) or content.pop("seal", None) != _seal(content):
+        raise UserError(f"{path} is damaged: its content does not match its own checksum. Restore it or run again.")
+    return content
+
+
 def read_json(path: Path) -> Any:
     """Read JSON.
 
@@ -64,7 +83,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing.") from error
-    except (ValueError, OSError) as error:
+    except (ValueError, RecursionError, OSError) as error:
         raise UserError(f"{path} cannot be read ({error}). It is damaged: restore it or run again.") from error
 
 
@@ -85,6 +104,19 @@ def plain(content: Any) -> Any:
     return content
 
 
+def _seal(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Flush a rename: without this, a power cut may bring the former file back."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def _umask() -> int:
     current = os.umask(0)
     os.umask(current)
@@ -93,3 +125,9 @@ def _umask() -> int:
 
 def _cannot_write(path: Path, error: OSError) -> UserError:
     return UserError(f"{path} cannot be written: {error.strerror or error}. Free some space or choose another folder.")
+
+
+def remove_remains(folder: Path) -> None:
+    """Remove temporary files that killed processes left anywhere below a folder that nobody else writes to."""
+    for path in folder.rglob(".*.tmp"):
+        path.unlink(missing_ok=True)

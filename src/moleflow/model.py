@@ -222,6 +222,9 @@ class MoLEFlow:
         manifest = store.manifest()
         if manifest["settings"]["backbone_spec"] != self.backbone_spec:
             raise UserError(f"{folder} was learned on other backbone weights than the ones loaded now.")
+        lost = set(experts or ()) - {entry["name"] for entry in manifest["experts"]}
+        if lost:
+            raise UserError(f"{store.manifest_path} lists no expert named {', '.join(sorted(lost))}.")
         for entry in manifest["experts"]:
             name = str(entry["name"])
             if experts is not None and name not in experts:

@@ -4,20 +4,25 @@
     experts/<name>.safetensors  one expert each: its weights and its router statistics
     manifest.json               settings, experts, and size and sha256 of every file; written last
 
+A listed file is never overwritten: a base that learns on goes into ``base.<digest>.safetensors``, and the former one
+is removed once the manifest names the new. So a kill at any moment leaves a folder that agrees with its manifest.
+
 No pickle is read, and nothing in the folder is executed.
 """
 
 import hashlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from safetensors.torch import load_file, save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
 from moleflow.errors import UserError
-from moleflow.files import read_json, replacing, sha256, write_json
+from moleflow.files import read_sealed, replacing, sha256, write_sealed
 
 FORMAT = 1
 
@@ -43,8 +48,8 @@ class ExpertStore:
         Raises:
             UserError: If it is missing, damaged, or of a format that this version does not know.
         """
-        manifest = read_json(self.manifest_path)
-        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        manifest = read_sealed(self.manifest_path)
+        if manifest.get("format") != FORMAT or not _is_sound(manifest):
             raise UserError(f"{self.manifest_path} is not a model manifest of format {FORMAT}.")
         return manifest
 
@@ -65,20 +70,23 @@ class ExpertStore:
             experts: Tensors of each expert, in order of arrival.
             notes: JSON-able facts about each expert (categories, thresholds).
         """
-        files = {"base.safetensors": self._write("base.safetensors", base)}
+        former = self.manifest()["files"] if self.manifest_path.is_file() else {}
+        files: dict[str, dict[str, Any]] = {}
+        base_file = self._write("base", base, files)
         listed = []
         for name, tensors in experts.items():
-            relative = f"experts/{quote(name, safe='+ ,()')}.safetensors"
-            files[relative] = self._write(relative, tensors)
-            listed.append({"name": name, "file": relative, **notes[name]})
-        write_json(
+            file = self._write(f"experts/{quote(name, safe='+ ,()')}", tensors, files)
+            listed.append({"name": name, "file": file, **notes[name]})
+        write_sealed(
             self.manifest_path,
-            {"format": FORMAT, "settings": dict(settings), "experts": listed, "files": files},
+            {"format": FORMAT, "settings": dict(settings), "base": base_file, "experts": listed, "files": files},
         )
+        for relative in former.keys() - files.keys():
+            self._path(relative).unlink(missing_ok=True)
 
     def base(self) -> dict[str, Tensor]:
         """Return the shared tensors, checked against the manifest."""
-        return self._read("base.safetensors")
+        return self._read(str(self.manifest()["base"]))
 
     def expert(self, name: str) -> dict[str, Tensor]:
         """Return one expert's tensors, checked against the manifest."""
@@ -87,22 +95,71 @@ class ExpertStore:
                 return self._read(str(entry["file"]))
         raise UserError(f"{self.manifest_path} lists no expert named {name!r}.")
 
-    def _write(self, relative: str, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-        path = self.folder / relative
+    def _write(self, stem: str, tensors: Mapping[str, Tensor], files: dict[str, dict[str, Any]]) -> str:
+        """Write one file, list it in ``files``, and return its path in the folder."""
         content = save({key: value.detach().cpu().contiguous() for key, value in tensors.items()})
-        listed = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-        if not path.is_file() or sha256(path) != listed["sha256"]:
-            with replacing(path) as temporary:
-                temporary.write_bytes(content)
-        return listed
+        digest = hashlib.sha256(content).hexdigest()
+        for relative in (f"{stem}.safetensors", f"{stem}.{digest[:16]}.safetensors"):
+            path = self.folder / relative
+            if not path.is_file():
+                with replacing(path) as temporary:
+                    temporary.write_bytes(content)
+                break
+            if sha256(path) == digest:
+                break
+        files[relative] = {"bytes": len(content), "sha256": digest}
+        return relative
 
-    def _read(self, relative: str) -> dict[str, Tensor]:
-        listed = self.manifest()["files"].get(relative)
+    def _path(self, relative: str) -> Path:
+        """Return where a listed file lies.
+
+        Raises:
+            UserError: If that is outside the folder.
+        """
         path = (self.folder / relative).resolve()
         if not path.is_relative_to(self.folder.resolve()):
             raise UserError(f"{self.manifest_path} names a file outside its folder: {relative}. It is refused.")
+        return path
+
+    def _read(self, relative: str) -> dict[str, Tensor]:
+        listed = self.manifest()["files"].get(relative)
+        path = self._path(relative)
         if listed is None or not path.is_file():
             raise UserError(f"{path} is missing. Copy the model folder again, or train again.")
-        if path.stat().st_size != listed["bytes"] or sha256(path) != listed["sha256"]:
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
+        if len(content) != listed["bytes"] or hashlib.sha256(content).hexdigest() != listed["sha256"]:
             raise UserError(f"{path} is damaged: its size or sha256 differs from the manifest's. Copy it again.")
-        return load_file(path)
+        try:
+            tensors = load(content)
+        except SafetensorError as error:
+            raise UserError(f"{path} is no safetensors file ({error}). Copy it again.") from error
+        # Copies: tensors inside a file lie at any address, and kernels may round differently there.
+        return {key: value.clone() for key, value in tensors.items()}
+
+
+def _is_sound(manifest: Mapping[str, Any]) -> bool:
+    """Whether everything that readers look for in a manifest is there and of its type."""
+    files, experts = manifest.get("files"), manifest.get("experts")
+    return (
+        isinstance(manifest.get("settings"), dict)
+        and isinstance(manifest.get("base"), str)
+        and isinstance(files, dict)
+        and all(
+            isinstance(listed, dict)
+            and isinstance(listed.get("bytes"), int)
+            and re.fullmatch("[0-9a-f]{64}", str(listed.get("sha256"))) is not None
+            for listed in files.values()
+        )
+        and isinstance(experts, list)
+        and all(
+            isinstance(entry, dict)
+            and isinstance(entry.get("name"), str)
+            and isinstance(entry.get("file"), str)
+            and isinstance(entry.get("categories"), list)
+            and all(isinstance(category, str) for category in entry["categories"])
+            for entry in experts
+        )
+    )

@@ -48,7 +48,10 @@ class PictureKeys:
             raise UserError(f"Features are kept as float32 or float16, not {dtype}.")
         self.dtype = dtype
         canonical = json.dumps(
-            {"features": dict(spec), "dtype": str(dtype)}, sort_keys=True, separators=(",", ":"), allow_nan=False
+            {"format": 2, "features": dict(spec), "dtype": str(dtype)},
+            sort_keys=True,
+            separators=(",", ":"),
+            allow_nan=False,
         )
         self._spec = hashlib.sha256(canonical.encode())
         self._known: dict[tuple[Path, int, int], str] = {}
@@ -119,7 +122,7 @@ class FeatureCache(PictureKeys):
             with safe_open(path, framework="pt") as entry:
                 tensor: Tensor = entry.get_tensor("features")
                 expected = (entry.metadata() or {}).get("sha256")
-            if _digest(tensor) == expected:
+            if _digest(key, tensor) == expected:
                 return tensor
             fault = "its content does not match its checksum"
         except FileNotFoundError:
@@ -142,7 +145,7 @@ class FeatureCache(PictureKeys):
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 with temporary.open("xb") as file:
-                    file.write(save({"features": stored}, metadata={"sha256": _digest(stored)}))
+                    file.write(save({"features": stored}, metadata={"sha256": _digest(key, stored)}))
                     file.flush()
                     os.fsync(file.fileno())
                 os.replace(temporary, path)
@@ -155,8 +158,8 @@ class FeatureCache(PictureKeys):
             ) from error
 
 
-def _digest(tensor: Tensor) -> str:
-    words = f"{tensor.dtype} {tuple(tensor.shape)};".encode()
+def _digest(key: str, tensor: Tensor) -> str:
+    words = f"{key} {tensor.dtype} {tuple(tensor.shape)};".encode()  # with its key: a renamed entry is no other one
     return hashlib.sha256(words + tensor.reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
 
 

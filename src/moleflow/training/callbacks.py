@@ -1,13 +1,12 @@
 """Callbacks: what happens around the training of a task and after it."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 from tqdm import tqdm
 
-from moleflow.files import replacing
+from moleflow.training.checkpoints import TaskCheckpoints
 from moleflow.training.module import ExpertTraining
 
 if TYPE_CHECKING:
@@ -70,16 +69,15 @@ class EpochCheckpoint(Checkpoint):
     Lightning calls a ``Checkpoint`` after the module's own hook, when the epoch is on record.
 
     Args:
-        path: The file, replaced as a whole.
+        checkpoints: Where to.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, checkpoints: TaskCheckpoints) -> None:
+        self.checkpoints = checkpoints
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the checkpoint."""
         if trainer.is_global_zero:
-            with replacing(self.path) as temporary:
-                trainer.save_checkpoint(temporary)
+            self.checkpoints.add(trainer.current_epoch, trainer.save_checkpoint)
         else:
             trainer.strategy.barrier()

@@ -5,7 +5,6 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
 from moleflow.errors import UserError, choice
@@ -76,24 +75,27 @@ class ExpertTraining(L.LightningModule):
         self._sums: dict[str, Tensor | float] = {}
         self._counts: dict[str, int] = {}
         self._epoch_lr = lr
+        self._current: tuple[FeatureBatch, int]
 
     def train_dataloader(self) -> Iterable[FeatureBatch]:
         """Return the task's batches, one process's share of them."""
         self.batches.rank, self.batches.world_size = self.trainer.global_rank, self.trainer.world_size
         return self.batches
 
-    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """Return a fresh optimizer for the task and the method's schedule, stepped once an epoch."""
-        optimizer = self.optimizer_factory(self.learning, lr=self.lr)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda epoch: learning_rate_factor(epoch, self.epochs, self._warms_up, self.final_lr_ratio)
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "epoch"}}
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Return a fresh optimizer for the task."""
+        return self.optimizer_factory(self.learning, lr=self.lr)
 
     def on_train_epoch_start(self) -> None:
-        """Begin the epoch's sums and its order of pictures."""
+        """Begin the epoch's sums, its order of pictures and its learning rate.
+
+        The rate is set here from the epoch alone: a scheduler's own count would be one behind after a resume.
+        """
         self._sums, self._counts = {}, {}
-        self._epoch_lr = self.trainer.optimizers[0].param_groups[0]["lr"]
+        factor = learning_rate_factor(self.current_epoch, self.epochs, self._warms_up, self.final_lr_ratio)
+        self._epoch_lr = self.lr * factor
+        for group in self.trainer.optimizers[0].param_groups:
+            group["lr"] = self._epoch_lr
         self.batches.epoch = self.current_epoch
 
     def training_step(self, batch: FeatureBatch, batch_idx: int) -> Tensor | None:
@@ -104,10 +106,9 @@ class ExpertTraining(L.LightningModule):
         """
         z, logdet = self.flow(batch.features, batch.expert)
         parts = self.loss(patch_nll(z, logdet), logdet)
+        self._current = (batch, batch_idx)
         if not bool(parts.total.isfinite()):
-            if self.on_nonfinite == "error":
-                raise UserError(self._nonfinite_message(batch, batch_idx, parts.total))
-            self.skipped_steps += 1
+            self._skip_or_raise("loss", parts.total)
             return None
         self._count(
             loss=parts.total, nll_mean=parts.mean_nll, nll_tail=parts.tail_nll, logdet_penalty=parts.logdet_penalty
@@ -120,9 +121,20 @@ class ExpertTraining(L.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the gradient's global norm and remember what it was."""
+        """Clip the gradient's global norm and remember what it was.
+
+        Raises:
+            UserError: If it is not finite and ``on_nonfinite`` is ``error``.
+        """
+        if all(parameter.grad is None for parameter in self.learning):
+            return  # the step is left out
         limit = torch.inf if gradient_clip_val is None else gradient_clip_val
-        self._count(grad_norm=nn.utils.clip_grad_norm_(self.learning, limit))
+        norm = nn.utils.clip_grad_norm_(self.learning, limit)
+        if not bool(norm.isfinite()):
+            self._skip_or_raise("gradient's norm", norm)
+            optimizer.zero_grad(set_to_none=True)  # without gradients the optimizer moves nothing
+            return
+        self._count(grad_norm=norm)
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's means on the global step.
@@ -134,7 +146,7 @@ class ExpertTraining(L.LightningModule):
         self.history.append({"epoch": float(self.current_epoch), **means})
         self.log("step", float(self.global_training_step), sync_dist=True)
         self.log_dict({"train/task": float(self.task)} | {f"train/{k}": v for k, v in means.items()}, sync_dist=True)
-        if self.current_epoch + 1 == self.epochs and not self.trainer.global_step:
+        if self.current_epoch + 1 == self.epochs and self.trainer.global_step == self.skipped_steps:
             raise UserError(
                 f"{self.title}: not one optimizer step was made, every loss was not finite. "
                 "Lower optimizer.lr or model.coupling_layers."
@@ -167,10 +179,15 @@ class ExpertTraining(L.LightningModule):
             self._sums[name] = self._sums.get(name, 0.0) + value.detach()
             self._counts[name] = self._counts.get(name, 0) + 1
 
-    def _nonfinite_message(self, batch: FeatureBatch, step: int, loss: Tensor) -> str:
+    def _skip_or_raise(self, what: str, value: Tensor) -> None:
+        """Count the current step as left out, or say where it went wrong."""
+        if self.on_nonfinite == "skip":
+            self.skipped_steps += 1
+            return
+        batch, step = self._current
         names = ", ".join(self.pictures[batch.expert][i] for i in batch.indices.tolist())
-        return (
-            f"{self.title}: the loss is {float(loss)} in epoch {self.current_epoch}, step {step}, expert "
+        raise UserError(
+            f"{self.title}: the {what} is {float(value)} in epoch {self.current_epoch}, step {step}, expert "
             f"{batch.expert!r}, pictures {names}. Lower optimizer.lr, or set optimizer.on_nonfinite=skip to leave "
             "such steps out and count them."
         )

@@ -3,7 +3,8 @@
 import logging
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -13,12 +14,14 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from moleflow.data import PictureDataModule, cut
 from moleflow.errors import UserError, choice
 from moleflow.files import read_json
+from moleflow.interrupt import Interrupted, interruptible
 from moleflow.model import PART_NAMES, MoLEFlow
 from moleflow.parts import build_part
 from moleflow.training.loggers import finish_loggers
@@ -42,19 +45,20 @@ def run(config: DictConfig) -> dict[str, Any]:
     choice("resume", settings["resume"], ("auto", "force"))
     if process_rank():  # a worker of a data-parallel run: the first process owns the folder
         return _run(config, settings, folder)
-    with folder.locked():
+    with folder.locked(), interruptible(), plain_disk_errors(folder.path):
         folder.claim(force=settings["resume"] == "force")
-        if folder.finished:
+        if folder.finished():
             log.info("%s is finished already; nothing to do.", folder.path)
             return cast(dict[str, Any], read_json(folder.path / "metrics.json"))
         folder.set_status("running")
         try:
             metrics = _run(config, settings, folder)
-        except KeyboardInterrupt:
-            folder.set_status("interrupted")
+        except Interrupted as stop:
+            folder.set_status("interrupted", str(stop))
             raise
         except BaseException as error:
-            folder.set_status("failed", str(error))
+            with suppress(UserError):  # a full disk must not hide what went wrong
+                folder.set_status("failed", str(error))
             raise
         folder.set_status("finished")
         return metrics
@@ -95,6 +99,10 @@ def _run(config: DictConfig, settings: dict[str, Any], folder: RunFolder) -> dic
         metrics = write_results(sequence, routed, started) if sequence.is_global_zero else {}
         status = "success"
         return metrics
+    except Interrupted as stop:
+        status = "interrupted"
+        folder.set_status(status, str(stop))  # first: closing a logger may take its time
+        raise
     finally:
         finish_loggers(loggers, status)
 
@@ -172,6 +180,22 @@ def build_task_settings(config: DictConfig, settings: Mapping[str, Any]) -> Task
     )
 
 
+@contextmanager
+def plain_disk_errors(folder: Path) -> Iterator[None]:
+    """Turn what a full or read-only disk makes of any library's writing into one message.
+
+    Raises:
+        UserError: In place of an :class:`OSError`.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or folder}: {error.strerror or error}. Mend that and start the same command again; "
+            "what the run has finished so far is kept."
+        ) from error
+
+
 def _make_trainer(config: DictConfig, folder: Path, **arguments: Any) -> L.Trainer:
     return cast(
         L.Trainer,
@@ -185,6 +209,8 @@ def _make_trainer(config: DictConfig, folder: Path, **arguments: Any) -> L.Train
             use_distributed_sampler=False,
             num_sanity_val_steps=0,
             log_every_n_steps=1,  # the module logs once an epoch by itself
+            # Lightning's requeueing would resume one task from the checkpoint of another.
+            plugins=[SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else None,
             **arguments,
         ),
     )

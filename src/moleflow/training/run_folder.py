@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import hashlib
+import logging
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,11 +13,17 @@ from typing import Any
 import yaml
 
 from moleflow.errors import UserError
-from moleflow.files import read_json, write_json, write_text
+from moleflow.files import read_sealed, remove_remains, sha256, write_sealed, write_text
 
 # Where a run computes and how it is watched is not what it is.
-CIRCUMSTANCES = ("resume", "logger", "callbacks", "trainer", "features.cache_dir", "features.num_workers", "progress")
-_UNNAMED = ("experiment", "seed", "hydra", "dataset.root", *CIRCUMSTANCES)
+CIRCUMSTANCES = (
+    "resume", "logger", "callbacks", "features.cache_dir", "features.num_workers", "progress",
+    *(f"trainer.{key}" for key in ("accelerator", "devices", "num_nodes", "strategy", "deterministic")),
+)  # fmt: skip
+_UNNAMED = ("experiment", "seed", "hydra", "dataset.root", "trainer", *CIRCUMSTANCES)
+RESULTS = ("metrics.json", "scores.csv")
+
+log = logging.getLogger(__name__)
 
 
 def run_label(overrides: Sequence[str]) -> str:
@@ -64,15 +71,24 @@ class RunFolder:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the folder for this process.
+        """Hold the folder for this process, and remove what a killed one left half written.
+
+        The lock ends with the process, however that ends, and is not shared by the workers that it forks.
 
         Raises:
-            UserError: If another process holds it.
+            UserError: If another process holds it, or the folder cannot be written to.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / ".lock").open("a+") as file:
+        with contextlib.ExitStack() as stack:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self.path.mkdir(parents=True, exist_ok=True)
+                file = stack.enter_context((self.path / ".lock").open("a+"))
+            except OSError as error:
+                raise UserError(
+                    f"{self.path} cannot be written to: {error.strerror or error}. Choose another folder with "
+                    "hydra.run.dir=..."
+                ) from error
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 file.seek(0)
                 raise UserError(
@@ -82,33 +98,60 @@ class RunFolder:
             file.truncate(0)
             file.write(str(os.getpid()))
             file.flush()
+            remove_remains(self.path)
             yield
 
-    @property
     def finished(self) -> bool:
-        """Whether the run is complete: ``metrics.json`` is there and says so."""
-        path = self.path / "metrics.json"
-        return path.is_file() and read_json(path).get("status") == "finished"
+        """Return whether the run is complete and its results are as they were written.
+
+        A result that is missing or damaged is named in a warning; the run then goes on at its end and writes it again.
+        """
+        status = self._status()
+        if status.get("status") != "finished":
+            return False
+        faults = [name for name in RESULTS if _listing(self.path / name) != status.get("files", {}).get(name)]
+        for name in faults:
+            log.warning("%s is missing or damaged; it is written again.", self.path / name)
+        return not faults
 
     def claim(self, force: bool) -> None:
         """Write ``config.yaml``, or make sure that the one that is there says the same.
 
         Args:
-            force: Go on in spite of a difference, with the new configuration.
+            force: Go on in spite of a difference, with the new configuration: tasks that are done stay as they are,
+                the one in progress begins anew.
 
         Raises:
-            UserError: If the folder holds a run of another configuration.
+            UserError: If the folder holds a run of another configuration, or one whose configuration is lost.
         """
         path = self.path / "config.yaml"
-        if path.is_file() and not force:
-            differences = self.differences(yaml.safe_load(path.read_text(encoding="utf-8")))
-            if differences:
-                raise UserError(
-                    f"{self.path} holds a run of another configuration:\n"
-                    + "".join(f"  {key}: {old!r} there, {new!r} now\n" for key, (old, new) in differences.items())
-                    + "Choose a new folder with hydra.run.dir=..., or go on in this one with resume=force."
-                )
+        differences = self._recorded_differences(path)
+        ways = "Choose a new folder with hydra.run.dir=..."
+        finished = self._status().get("status") == "finished"
+        if differences and (finished or not force):
+            raise UserError(
+                f"{self.path} holds a {'finished ' if finished else ''}run of another configuration:\n"
+                + "".join(f"  {key}: {old!r} there, {new!r} now\n" for key, (old, new) in differences.items())
+                + (f"{ways}" if finished else f"{ways}, or go on in this one with resume=force.")
+            )
+        if differences:
+            for key, (old, new) in differences.items():
+                log.warning("resume=force: %s was %r, is %r from here on.", key, old, new)
+            for checkpoint in (self.path / "state").glob("*.ckpt"):
+                checkpoint.unlink()
         write_text(path, yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True))
+
+    def _recorded_differences(self, path: Path) -> dict[str, tuple[Any, Any]]:
+        """Return how the recorded configuration differs from this one; none in a new folder."""
+        try:
+            recorded = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            if (self.path / "state").exists() or (self.path / "model").exists():
+                return {"config.yaml": ("(missing)", "of this command")}
+            return {}
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            return {"config.yaml": (f"(damaged: {error})", "of this command")}
+        return self.differences(recorded if isinstance(recorded, dict) else {})
 
     def differences(self, other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
         """Return the keys in which another configuration describes another run: (theirs, ours)."""
@@ -119,5 +162,23 @@ class RunFolder:
         return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
 
     def set_status(self, status: str, reason: str = "") -> None:
-        """Write ``status.json``: running, finished, failed or interrupted, and why."""
-        write_json(self.path / "status.json", {"status": status, "reason": reason, "process": os.getpid()})
+        """Write ``status.json``: running, finished, failed or interrupted, and why.
+
+        A finished run lists size and sha256 of its results. A status that says running, of a process that is gone,
+        means that the run was killed.
+        """
+        files = {name: _listing(self.path / name) for name in RESULTS} if status == "finished" else {}
+        content = {"status": status, "reason": reason, "process": os.getpid(), "files": files}
+        write_sealed(self.path / "status.json", content)
+
+    def _status(self) -> dict[str, Any]:
+        path = self.path / "status.json"
+        try:
+            return read_sealed(path) if path.is_file() else {}
+        except UserError as error:
+            log.warning("%s It is not used.", error)
+            return {}
+
+
+def _listing(path: Path) -> dict[str, Any] | None:
+    return {"bytes": path.stat().st_size, "sha256": sha256(path)} if path.is_file() else None

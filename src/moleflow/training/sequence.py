@@ -12,12 +12,15 @@ import lightning as L
 from torch import Tensor
 
 from moleflow.data import PictureDataModule, Task
-from moleflow.files import read_json, write_json
+from moleflow.errors import UserError
+from moleflow.files import read_sealed, write_sealed
 from moleflow.losses import FlowLoss
 from moleflow.metrics import TaskMatrix
 from moleflow.model import MoLEFlow
+from moleflow.store import ExpertStore
 from moleflow.training.batches import FeatureBatches
 from moleflow.training.callbacks import EpochCheckpoint, RunCallback
+from moleflow.training.checkpoints import TaskCheckpoints
 from moleflow.training.evaluation import CategoryResult, Evaluator
 from moleflow.training.module import ExpertTraining, OptimizerFactory
 
@@ -86,14 +89,18 @@ class Progress:
 
     def write(self, path: Path) -> None:
         """Write everything to a JSON file."""
-        write_json(path, vars(self) | {"matrix": self.matrix.to_dict()})
+        write_sealed(path, vars(self) | {"matrix": self.matrix.to_dict()})
 
     @classmethod
     def read(cls, path: Path) -> "Progress":
-        """Return what :meth:`write` wrote, or a fresh start if there is no file."""
+        """Return what :meth:`write` wrote, or a fresh start if there is no file.
+
+        Raises:
+            UserError: If the file is damaged.
+        """
         if not path.is_file():
             return cls()
-        content = read_json(path)
+        content = read_sealed(path)
         return cls(**(content | {"matrix": TaskMatrix.from_dict(content["matrix"])}))
 
 
@@ -101,7 +108,7 @@ class TaskSequence:
     """Learns tasks one after another and measures what is known after each.
 
     What is finished is on disk at once, so a run that was stopped goes on where it was: at the task by
-    ``state/progress.json`` and the model folder, inside the task at the last full epoch by ``state/epoch.ckpt``.
+    ``state/progress.json`` and the model folder, inside the task at the last full epoch by its checkpoint.
 
     Args:
         model: The model to grow.
@@ -162,12 +169,25 @@ class TaskSequence:
         self.progress = Progress.read(self.folder / "state" / "progress.json")
         if self.progress.tasks_done:
             log.info("Going on after task %d of %d.", self.progress.tasks_done, len(self.tasks))
-            done = [name for task in self.tasks[: self.progress.tasks_done] for name in self._groups(task)]
-            self.model.restore(self.folder / "model", done)
+            self._restore()
         self._extract()
         for task in self.tasks[self.progress.tasks_done :]:
             self._learn(task)
         return self.evaluate(self.categories, "evaluate") if self.is_global_zero else {}
+
+    def _restore(self) -> None:
+        """Load what the tasks done have learned."""
+        done = [name for task in self.tasks[: self.progress.tasks_done] for name in self._groups(task)]
+        folder = self.folder / "model"
+        saved = {str(entry["name"]) for entry in ExpertStore(folder).manifest()["experts"]}
+        ahead = saved - set(done)  # the run was killed between saving a task and writing down that it is done
+        task = self.progress.tasks_done
+        if ahead and self.model.flow.base in ("context", "trainable") and self._checkpoints(task).latest() is None:
+            raise UserError(
+                f"{folder} holds a base that task {task + 1} has changed already, and the checkpoint of that task is "
+                "missing or damaged. Start again in a new folder with hydra.run.dir=..."
+            )
+        self.model.restore(folder, done)
 
     @contextmanager
     def clock(self, what: str) -> Iterator[None]:
@@ -230,18 +250,18 @@ class TaskSequence:
             steps_before=self.progress.step,
             on_nonfinite=settings.on_nonfinite,
         )
-        checkpoint = self._checkpoint(task)
+        checkpoints = self._checkpoints(task.index)
         trainer = self.make_trainer(
-            max_epochs=settings.epochs, callbacks=[*self.callbacks, EpochCheckpoint(checkpoint)], logger=self.loggers
+            max_epochs=settings.epochs, callbacks=[*self.callbacks, EpochCheckpoint(checkpoints)], logger=self.loggers
         )
-        trainer.fit(module, ckpt_path=checkpoint if checkpoint.is_file() else None, weights_only=True)
+        trainer.fit(module, ckpt_path=checkpoints.latest(), weights_only=True)
         self.is_global_zero = trainer.is_global_zero
         self.progress.step += trainer.global_step
         self.model.flow.to(self.model.device).requires_grad_(False)
         return module
 
-    def _checkpoint(self, task: Task) -> Path:
-        return self.folder / "state" / f"task{task.index}.ckpt"
+    def _checkpoints(self, task: int) -> TaskCheckpoints:
+        return TaskCheckpoints(self.folder / "state", task)
 
     def _account(self, task: Task, module: ExpertTraining) -> None:
         """Save, evaluate and report; in a run of several processes the first one alone does so."""
@@ -261,4 +281,4 @@ class TaskSequence:
         for callback in self.run_callbacks:
             callback.on_task_evaluated(self, report)
         progress.write(self.folder / "state" / "progress.json")
-        self._checkpoint(task).unlink(missing_ok=True)
+        self._checkpoints(task.index).clear()

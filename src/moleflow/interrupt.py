@@ -1,0 +1,52 @@
+"""Ctrl-C and a cluster's SIGTERM as one exception that unwinds the run."""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Interrupted(BaseException):
+    """The process was asked to stop.
+
+    Not a :class:`KeyboardInterrupt`, which Lightning would answer with ``sys.exit(1)``, as if the run had failed.
+
+    Args:
+        number: The signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.exit_status = 128 + number
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Raise :class:`Interrupted` at the first signal that asks this process to stop.
+
+    While the run unwinds further requests are ignored, but for a second Ctrl-C, which ends the process at once.
+    Signals that are ignored already (``nohup``) stay so. Processes forked inside die of these signals as usual.
+    """
+    owner = os.getpid()
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    mine = [number for number in SIGNALS if before[number] is not signal.SIG_IGN]
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != owner:  # a data loader's worker
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        for other in mine:
+            signal.signal(other, signal.SIG_DFL if other == signal.SIGINT else signal.SIG_IGN)
+        raise Interrupted(number)
+
+    for number in mine:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number in mine:
+            signal.signal(number, before[number])
