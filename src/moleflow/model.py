@@ -128,15 +128,16 @@ class MoLEFlow:
         return torch.stack([grid.clone().flatten(0, 1).mean(0) for grid in grids]).cpu()
 
     @torch.inference_mode()
-    def patch_scores(self, grids: Tensor, expert: str) -> Tensor:
+    def patch_scores(self, grids: Tensor, expert: str, paths: Sequence[Path]) -> Tensor:
         """Return each patch's negative log-likelihood under one expert, (N, h, w) float32 on the CPU.
 
         Args:
             grids: Patch features (N, h, w, D).
             expert: Its name.
+            paths: Where the pictures lie, for messages.
 
         Raises:
-            UserError: If a score is not finite.
+            UserError: If a score is not finite; the message names the expert and the pictures.
         """
         flow = self._merged_flow(expert)
         scores = []
@@ -146,9 +147,12 @@ class MoLEFlow:
             padded = torch.cat((part, part[:1].expand(self.score_batch - len(part), *part.shape[1:])))
             scores.append(patch_nll(*flow(padded, expert))[: len(part)].cpu())
         joined = torch.cat(scores) if scores else torch.empty(0, *grids.shape[1:3])
-        if not bool(joined.isfinite().all()):
-            bad = (~joined.flatten(1).isfinite().all(1)).nonzero().flatten().tolist()
-            raise UserError(f"Expert {expert!r} gives scores that are not finite for pictures {bad} of this batch.")
+        bad = (~joined.flatten(1).isfinite().all(1)).nonzero().flatten().tolist()
+        if bad:
+            raise UserError(
+                f"Expert {expert!r} gives scores that are not finite for {', '.join(str(paths[i]) for i in bad)}. "
+                "Its training went astray: lower optimizer.lr or model.coupling_layers and train again."
+            )
         return joined
 
     def score(self, paths: Sequence[Path | str], expert: str | None = None) -> list[Scored]:
@@ -179,7 +183,7 @@ class MoLEFlow:
         scored: dict[int, Scored] = {}
         for name in dict.fromkeys(routes):
             chosen = [i for i, route in enumerate(routes) if route == name]
-            patches = self.patch_scores(grids[chosen], name)
+            patches = self.patch_scores(grids[chosen], name, [paths[i] for i in chosen])
             scores, maps = self.scoring.image_scores(patches), self.scoring.anomaly_maps(patches)
             for i, score, anomaly_map in zip(chosen, scores.tolist(), maps, strict=True):
                 scored[i] = Scored(paths[i], score, anomaly_map, name, margins[i])

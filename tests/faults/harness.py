@@ -66,7 +66,11 @@ class Processes:
     """A server of training processes."""
 
     def __init__(self) -> None:
-        environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT / 'tests'}", "WANDB_MODE": "offline"}
+        environment = {
+            **os.environ,
+            "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT / 'tests'}",
+            "WANDB_MODE": "offline",
+        }
         self._server = subprocess.Popen(
             [sys.executable, "-m", "faults.server"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment,
@@ -81,7 +85,9 @@ class Processes:
         print(json.dumps(request), file=self._server.stdin, flush=True)
         return json.loads(self._server.stdout.readline())
 
-    def start(self, job: "Job", *overrides: str, die_at: int = 0, within: Path | None = None, setup: str = "") -> Process:
+    def start(
+        self, job: "Job", *overrides: str, die_at: int = 0, within: Path | None = None, setup: str = ""
+    ) -> Process:
         """Start a job.
 
         Args:

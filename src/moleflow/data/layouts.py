@@ -24,8 +24,8 @@ def available_categories(root: Path) -> tuple[str, ...]:
         UserError: If the root does not exist.
     """
     root = _existing(root)
-    if _is_visa_release(root):
-        return tuple(sorted({row["object"] for row in _visa_rows(root)}))
+    if is_visa_release(root):
+        return tuple(sorted({row["object"] for row in visa_rows(root)}))
     return tuple(sorted(path.parent.name for path in root.glob("[!.]*/train") if path.is_dir()))
 
 
@@ -61,11 +61,11 @@ def visa_samples(root: Path, categories: Sequence[str]) -> list[Sample]:
         UserError: As `mvtec_samples`, or if the csv lacks a column or points to a missing file.
     """
     root = _existing(root)
-    if not _is_visa_release(root):
+    if not is_visa_release(root):
         return mvtec_samples(root, categories)
     _known(root, categories)
     samples: dict[str, list[Sample]] = {category: [] for category in categories}
-    for row in _visa_rows(root):
+    for row in visa_rows(root):
         if row["object"] in samples:
             samples[row["object"]].append(_visa_sample(root, row))
     for category in categories:
@@ -75,6 +75,18 @@ def visa_samples(root: Path, categories: Sequence[str]) -> list[Sample]:
 
 
 def _mvtec_category(root: Path, category: str) -> list[Sample]:
+    samples, left = mvtec_pairs(root, category)
+    if left:
+        raise UserError(
+            f"{left[0]} is a mask without picture{_more(left)}: no file of that name lies in "
+            f"{root / category / 'test' / left[0].parent.name}. Add the picture, or remove the mask."
+        )
+    _check(samples, category, where=root / category)
+    return samples
+
+
+def mvtec_pairs(root: Path, category: str) -> tuple[list[Sample], list[Path]]:
+    """Return the samples of one category in the tree of MVTec AD, unchecked, and the masks that no picture has."""
     folder = root / category
     masks = {
         kind.name: {path.stem: path for path in pictures_in(kind)}
@@ -87,17 +99,15 @@ def _mvtec_category(root: Path, category: str) -> list[Sample]:
         for path in pictures_in(kind):
             mask = of_kind.pop(f"{path.stem}_mask", None) or of_kind.pop(path.stem, None)
             samples.append(Sample(path, category, "test", kind.name, mask))
-    left = sorted(path for of_kind in masks.values() for path in of_kind.values())
-    if left:
-        raise UserError(
-            f"{left[0]} is a mask without picture{_more(left)}: no file of that name lies in "
-            f"{folder / 'test' / left[0].parent.name}. Add the picture, or remove the mask."
-        )
-    _check(samples, category, where=folder)
-    return samples
+    return samples, sorted(path for of_kind in masks.values() for path in of_kind.values())
 
 
-def _visa_rows(root: Path) -> Iterator[dict[str, str]]:
+def visa_rows(root: Path) -> Iterator[dict[str, str]]:
+    """Yield the rows of VisA's table.
+
+    Raises:
+        UserError: If it is missing or lacks a column.
+    """
     path = root / "split_csv" / "1cls.csv"
     if not path.is_file():
         raise UserError(f"{path} does not exist. Restore it from the release of VisA, or remove the folder split_csv.")
@@ -168,7 +178,8 @@ def _known(root: Path, categories: Iterable[str]) -> None:
             )
 
 
-def _is_visa_release(root: Path) -> bool:
+def is_visa_release(root: Path) -> bool:
+    """Whether the root is VisA as released, with a table of its pictures."""
     return (root / "split_csv").is_dir()
 
 

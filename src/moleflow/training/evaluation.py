@@ -123,6 +123,7 @@ class Evaluator:
             known = test_set.patch_scores.setdefault(expert, {})
             missing = [i for i, route in enumerate(routes) if route == expert and i not in known]
             if missing:
-                grids = self.model.extractor.features([test_set.samples[i].path for i in missing])
-                known.update(zip(missing, self.model.patch_scores(grids, expert), strict=True))
+                paths = [test_set.samples[i].path for i in missing]
+                grids = self.model.extractor.features(paths)
+                known.update(zip(missing, self.model.patch_scores(grids, expert, paths), strict=True))
         return torch.stack([test_set.patch_scores[route][i] for i, route in enumerate(routes)])

@@ -89,7 +89,7 @@ class ExpertTraining(L.LightningModule):
     def on_train_epoch_start(self) -> None:
         """Begin the epoch's sums, its order of pictures and its learning rate.
 
-        The rate is set here from the epoch alone: a scheduler's own count would be one behind after a resume.
+        The rate follows from the epoch alone, so there is no scheduler whose state a resume would have to mend.
         """
         self._sums, self._counts = {}, {}
         factor = learning_rate_factor(self.current_epoch, self.epochs, self._warms_up, self.final_lr_ratio)

@@ -11,7 +11,8 @@ from typing import Any
 import lightning as L
 from torch import Tensor
 
-from moleflow.data import PictureDataModule, Task
+from moleflow.data import PictureDataModule, Split, Task
+from moleflow.data.doubts import doubts
 from moleflow.errors import UserError
 from moleflow.files import read_sealed, write_sealed
 from moleflow.losses import FlowLoss
@@ -197,8 +198,12 @@ class TaskSequence:
         self.progress.seconds[what] += time.perf_counter() - start
 
     def _extract(self) -> None:
-        """Compute all features, so that a picture that cannot be read ends the run before it begins."""
-        paths = [s.path for c in self.categories for split in ("train", "test") for s in self.data.samples(split, c)]
+        """Compute all features and look at all masks, so that a file that cannot be read ends the run at its begin."""
+        splits: tuple[Split, ...] = ("train", "test")
+        samples = [s for category in self.categories for split in splits for s in self.data.samples(split, category)]
+        for doubt in doubts(samples, self.model.extractor.cache.key):
+            log.warning("%s", doubt)
+        paths = [sample.path for sample in samples]
         with self.clock("features"):
             self.model.extractor.extract(paths, progress="features" if self.show_progress else None)
 
