@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from faults.server import ROOT
+from helpers.trees import write_mvtec_tree
 
 TINY = (
     "dataset=folder", "backbone=resnet18", "backbone.pretrained=false", "backbone.dim=32", "transform.size=64",
@@ -97,7 +99,7 @@ class Processes:
             within: A folder; that of the job by default.
             setup: Python that the process executes first.
         """
-        log = job.folder.with_suffix(".log")
+        log = self.log_of(job)
         arguments = [*job.arguments, *overrides]
         folder = str(within or job.folder)
         run = {"arguments": arguments, "log": str(log), "die_at": die_at, "folder": folder, "setup": setup}
@@ -152,3 +154,66 @@ class Job:
         """Return all that a run must repeat to the last bit: metrics, scores and every file of the model."""
         model = {path.name: path.read_bytes() for path in sorted((self.folder / "model").rglob("*")) if path.is_file()}
         return {"metrics": self.metrics, "scores": (self.folder / "scores.csv").read_bytes(), "model": model}
+
+
+DIE_IN_TASK_2 = """
+import os, signal
+from moleflow.training.checkpoints import TaskCheckpoints
+add = TaskCheckpoints.add
+def then_die(self, epoch, write):
+    add(self, epoch, write)
+    if (self.task, epoch) == (1, 1):
+        os.kill(os.getpid(), signal.SIGKILL)
+TaskCheckpoints.add = then_die
+"""
+"""Setup of a process that is killed after the second of three epochs of the second task."""
+
+
+class Bench:
+    """A place for experiments: a tree of two categories, and the run on it that nothing happened to.
+
+    Args:
+        base: An empty folder.
+    """
+
+    def __init__(self, base: Path) -> None:
+        self.base = base
+        self.tree = write_mvtec_tree(base / "tree", ("bottle", "screw"))
+        self.processes = Processes()
+        self.reference = self.job("reference")
+        self.duration = -time.monotonic()
+        self.processes.run(self.reference)
+        self.duration += time.monotonic()
+        self.expected = self.reference.outcome()
+        self._half: Job | None = None
+
+    def __enter__(self) -> "Bench":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.processes.close()
+
+    def job(self, name: str, *extra: str, own_cache: bool = False) -> Job:
+        """Return a job in a new folder of this name; it shares the reference's features unless told otherwise."""
+        place = self.base / name
+        return Job(self.tree, place / "run", place / "cache" if own_cache else self.base / "cache", extra)
+
+    def half(self, name: str) -> Job:
+        """Return a job that was killed in the middle of its second task."""
+        if self._half is None:
+            job = self.job("half")
+            assert self.processes.start(job, setup=DIE_IN_TASK_2).wait() == -signal.SIGKILL
+            self._half = job
+        return self.copy(self._half, name)
+
+    def copy(self, job: Job, name: str) -> Job:
+        """Return a copy of a job's folder as a job of its own."""
+        made = self.job(name)
+        shutil.copytree(job.folder, made.folder)
+        return made
+
+    def resume(self, job: Job) -> Process:
+        """Run the job's command again to its end, and demand the result of the run that nothing happened to."""
+        process = self.processes.run(job)
+        assert job.outcome() == self.expected
+        return process
