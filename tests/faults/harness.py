@@ -87,6 +87,11 @@ class Processes:
         print(json.dumps(request), file=self._server.stdin, flush=True)
         return json.loads(self._server.stdout.readline())
 
+    @staticmethod
+    def log_of(job: "Job") -> Path:
+        """Return the file that a job's processes print to; not where the job's disk may be full."""
+        return job.folder.parent.with_name(f"{job.folder.parent.name}.log")
+
     def start(
         self, job: "Job", *overrides: str, die_at: int = 0, within: Path | None = None, setup: str = ""
     ) -> Process:
@@ -182,7 +187,11 @@ class Bench:
         self.processes = Processes()
         self.reference = self.job("reference")
         self.duration = -time.monotonic()
-        self.processes.run(self.reference)
+        try:
+            self.processes.run(self.reference)
+        except BaseException:
+            self.processes.close()
+            raise
         self.duration += time.monotonic()
         self.expected = self.reference.outcome()
         self._half: Job | None = None
