@@ -1,5 +1,6 @@
 """What every command line does alike: resolvers, messages instead of tracebacks, exit status."""
 
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,6 +32,7 @@ def command(main: Callable[[], Any], conf: Path) -> None:
         main: The function that ``hydra.main`` decorated.
         conf: The config folder, searched for the names nearest to an unknown one.
     """
+    logging.raiseExceptions = False  # a log file on a full disk: the run itself tells of that, in one message
     try:
         main()
     except (KeyboardInterrupt, Interrupted) as stop:
