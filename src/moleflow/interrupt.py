@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -32,7 +33,8 @@ def interruptible() -> Iterator[None]:
     """
     owner = os.getpid()
     before = {number: signal.getsignal(number) for number in SIGNALS}
-    mine = [number for number in SIGNALS if before[number] is not signal.SIG_IGN]
+    main = threading.current_thread() is threading.main_thread()  # no other one may handle signals
+    mine = [number for number in SIGNALS if main and before[number] is not signal.SIG_IGN]
 
     def stop(number: int, frame: FrameType | None) -> None:
         if os.getpid() != owner:  # a data loader's worker

@@ -19,7 +19,7 @@ DAMAGES: dict[str, Callable[[bytes, random.Random], bytes | None]] = {
     "cut in the header": lambda content, _: content[: min(len(content) - 1, 7)],
     "cut at a block": lambda content, _: content[: (len(content) - 1) // 512 * 512],
     "cut in the middle": lambda content, _: content[: len(content) // 2],
-    "last byte lost": lambda content, _: content[:-1],
+    "end lost": lambda content, _: content[:-2],
     "byte added": lambda content, _: content + b"\0",
     "bit flipped": lambda content, dice: flipped(content, dice),
     "block of zeros": lambda content, dice: zeroed(content, dice),
