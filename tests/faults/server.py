@@ -43,6 +43,8 @@ def _child(arguments: list[str], log: str, die_at: int, folder: str, setup: str)
     import torch
 
     os.setsid()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the server itself may run under nohup
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     stream = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     null = os.open(os.devnull, os.O_RDONLY)
     for number, source in ((0, null), (1, stream), (2, stream)):

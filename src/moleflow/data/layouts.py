@@ -106,17 +106,21 @@ def visa_rows(root: Path) -> Iterator[dict[str, str]]:
     """Yield the rows of VisA's table.
 
     Raises:
-        UserError: If it is missing or lacks a column.
+        UserError: If it is missing, lacks a column or cannot be read.
     """
     path = root / "split_csv" / "1cls.csv"
     if not path.is_file():
         raise UserError(f"{path} does not exist. Restore it from the release of VisA, or remove the folder split_csv.")
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = csv.DictReader(file)
-        missing = [column for column in _VISA_COLUMNS if column not in (rows.fieldnames or ())]
-        if missing:
-            raise UserError(f"{path} lacks {', '.join(missing)}. Its header has to be: {','.join(_VISA_COLUMNS)}.")
-        yield from ({column: (row[column] or "").strip() for column in _VISA_COLUMNS} for row in rows)
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = csv.DictReader(file)
+            missing = [column for column in _VISA_COLUMNS if column not in (rows.fieldnames or ())]
+            table = [] if missing else list(rows)
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(f"{path} cannot be read ({error}). Restore it from the release of VisA.") from error
+    if missing:
+        raise UserError(f"{path} lacks {', '.join(missing)}. Its header has to be: {','.join(_VISA_COLUMNS)}.")
+    yield from ({column: (row[column] or "").strip() for column in _VISA_COLUMNS} for row in table)
 
 
 def _visa_sample(root: Path, row: dict[str, str]) -> Sample:

@@ -1,5 +1,6 @@
 """The training shell of one task: what a step, an optimizer and a log line are."""
 
+import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -12,6 +13,8 @@ from moleflow.flow import ExpertFlow
 from moleflow.losses import FlowLoss, patch_nll
 from moleflow.training.batches import FeatureBatch, FeatureBatches
 from moleflow.training.schedule import learning_rate_factor
+
+log = logging.getLogger(__name__)
 
 OptimizerFactory = Callable[..., torch.optim.Optimizer]
 
@@ -181,13 +184,16 @@ class ExpertTraining(L.LightningModule):
 
     def _skip_or_raise(self, what: str, value: Tensor) -> None:
         """Count the current step as left out, or say where it went wrong."""
-        if self.on_nonfinite == "skip":
-            self.skipped_steps += 1
-            return
         batch, step = self._current
         names = ", ".join(self.pictures[batch.expert][i] for i in batch.indices.tolist())
+        place = (
+            f"{self.title}: the {what} is {float(value.detach())} in epoch {self.current_epoch}, step {step}, expert "
+            f"{batch.expert!r}, pictures {names}."
+        )
+        if self.on_nonfinite == "skip":
+            self.skipped_steps += 1
+            log.warning("%s The step is left out.", place)
+            return
         raise UserError(
-            f"{self.title}: the {what} is {float(value)} in epoch {self.current_epoch}, step {step}, expert "
-            f"{batch.expert!r}, pictures {names}. Lower optimizer.lr, or set optimizer.on_nonfinite=skip to leave "
-            "such steps out and count them."
+            f"{place} Lower optimizer.lr, or set optimizer.on_nonfinite=skip to leave such steps out and count them."
         )

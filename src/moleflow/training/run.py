@@ -236,4 +236,5 @@ def quiet_lightning() -> None:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     logging.getLogger("timm").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message="`training_step` returned `None`")  # a step left out: said by ourselves
     warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")  # Lightning's own, in 2.6

@@ -1,0 +1,100 @@
+"""Files of every kind with random damage: what is read is right, or refused in one message that names the file."""
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from faults.scenarios import DAMAGES
+from helpers.trees import fake_picture, write_visa_tree
+from moleflow.data.check import check
+from moleflow.data.layouts import visa_samples
+from moleflow.data.read import picture_size, read_mask, read_picture
+from moleflow.errors import UserError
+from moleflow.features import FeatureCache
+from moleflow.files import read_json, write_json
+from moleflow.training.run_folder import RESULTS, RunFolder
+
+ROUNDS = 150
+
+
+def mangled(content: bytes, dice: random.Random, reach: int) -> bytes:
+    """Return the content with a few random changes within its first ``reach`` bytes."""
+    changed = bytearray(content)
+    for _ in range(dice.randint(1, 4)):
+        place = dice.randrange(min(reach, len(changed)))
+        if dice.random() < 0.7:
+            changed[place] = dice.randrange(256)
+        else:
+            changed[place : place + dice.randrange(9)] = dice.randbytes(dice.randrange(9))
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "tiff"])
+def test_picture_headers(tmp_path: Path, suffix: str) -> None:
+    dice, path = random.Random(suffix), tmp_path / f"picture.{suffix}"
+    fake_picture("bottle", "fuzz", (24, 20))[0].save(path)
+    content = path.read_bytes()
+    for _ in range(ROUNDS):
+        path.write_bytes(mangled(content, dice, 80))
+        for read in (read_picture, read_mask, picture_size):
+            try:
+                found = read(path)
+            except UserError as error:
+                assert path.name in str(error)  # noqa: PT017
+            else:
+                assert isinstance(found, tuple | Image.Image)
+
+
+def test_visa_tables(tmp_path: Path) -> None:
+    dice, root = random.Random(0), write_visa_tree(tmp_path, ("candle",), train=2, good=1, defect=1)
+    table = root / "split_csv" / "1cls.csv"
+    content = table.read_bytes()
+    for _ in range(ROUNDS):
+        table.write_bytes(mangled(content, dice, len(content)))
+        for read in (lambda: visa_samples(root, ["candle"]), lambda: check(root)):
+            try:
+                read()
+            except UserError as error:
+                assert str(error)  # noqa: PT017
+
+
+def test_results(tmp_path: Path) -> None:
+    dice, folder = random.Random(0), RunFolder(tmp_path, {"epochs": 1})
+    write_json(
+        tmp_path / "metrics.json", {"status": "finished", "pixel_ap": 0.25, "per_category": {"bottle": [1, 2.5]}}
+    )
+    (tmp_path / "scores.csv").write_text("path,score\na.png,0.5\n")
+    folder.set_status("finished")
+    assert folder.finished()
+    for name in (*RESULTS, "status.json"):
+        path = tmp_path / name
+        content = path.read_bytes()
+        for _ in range(ROUNDS):
+            changed = mangled(content, dice, len(content))
+            path.write_bytes(changed)
+            if name != "status.json":
+                assert folder.finished() == (changed == content)
+            elif folder.finished():  # white space
+                assert read_json(path) is not None
+        path.write_bytes(content)
+    assert folder.finished()
+
+
+def test_cache_entries(tmp_path: Path) -> None:
+    dice, cache = random.Random(0), FeatureCache(tmp_path, {})
+    features = torch.arange(24.0).view(2, 3, 4)
+    cache.store("ab12", features)
+    path = cache.path("ab12")
+    content = path.read_bytes()
+    for number in range(ROUNDS):
+        kind = dice.choice([kind for kind in DAMAGES if kind != "missing"])
+        path.write_bytes(DAMAGES[kind](content, dice) or b"" if number % 2 else mangled(content, dice, len(content)))
+        found = cache.load("ab12")
+        assert found is None or torch.equal(found, features)
+    path.write_bytes(content)
+    other = cache.path("ab34")
+    other.write_bytes(content)
+    assert cache.load("ab34") is None  # whole, but of another picture
