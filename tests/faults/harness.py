@@ -23,6 +23,10 @@ TINY = (
 DATES = ("seconds", "started", "finished")
 
 
+class WrongResultError(AssertionError):
+    """A run ended with another result: the one thing that must never be."""
+
+
 @dataclass(frozen=True)
 class Process:
     """A training process that was started."""
@@ -224,5 +228,16 @@ class Bench:
     def resume(self, job: Job) -> Process:
         """Run the job's command again to its end, and demand the result of the run that nothing happened to."""
         process = self.processes.run(job)
-        assert job.outcome() == self.expected
+        self.compare(job)
         return process
+
+    def compare(self, job: Job) -> None:
+        """Compare a job's result with that of the run that nothing happened to.
+
+        Raises:
+            WrongResultError: If one bit differs.
+        """
+        found = job.outcome()
+        differing = [key for key, value in self.expected.items() if found[key] != value]
+        if differing:
+            raise WrongResultError(f"{job.folder}: {', '.join(differing)} differ")

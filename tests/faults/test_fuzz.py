@@ -17,7 +17,7 @@ from moleflow.features import FeatureCache
 from moleflow.files import read_json, write_json
 from moleflow.training.run_folder import RESULTS, RunFolder
 
-ROUNDS = 150
+ROUNDS = 60
 
 
 def mangled(content: bytes, dice: random.Random, reach: int) -> bytes:
