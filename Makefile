@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test lint clean
+.PHONY: quickstart test lint faults audit clean
 
 quickstart: $(VENV)/.installed  ## learn four generated products and find their defects
 	$(BIN)/python train.py +experiment=quickstart
@@ -15,6 +15,13 @@ lint: $(VENV)/.installed-test  ## format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+faults: $(VENV)/.installed-test  ## the long form of the fault injection; see docs/reliability.md
+	$(BIN)/python -m tests.faults --kills 50
+
+audit: $(VENV)/.installed-test  ## ask PyPI's service for known vulnerabilities of what is installed
+	$(BIN)/python -m pip install pip-audit
+	$(BIN)/pip-audit --local --skip-editable
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
