@@ -1,4 +1,4 @@
-"""One thread a test process: the suite runs in several processes (``-n``), and threads beyond the cores slow all down."""
+"""One thread a test process: the suite runs in several processes, and threads beyond the cores slow all down."""
 
 import os
 
