@@ -35,17 +35,17 @@ def test_old_defaults_are_spelt_out() -> None:
 def test_the_later_main_model_needs_nothing() -> None:
     assert (
         new(
-            "run_moleflow.py --use_tail_aware_loss --tail_weight 0.7 --tail_top_k_ratio 0.02 --lr 3e-4 --lambda_logdet 1e-4 "
-            "--num_coupling_layers 6 --scale_context_kernel 5 --score_aggregation_mode top_k --score_aggregation_top_k 3"
+            "run_moleflow.py --use_tail_aware_loss --tail_weight 0.7 --tail_top_k_ratio 0.02 --lr 3e-4 "
+            "--lambda_logdet 1e-4 --num_coupling_layers 6 --scale_context_kernel 5 "
+            "--score_aggregation_mode top_k --score_aggregation_top_k 3"
         )
         == set()
     )
 
 
 def test_mistaken_names_are_read_as_meant() -> None:
-    command, notes = translate(
-        "python run_moleflow.py --tail_weight 0.8 --topk 5 --logdet_reg 1e-4 --scale_context_k 5 --learning_rate 2e-4 --dia 4".split()
-    )
+    line = "--tail_weight 0.8 --topk 5 --logdet_reg 1e-4 --scale_context_k 5 --learning_rate 2e-4 --dia 4"
+    command, notes = translate(["run_moleflow.py", *line.split()])
     assert set(command[2:]) == {
         "loss.tail_weight=0.8", "loss.tail_top_k_ratio=0.05", "scoring.top_k=5", "optimizer.lr=2e-4",
         "model.dia_blocks=4", "model.coupling_layers=8",
@@ -85,8 +85,9 @@ def test_what_cannot_be_said(line: str, message: str) -> None:
 
 
 def test_this_programs_defaults_are_those_of_the_config() -> None:
-    from helpers.composing import once
     from omegaconf import OmegaConf
+
+    from helpers.composing import once
 
     config = OmegaConf.create(once())
     for key, value in NEW.items():

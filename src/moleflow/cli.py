@@ -65,7 +65,7 @@ def hints(arguments: list[str], conf: Path) -> Iterator[str]:
     for argument in arguments:
         name, equals, value = argument.lstrip("+~").partition("=")
         if name in ("hydra/launcher", "hydra/sweeper") and value not in ("basic", ""):
-            yield f"{name}={value} is a plugin of Hydra: pip install 'moleflow[sweep]' brings joblib, submitit and optuna."
+            yield f"{name}={value} is a plugin: pip install 'moleflow[sweep]' brings joblib, submitit and optuna."
         if not equals or name.startswith(("-", "hydra")):
             continue
         if argument.startswith("+experiment=") and any(other.lstrip("+").startswith("sweep=") for other in arguments):

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from helpers.composing import CONF, once
 
+from helpers.composing import CONF, once
 from moleflow.catalogue.__main__ import main, table
 from moleflow.catalogue.entries import entries
 from moleflow.catalogue.measured import finished_runs, means, measured, verdict
@@ -46,7 +46,8 @@ def test_a_run_belongs_to_its_configuration_whatever_its_name(tmp_path: Path) ->
     [
         ("tailw0.8", 0.5387, "match"), ("tailw0.8", 0.5386, "worse"), ("tailw0.8", 0.5508, "better"),
         ("mole6_dia2", 0.5410, "match"), ("mole6_dia2", 0.5409, "worse"), ("wo_dia", 0.9, "not compared"),
-        ("visa_tailw0.8_lr3e-4", 0.303, "match"), ("visa_tailw0.8_lr3e-4", 0.40, "better"), ("tailw0.85", 0.5, "not compared"),
+        ("visa_tailw0.8_lr3e-4", 0.303, "match"), ("visa_tailw0.8_lr3e-4", 0.40, "better"),
+        ("tailw0.85", 0.5, "not compared"),
     ],
 )  # fmt: skip
 def test_verdict(name: str, pixel_ap: float, said: str) -> None:

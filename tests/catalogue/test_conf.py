@@ -1,17 +1,16 @@
 """Every experiment, ablation and sweep composes, and says what the recorded table says of it."""
 
 import re
-from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.composing import CONF, once
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
+from helpers.composing import CONF, once
 from moleflow.catalogue.records import (
     SETTINGS,
     config_settings,
@@ -27,7 +26,8 @@ ABLATIONS = {
     "wo_lora": {"model.lora_rank": 0}, "wo_router": {"router.oracle": True}, "wo_adapter": {"model.adapter": "none"},
     "wo_whitening": {"model.adapter": "soft_norm"}, "wo_pos_embed": {"model.position_code": False},
     "wo_spatial_ctx": {"model.spatial_context_mode": "none"}, "wo_scale_ctx": {"model.scale_context_kernel": None},
-    "wo_dia": {"model.dia_blocks": 0}, "wo_tail_loss": {"loss.tail_weight": 0.0}, "wo_logdet": {"loss.lambda_logdet": 0.0},
+    "wo_dia": {"model.dia_blocks": 0}, "wo_tail_loss": {"loss.tail_weight": 0.0},
+    "wo_logdet": {"loss.lambda_logdet": 0.0},
     "sequential": {"model.base": "trainable"}, "separated": {"model.base": "separate"},
     "dia_only": {"model.coupling_layers": 0}, "moleflow_only": {"model.dia_blocks": 0},
 }  # fmt: skip
@@ -39,9 +39,9 @@ def names(group: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def configs() -> Iterator[dict[str, dict[str, Any]]]:
+def configs() -> dict[str, dict[str, Any]]:
     """Every experiment's resolved configuration, composed once."""
-    yield {name: once(f"+experiment={name}") for name in names("experiment")}
+    return {name: once(f"+experiment={name}") for name in names("experiment")}
 
 
 def test_the_report_is_complete() -> None:

@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.composing import CONF, once
-from helpers.trees import write_mvtec_tree
 from omegaconf import OmegaConf
 
+from helpers.composing import CONF, once
+from helpers.trees import write_mvtec_tree
 from moleflow.training.run import _run
 from moleflow.training.run_folder import RunFolder
 

@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
-from helpers.trees import write_mvtec_tree
 
+from helpers.trees import write_mvtec_tree
 from moleflow.training.run_folder import folder_name, run_label
 from moleflow.training.sweep import swept_keys
 

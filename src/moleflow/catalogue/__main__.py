@@ -48,7 +48,8 @@ def table(runs: Path | None = None, group: str | None = None) -> str:
             f"No entry is of the group {group!r}. Groups: {', '.join(sorted({e.group for e in entries(conf)} - {''}))}."
         )
     found = {} if runs is None else measured(conf, shown, finished_runs(runs))
-    rows, verdicts = [HEADER], Counter[str]()
+    rows: list[tuple[str, ...]] = [HEADER]
+    verdicts = Counter[str]()
     for entry in shown:
         own = found.get((entry.kind, entry.name))
         values = None if own is None else means(own)

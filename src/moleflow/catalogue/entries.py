@@ -76,7 +76,7 @@ def composed(conf: Path, overrides: list[str]) -> dict[str, Any]:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
         config = compose("config", overrides)
-    parts = [part for part in config if part not in ("logger", "callbacks")]  # these ask Hydra for the run folder
+    parts = [str(part) for part in config if part not in ("logger", "callbacks")]  # these ask Hydra for the run folder
     return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.masked_copy(config, parts), resolve=True))
 
 

@@ -43,12 +43,15 @@ def translate(command: Sequence[str]) -> tuple[list[str], list[str]]:
         UserError: If a flag never existed, lacks its value, or has one that nothing here stands for.
     """
     given, notes = _parse(command)
-    values, extra = dict(OLD), {}
+    values = dict(OLD)
+    extra: dict[str, str] = {}
     if "use_tail_aware_loss" in given or "tail_weight" in given:
         values["loss"] = "tail"
     if "tail_weight" in given and "use_tail_aware_loss" not in given:
-        notes.append("--tail_weight did nothing without --use_tail_aware_loss; the tail is taken as meant. What the old "
-                     "program did is loss=sum loss.tail_weight=0.0.")  # fmt: skip
+        notes.append(
+            "--tail_weight did nothing without --use_tail_aware_loss; the tail is taken as meant. What the old program "
+            "did is loss=sum, without any loss.tail_ key."
+        )
     if "score_aggregation_top_k" in given and "score_aggregation_mode" not in given:
         values["scoring"] = "top_k"
         notes.append(
