@@ -54,8 +54,8 @@ def page() -> str:
         "",
         "It starts from the old program's defaults, which are not the ones here: 8 coupling layers, learning rate",
         "2e-4, log-det 1e-5, scale kernel 3, the summed loss without a tail, and the 99th percentile as image score.",
-        "The router is the pooled one; the recorded rule is `router=own`. Runs that the report names have their own files:",
-        "`python -m moleflow.catalogue` lists them.",
+        "The router is the pooled one; the recorded rule is `router=own`. Runs that the report names have their own",
+        "files: `python -m moleflow.catalogue` lists them.",
         "",
         "This page is written by `python -m moleflow.migrate --page`.",
     ]
