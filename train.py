@@ -19,11 +19,13 @@ CONF = Path(__file__).parent / "conf"
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def train(config: DictConfig) -> float | None:
-    """Run one job and return its pixel AP, the value that sweepers maximise."""
+    """Run one job and return the value that a search maximises."""
+    from moleflow.training.objective import check_objective, objective
     from moleflow.training.run import run
 
     try:
-        return run(config).get("pixel_ap")
+        check_objective(config.objective)
+        return objective(run(config), config.objective)
     except UserError as error:
         raise JobError(str(error)) from None
 

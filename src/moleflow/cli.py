@@ -10,6 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
 from omegaconf import OmegaConf
 
+from moleflow.catalogue import records
 from moleflow.errors import nearest
 from moleflow.interrupt import Interrupted
 
@@ -25,6 +26,10 @@ class JobError(CompactHydraException):
     """A :class:`moleflow.errors.UserError` as Hydra shows it: the message without a traceback."""
 
 
+class SweepFailed(SystemExit):
+    """The end of a sweep of which a job failed; what failed has been said."""
+
+
 def command(main: Callable[[], Any], conf: Path) -> None:
     """Run a Hydra program; what the user can mend ends in one message and exit status 1.
 
@@ -38,6 +43,8 @@ def command(main: Callable[[], Any], conf: Path) -> None:
     except (KeyboardInterrupt, Interrupted) as stop:
         print("\ninterrupted; the same command goes on from here.", file=sys.stderr)
         sys.exit(stop.exit_status if isinstance(stop, Interrupted) else 130)
+    except SweepFailed:
+        raise
     except SystemExit as stop:
         if stop.code == 1 and not HydraConfig.initialized():  # the config could not be composed
             for hint in hints(sys.argv[1:], conf):
@@ -54,14 +61,21 @@ def hints(arguments: list[str], conf: Path) -> Iterator[str]:
     """
     groups = {str(path.relative_to(conf)) for path in conf.rglob("*") if path.is_dir()}
     keys = _keys(conf)
+    recorded = {row["recorded_name"]: row["experiment"] for row in records.recorded() if row["experiment"]}
     for argument in arguments:
         name, equals, value = argument.lstrip("+~").partition("=")
+        if name in ("hydra/launcher", "hydra/sweeper") and value not in ("basic", ""):
+            yield f"{name}={value} is a plugin: pip install 'moleflow[sweep]' brings joblib, submitit and optuna."
         if not equals or name.startswith(("-", "hydra")):
             continue
+        if argument.startswith("+experiment=") and any(other.lstrip("+").startswith("sweep=") for other in arguments):
+            yield f"A sweep brings its experiment; to run it on another one write experiment={value}, without the plus."
         if name in groups:
             options = [path.stem for path in (conf / name).glob("*.yaml")]
             for option in value.split(","):
-                if option not in options:
+                if name == "experiment" and option in recorded:
+                    yield f"The recorded run {option} is experiment={recorded[option]} here."
+                elif option not in options and "(" not in value:
                     yield f"{name}={option} is unknown.{nearest(option, options) or f' Known: {sorted(options)}'}"
         elif name not in keys:
             known = {*groups, *keys}

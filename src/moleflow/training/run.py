@@ -45,11 +45,13 @@ def run(config: DictConfig) -> dict[str, Any]:
     choice("resume", settings["resume"], ("auto", "force"))
     if process_rank():  # a worker of a data-parallel run: the first process owns the folder
         return _run(config, settings, folder)
+    force = settings["resume"] == "force"
+    if folder.finished():  # asked before the lock, so that not one file of a finished run changes
+        return _finished(folder, force)
     with folder.locked(), interruptible(), plain_disk_errors(folder.path):
-        folder.claim(force=settings["resume"] == "force")
+        folder.claim(force)
         if folder.finished():
-            log.info("%s is finished already; nothing to do.", folder.path)
-            return cast(dict[str, Any], read_json(folder.path / "metrics.json"))
+            return _finished(folder, force)
         folder.set_status("running")
         try:
             metrics = _run(config, settings, folder)
@@ -62,6 +64,12 @@ def run(config: DictConfig) -> dict[str, Any]:
             raise
         folder.set_status("finished")
         return metrics
+
+
+def _finished(folder: RunFolder, force: bool) -> dict[str, Any]:
+    folder.claim(force)
+    print(f"{folder.path} is finished already; nothing to do.")  # not logged: the run's own log stays as it is
+    return cast(dict[str, Any], read_json(folder.path / "metrics.json"))
 
 
 def _run(config: DictConfig, settings: dict[str, Any], folder: RunFolder) -> dict[str, Any]:

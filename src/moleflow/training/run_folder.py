@@ -6,7 +6,7 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,34 +15,52 @@ import yaml
 from moleflow.errors import UserError
 from moleflow.files import read_sealed, remove_remains, sha256, write_sealed, write_text
 
-# Where a run computes and how it is watched is not what it is.
+# Where a run computes, how it is watched and what others measured is not what it is.
 CIRCUMSTANCES = (
     "resume", "logger", "callbacks", "features.cache_dir", "features.num_workers", "progress",
+    "description", "reported", "expected", "objective",
     *(f"trainer.{key}" for key in ("accelerator", "devices", "num_nodes", "strategy", "deterministic")),
 )  # fmt: skip
-_UNNAMED = ("experiment", "seed", "hydra", "dataset.root", "trainer", *CIRCUMSTANCES)
+_UNNAMED = ("sweep", "seed", "hydra", "dataset.root", "trainer", *CIRCUMSTANCES)
 RESULTS = ("metrics.json", "scores.csv")
 
 log = logging.getLogger(__name__)
 
 
-def run_label(overrides: Sequence[str]) -> str:
+def run_label(overrides: Sequence[str], swept: Sequence[str] = ()) -> str:
     """Return the part of a run folder's name that says how the command differs from the experiment.
 
-    The same overrides in any order give the same name; those that do not change what the run is are left out. A name
-    too long for a folder is cut and ends in a digest.
+    The same overrides in any order give the same name; those that do not change what the run is are left out. The
+    experiment is left out as long as it names the run: the folder above has its name.
 
     Args:
         overrides: Hydra's task overrides, such as ``optimizer.lr=2e-4``.
+        swept: Keys that differ between the jobs of a sweep: named in any case, so that no two jobs share a folder.
     """
-    named = sorted(o.lstrip("+~") for o in overrides if not _is_any_of(o.lstrip("+~").split("=")[0], _UNNAMED))
-    label = re.sub(r"[^\w.,=+@\-]+", "_", ",".join(named)).strip("_") or "default"
-    if len(label) > 120:
-        label = f"{label[:110]}-{hashlib.sha256(label.encode()).hexdigest()[:8]}"
-    return label
+    named = {o.lstrip("+~"): override_key(o) for o in overrides}
+    unnamed = _UNNAMED if "name" in named.values() else ("experiment", *_UNNAMED)
+    return folder_name(o for o, key in named.items() if key in swept or not is_any_of(key, unnamed))
 
 
-def _is_any_of(key: str, prefixes: Sequence[str]) -> bool:
+def override_key(override: str) -> str:
+    """Return the key of one of Hydra's overrides: ``model.adapter`` of ``+model.adapter=none``."""
+    return override.lstrip("+~").split("=")[0].split("@")[0]
+
+
+def folder_name(parts: Iterable[str]) -> str:
+    """Return the parts, sorted, as one name that every file system takes; other parts give another name.
+
+    A name that had to be cut, or in which more than brackets and quotes had to be replaced, ends in a digest.
+    """
+    text = ",".join(sorted(parts))
+    name = re.sub(r"[^\w.,=+@\-]+", "_", text).strip("_") or "default"
+    if len(name) > 120 or re.search(r"""[^\w.,=+@\-\[\]{}'"]""", text):
+        name = f"{name[:110]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    return name
+
+
+def is_any_of(key: str, prefixes: Sequence[str]) -> bool:
+    """Whether a dotted key is one of the prefixes or lies below one."""
     return any(key == prefix or key.startswith(f"{prefix}.") for prefix in prefixes)
 
 
@@ -115,7 +133,7 @@ class RunFolder:
         return not faults
 
     def claim(self, force: bool) -> None:
-        """Write ``config.yaml``, or make sure that the one that is there says the same.
+        """Write ``config.yaml``, or make sure that the one that is there says the same; a finished run keeps its own.
 
         Args:
             force: Go on in spite of a difference, with the new configuration: tasks that are done stay as they are,
@@ -139,6 +157,8 @@ class RunFolder:
                 log.warning("resume=force: %s was %r, is %r from here on.", key, old, new)
             for checkpoint in (self.path / "state").glob("*.ckpt"):
                 checkpoint.unlink()
+        if self.finished():  # not one file of it is touched any more
+            return
         write_text(path, yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True))
 
     def _recorded_differences(self, path: Path) -> dict[str, tuple[Any, Any]]:
@@ -156,7 +176,7 @@ class RunFolder:
     def differences(self, other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
         """Return the keys in which another configuration describes another run: (theirs, ours)."""
         ours, theirs = flat(self.config), flat(other)
-        keys = [key for key in {**theirs, **ours} if not _is_any_of(key, CIRCUMSTANCES)]
+        keys = [key for key in {**theirs, **ours} if not is_any_of(key, CIRCUMSTANCES)]
         absent = "(absent)"
         pairs = {key: (theirs.get(key, absent), ours.get(key, absent)) for key in keys}
         return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}

@@ -1,0 +1,1 @@
+"""Turns a command line of the first implementation into one of this program."""
