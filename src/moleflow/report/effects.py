@@ -1,0 +1,285 @@
+"""What single keys do: ablations, effects, synergy of components, backbones, and what has not been tried."""
+
+import shlex
+from collections import defaultdict
+from itertools import combinations
+
+from moleflow.report.configurations import Bench, Configuration, Group, differing_keys, is_off, part_name, shown
+from moleflow.report.content import Content, Section
+from moleflow.report.plots import Plot, effect
+from moleflow.report.statistics import Difference, compare
+from moleflow.report.tables import Cell, Table, change_cell, link, metric_cell, name_cell
+
+_SHOWN = ("pixel_ap", "image_auroc")
+_LINES = 6  # groups in one plot; more cannot be told apart
+
+
+def ablations(content: Content) -> Section:
+    """Return what changes when one key of the baseline changes."""
+    section = Section("ablation", "Ablation")
+    for i, bench in enumerate(content.benches):
+        metric, base = content.options.metric, content.baseline(bench)
+        table = Table(
+            f"ablation{i + 1}",
+            f"{bench.dataset}: one key away from {base.name} ({base.label})",
+            ("changed key", "baseline", "here", "name", "configuration", "seeds", metric, "impact", "verdict", "by", "image_auroc impact"),
+            note="Only configurations that differ from the baseline in this one key. ± is the 95 % interval.",
+        )  # fmt: skip
+        for key, here, there, other in bench.neighbours(base):
+            change = difference(base, other, bench, metric)
+            if change is None:
+                continue
+            image = difference(base, other, bench, "image_auroc")
+            table.rows.append(
+                [key, here, there, name_cell(other), other.label, len(other.by_seed(metric)), metric_cell(other, metric)]
+                + [_change(change, other), verdict_cell(change), change.how, _change(image, other) if image else None]
+            )
+        table.rows.sort(key=lambda row: getattr(row[7], "value", 0.0))
+        named = _named_ablations(bench, base, metric, i)
+        section.blocks += [block for block in (table, named) if block.rows]
+    return section
+
+
+def _named_ablations(bench: Bench, base: Configuration, metric: str, i: int) -> Table:
+    """Return ablations by name that change several keys at once: shown, but not as the effect of one."""
+    table = Table(
+        f"ablation_several{i + 1}",
+        "Named ablations that change several keys",
+        ("ablation", "name", metric, "all changes together", "verdict", "keys"),
+        note="The change belongs to all of the keys together; none of them can be credited with it.",
+    )
+    for other in bench.configurations:
+        names = [o.split("=", 1)[1] for o in other.runs[0].overrides if o.lstrip("+~").startswith("ablation=")]
+        keys = differing_keys(base, other)
+        change = difference(base, other, bench, metric)
+        if names and len(keys) > 1 and change is not None:
+            table.rows.append([names[0], name_cell(other), metric_cell(other, metric), _change(change, other), verdict_cell(change), ", ".join(keys)])
+    return table
+
+
+def effects(content: Content) -> Section:
+    """Return each key's effect wherever configurations differ in it alone."""
+    section = Section("effects", "Effects of single keys")
+    for i, bench in enumerate(content.benches):
+        base = content.baseline(bench)
+        by_key: dict[str, list[Group]] = defaultdict(list)
+        for group in bench.groups:
+            by_key[group.key].append(group)
+        table = Table(
+            f"effects{i + 1}",
+            f"{bench.dataset}: all groups that differ in one key",
+            ("key", "group", "value", "name", "seeds", *_SHOWN, f"{content.options.metric} against reference", "verdict", "by"),
+            note="A group holds configurations that are equal in every other key. Its reference is the baseline where the "
+            "baseline is in it, else its first value.",
+        )  # fmt: skip
+        plots: list[Plot] = []
+        for key in sorted(by_key, key=lambda key: -_largest(by_key[key], bench, content.options.metric)):
+            groups = sorted(by_key[key], key=lambda g: (all(c is not base for _, c in g.members), -len(g.members)))
+            for number, group in enumerate(groups, 1):
+                _effect_rows(table, group, f"{key} #{number}", base, bench, content.options.metric)
+            plots += [_plot(key, groups, metric, bench.dataset) for metric in _SHOWN if _plottable(groups, metric)]
+        if table.rows:
+            section.blocks += [table, *plots[:40]]
+    return section
+
+
+def _effect_rows(table: Table, group: Group, title: str, base: Configuration, bench: Bench, metric: str) -> None:
+    reference = next((c for _, c in group.members if c is base), group.members[0][1])
+    for value, member in group.members:
+        change = None if member is reference else difference(reference, member, bench, metric)
+        table.rows.append(
+            [group.key, title, value, name_cell(member), len(member.by_seed(metric))]
+            + [metric_cell(member, shown_metric) for shown_metric in _SHOWN]
+            + (["(reference)", "", ""] if change is None else [_change(change, member), verdict_cell(change), change.how])
+        )
+
+
+def _plottable(groups: list[Group], metric: str) -> bool:
+    return any(sum(c.mean(metric) is not None for _, c in group.members) > 1 for group in groups)
+
+
+def _plot(key: str, groups: list[Group], metric: str, dataset: str) -> Plot:
+    lines = []
+    for number, group in enumerate(groups[:_LINES], 1):
+        points = [(value, mean, c.sd(metric)) for value, c in group.members if (mean := c.mean(metric)) is not None]
+        lines.append((f"#{number}", points))
+    plot = effect(key, lines, metric)
+    numbers = " Numbers are those of the groups in the table." if len(lines) > 1 else ""
+    more = "" if len(groups) <= _LINES else f" {len(groups) - _LINES} smaller groups are in the table."
+    return Plot(f"{plot.title} ({dataset})", plot.uri, f"Bars: sd over seeds.{numbers}{more}")
+
+
+def synergy(content: Content) -> Section:
+    """Return components added one by one, and whether two of them do more together than apart."""
+    section = Section("synergy", "Component synergy")
+    for i, bench in enumerate(content.benches):
+        metric = content.options.metric
+        chain = ladder(bench, metric)
+        steps = Table(
+            f"synergy_steps{i + 1}", f"{bench.dataset}: components added one by one",
+            ("step", "added", "name", "configuration", metric, "gain of this step", "verdict"),
+            note="Each line differs from the one above in one key alone, which goes from off (0, none, false, null) to on.",
+        )  # fmt: skip
+        for number, (added, configuration) in enumerate(chain):
+            change = difference(chain[number - 1][1], configuration, bench, metric) if number else None
+            steps.rows.append(
+                [number, added or "(start)", name_cell(configuration), configuration.label, metric_cell(configuration, metric)]
+                + ([_change(change, configuration), verdict_cell(change)] if change else [None, None])
+            )
+        pairs = _pairs(bench, metric, i)
+        section.blocks += [table for table in (steps, pairs) if len(table.rows) > (table is steps)]
+    return section
+
+
+def ladder(bench: Bench, metric: str) -> list[tuple[str, Configuration]]:
+    """Return the longest chain in which each configuration switches on one component more: added key, configuration."""
+    upward: dict[str, list[tuple[str, Configuration]]] = defaultdict(list)
+    for group in bench.groups:
+        for (_, a), (_, b) in ((x, y) for x in group.members for y in group.members if x is not y):
+            if is_off(a.settings.get(group.key, "")) and not is_off(b.settings.get(group.key, "")):
+                upward[a.name].append((group.key, b))
+    memo: dict[str, list[tuple[str, Configuration]]] = {}
+
+    def longest(start: Configuration) -> list[tuple[str, Configuration]]:
+        if start.name not in memo:
+            tails = [[(key, other), *longest(other)] for key, other in upward[start.name]]
+            memo[start.name] = max(tails, key=lambda tail: (len(tail), tail[-1][1].mean(metric) or 0.0), default=[])
+        return memo[start.name]
+
+    chains = [[("", c), *longest(c)] for c in bench.configurations if c.mean(metric) is not None]
+    best = max(chains, key=lambda chain: (len(chain), chain[-1][1].mean(metric) or 0.0), default=[])
+    return best if len(best) > 1 else []
+
+
+def _pairs(bench: Bench, metric: str, i: int) -> Table:
+    """Return every square neither, A, B, both of two components."""
+    table = Table(
+        f"synergy_pairs{i + 1}", "Two components together and apart",
+        ("A", "B", "neither", "A alone", "B alone", "both", "gain A", "gain B", "gain both", "synergy", "verdict"),
+        note="Synergy is the gain of both less the gains of each alone: above 0 they help each other, below 0 they do the "
+        "same work twice.",
+    )  # fmt: skip
+    on: dict[str, dict[str, Configuration]] = defaultdict(dict)
+    for group in bench.groups:
+        off = [c for _, c in group.members if is_off(c.settings.get(group.key, ""))]
+        for a in off:
+            for _, b in group.members:
+                if not is_off(b.settings.get(group.key, "")):
+                    on[a.name][f"{group.key}={shown(b.settings.get(group.key))}"] = b
+    for neither in bench.configurations:
+        for first, second in combinations(sorted(on[neither.name]), 2):
+            a, b = on[neither.name][first], on[neither.name][second]
+            both = on[a.name].get(second)
+            if both is None or on[b.name].get(first) is not both:
+                continue
+            corners = [c.mean(metric) for c in (neither, a, b, both)]
+            if any(value is None for value in corners):
+                continue
+            zero, one, two, three = (float(value or 0.0) for value in corners)
+            value, sure = three - one - two + zero, ""
+            noise = bench.noise(metric)
+            if noise.sd is not None:
+                spread = compare({0: 0.0}, {0: value}, type(noise)(noise.sd * _square_error(neither, a, b, both, metric), noise.freedom))
+                sure = spread.verdict
+            table.rows.append(
+                [first, second, *(metric_cell(c, metric) for c in (neither, a, b, both)), one - zero, two - zero, three - zero]
+                + [change_cell(value, href=link(both), sure=sure == "beyond the noise"), sure or "noise unknown"]
+            )
+    return table
+
+
+def _square_error(*args: Configuration | str) -> float:
+    """Return the factor on a seed's sd that gives the error of a square, for :func:`compare` of one seed a side."""
+    *corners, metric = args
+    share = sum(1 / len(c.by_seed(str(metric))) for c in corners if isinstance(c, Configuration))
+    return float((share / 2) ** 0.5)
+
+
+def backbones(content: Content) -> Section:
+    """Return the best configuration of each backbone, and what else differs between them."""
+    section = Section("backbones", "Backbones")
+    for i, bench in enumerate(content.benches):
+        best: dict[str, Configuration] = {}
+        for c in bench.configurations:
+            best.setdefault(part_name(c.settings, "backbone"), c)
+        if len(best) < 2:
+            continue
+        reference = bench.best
+        table = Table(
+            f"backbones{i + 1}", f"{bench.dataset}: the best of each backbone",
+            ("backbone", "name", "configuration", "image_auroc", "pixel_ap", "backbone parameters", "else differs from the first in"),
+            note="Where other keys differ too, the difference is not the backbone's effect; that one is under Effects.",
+        )  # fmt: skip
+        for backbone, c in best.items():
+            other = [key for key in differing_keys(reference, c) if key != "backbone" and not key.startswith("backbone.")]
+            table.rows.append(
+                [backbone, name_cell(c), c.label, metric_cell(c, "image_auroc"), metric_cell(c, "pixel_ap")]
+                + [Cell(f"{count:,.0f}".replace(",", " "), count, link(c)) if (count := c.mean("parameters", "backbone")) else None]
+                + [", ".join(other) or "nothing"]
+            )
+        section.blocks.append(table)
+    return section
+
+
+def not_tried(content: Content) -> Section:
+    """Return configurations one step from the best ones that no run has, as commands."""
+    section = Section("not-tried", "Not tried yet")
+    for i, bench in enumerate(content.benches):
+        metric = content.options.metric
+        table = Table(
+            f"not_tried{i + 1}", f"{bench.dataset}: next to the best",
+            ("next to", "key", "value there", "value not tried", "command"),
+            note="Values that other runs tried, put into the three best configurations. Run the command where train.py is.",
+        )  # fmt: skip
+        values: dict[str, dict[str, object]] = defaultdict(dict)
+        for group in bench.groups:
+            if any(f"{group.key}.{name}" in group.members[0][1].settings for name in ("name", "_target_")):
+                continue  # a whole part has no single value to set
+            for text, c in group.members:
+                if group.key in c.settings:
+                    values[group.key][text] = c.settings[group.key]
+        for c in bench.configurations[:3]:
+            if c.mean(metric) is None:
+                continue
+            tried = {(key, there) for key, _, there, _ in bench.neighbours(c)}
+            for key, options in values.items():
+                own = shown(c.settings.get(key))
+                for text in options:
+                    if text != own and (key, text) not in tried and key in c.settings:
+                        table.rows.append([name_cell(c), key, own, text, command(c, key, text)])
+        if table.rows:
+            section.blocks.append(table)
+    return section
+
+
+def command(configuration: Configuration, key: str, value: str) -> str:
+    """Return the command that runs a configuration with one key changed."""
+    given = [o for o in configuration.runs[0].overrides if o.lstrip("+~").split("=")[0] not in (key, "hydra.run.dir", "seed")]
+    seeds = sorted({run.seed for run in configuration.runs if run.seed >= 0})
+    setting = f"{key}={value.replace(', ', ',')}"
+    seed = [f"seed={','.join(map(str, seeds))}"] if seeds else []
+    multi = ["-m"] if len(seeds) > 1 else []
+    return shlex.join(["python", "train.py", *multi, *given, setting, *seed])
+
+
+def difference(a: Configuration, b: Configuration, bench: Bench, metric: str) -> Difference | None:
+    """Return how ``b`` differs from ``a`` in a metric, or None where one of them has no value."""
+    left, right = a.by_seed(metric), b.by_seed(metric)
+    return compare(left, right, bench.noise(metric)) if left and right else None
+
+
+def verdict_cell(change: Difference) -> Cell:
+    """Return a verdict; what is inside the noise is called so."""
+    return Cell(change.verdict, change.verdict, tone="" if change.verdict in ("beyond the noise", "identical") else "unsure")
+
+
+def _change(change: Difference, of: Configuration) -> Cell:
+    return change_cell(change.value, change.interval, link(of), change.verdict == "beyond the noise")
+
+
+def _largest(groups: list[Group], bench: Bench, metric: str) -> float:
+    spreads = []
+    for group in groups:
+        values = [mean for _, c in group.members if (mean := c.mean(metric)) is not None]
+        spreads.append(max(values) - min(values) if values else 0.0)
+    return max(spreads)

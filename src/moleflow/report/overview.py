@@ -1,0 +1,275 @@
+"""What is looked at first: summary, leaderboard, trade-off, cost, reported numbers, warnings, runs."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from moleflow.report.configurations import Bench, Configuration, differing_keys
+from moleflow.report.content import Content, Options, Section
+from moleflow.report.plots import trade_off
+from moleflow.report.runs import METRICS, Run, mapping, number
+from moleflow.report.statistics import compare, seeds_needed
+from moleflow.report.tables import Cell, Item, Table, change_cell, link, metric_cell, name_cell, run_cell, run_link
+
+REPORTED = ("pixel_ap", "image_auroc", "pixel_auroc", "image_ap")
+
+
+def summary(content: Content) -> Section:
+    """Return the best configuration of each data set against baseline and target."""
+    metric, target = content.options.metric, content.options.target
+    table = Table(
+        "summary",
+        "Best against baseline and target",
+        ("data set", "runs", "best", "configuration", metric, "baseline", f"baseline {metric}", "gain", "verdict", f"target {target:g}"),
+        note="The baseline is the configuration with the most others that differ from it in one key, unless one is named. "
+        "± is the standard deviation over seeds, for a gain the half width of its 95 % interval.",
+    )  # fmt: skip
+    for bench in content.benches:
+        base, best = content.baseline(bench), bench.best
+        runs = sum(len(c.runs) for c in bench.configurations)
+        mean = best.mean(metric)
+        row: list[Item] = [bench.dataset, runs, name_cell(best), best.label, metric_cell(best, metric)]
+        if base is best or mean is None or base.mean(metric) is None:
+            row += [name_cell(base), metric_cell(base, metric), None, "the best is the baseline" if base is best else "–"]
+        else:
+            gain = compare(base.by_seed(metric), best.by_seed(metric), bench.noise(metric))
+            sure = gain.verdict == "beyond the noise"
+            row += [name_cell(base), metric_cell(base, metric), change_cell(gain.value, gain.interval, link(best), sure)]
+            row.append(gain.verdict)
+        reached = None if mean is None else Cell(
+            f"reached, {mean - target:+.4f}" if mean >= target else f"missed by {target - mean:.4f}", mean - target,
+            link(best), "good" if mean >= target else "bad",
+        )  # fmt: skip
+        table.rows.append([*row, reached])
+    return Section("summary", "Summary", [table])
+
+
+def leaderboard(content: Content) -> Section:
+    """Return all configurations by the chosen metric; the page sorts them by any other."""
+    section = Section("leaderboard", "Leaderboard")
+    for i, bench in enumerate(content.benches):
+        base = content.baseline(bench)
+        table = Table(
+            f"leaderboard{i + 1}",
+            bench.dataset,
+            ("rank", "name", "configuration", "seeds", *METRICS, "differs from baseline in"),
+            note=f"By {content.options.metric}; click a column to sort by another.",
+        )
+        for rank, configuration in enumerate(bench.configurations, 1):
+            values = [metric_cell(configuration, metric) for metric in METRICS]
+            keys = differing_keys(base, configuration)
+            seeds = len({run.seed for run in configuration.runs})
+            changed = "(baseline)" if configuration is base else f"{len(keys)}: {', '.join(keys)}"
+            table.rows.append([rank, name_cell(configuration), configuration.label, seeds, *values, changed])
+        section.blocks.append(table)
+    return section
+
+
+def pareto(content: Content) -> Section:
+    """Return image AUROC against pixel AP with the configurations that no other beats in both."""
+    section = Section("pareto", "Trade-off")
+    for bench in content.benches:
+        points = [
+            (c, x, y)
+            for c in bench.configurations
+            if (x := c.mean("image_auroc")) is not None and (y := c.mean("pixel_ap")) is not None
+        ]
+        if len(points) < 2:
+            continue
+        front = pareto_front(points)
+        ends = sorted({(x, y) for _, x, y in front})
+        section.blocks.append(trade_off([(c.name, x, y) for c, x, y in points], ends, content.options.target))
+        table = Table(f"pareto_{bench.configurations[0].name}", f"Pareto front, {bench.dataset}", ("name", "configuration", "image_auroc", "pixel_ap"))
+        table.rows = [[name_cell(c), c.label, metric_cell(c, "image_auroc"), metric_cell(c, "pixel_ap")] for c, _, _ in front]
+        section.blocks.append(table)
+    return section
+
+
+def pareto_front(points: Sequence[tuple[Configuration, float, float]]) -> list[tuple[Configuration, float, float]]:
+    """Return the points that no other one equals or beats in both coordinates and beats in one."""
+    front = []
+    highest = -float("inf")
+    for point in sorted(points, key=lambda p: (-round(p[1], 9), -p[2])):  # a mean of equal numbers may miss them by a bit
+        if point[2] > highest:
+            front.append(point)
+            highest = point[2]
+    return front
+
+
+def cost(content: Content) -> Section:
+    """Return seconds, parameters and memory of every configuration."""
+    table = Table(
+        "cost",
+        "What a run costs",
+        ("data set", "name", "configuration", "features s", "training s", "evaluation s", "s a task", "base parameters",
+         "parameters an expert", "backbone parameters", "model MB", "peak memory MB", "peak GPU MB", "device"),
+        note="Means over seeds. Seconds depend on the machine: compare them where the device is the same.",
+    )  # fmt: skip
+    for bench in content.benches:
+        for c in bench.configurations:
+            run = c.runs[0]
+            experts = [n for name in mapping(mapping(run.metrics.get("parameters")).get("experts")) if (n := run.value("parameters", "experts", name))]
+            tasks = len(mapping(run.metrics.get("task_matrix")).get("tasks", [])) or 1
+            seconds = [c.mean("seconds", what) for what in ("features", "training", "evaluation")]
+            training = seconds[1]
+            table.rows.append(
+                [bench.dataset, name_cell(c), c.label]
+                + [_plain(value, 1, link(c)) for value in seconds]
+                + [_plain(None if training is None else training / tasks, 1, link(c))]
+                + [_plain(run.value("parameters", "base"), 0, link(c))]
+                + [_plain(sum(experts) / len(experts) if experts else None, 0, link(c))]
+                + [_plain(run.value("parameters", "backbone"), 0, link(c))]
+                + [_plain(_model_megabytes(run), 1, link(c))]
+                + [_plain(_mega(c.mean("memory", key)), 0, link(c)) for key in ("peak_bytes", "peak_gpu_bytes")]
+                + [str(run.metrics.get("device", "–"))]
+            )
+    return Section("cost", "Cost", [table])
+
+
+def reported(content: Content) -> Section:
+    """Return measured numbers beside those that the config carries as ``reported:``."""
+    table = Table(
+        "reported",
+        "Measured against reported",
+        ("data set", "name", "configuration", "seeds", "metric", "measured", "reported", "difference", "tolerance", "verdict", "note"),
+        note="Tolerance: two standard deviations between seeds, of the configuration's own seeds or, with one seed, of all "
+        "configurations that have several.",
+    )  # fmt: skip
+    for bench in content.benches:
+        for c in bench.configurations:
+            claims = mapping(c.runs[0].config.get("reported"))
+            note = str(claims.get("note", ""))
+            for metric in REPORTED:
+                claim, mean = number(claims, metric), c.mean(metric)
+                if claim is None or mean is None:
+                    continue
+                sd = c.sd(metric) if c.sd(metric) is not None else bench.noise(metric).sd
+                tolerance = None if sd is None else 2 * sd
+                table.rows.append(
+                    [bench.dataset, name_cell(c), c.label, len(c.by_seed(metric)), metric, metric_cell(c, metric), claim]
+                    + [change_cell(mean - claim, href=link(c), sure=tolerance is not None and abs(mean - claim) > tolerance)]
+                    + [tolerance, agreement(mean - claim, tolerance), note]
+                )
+    return Section("reported", "Measured against reported", [table] if table.rows else [])
+
+
+def agreement(difference: float, tolerance: float | None) -> Cell:
+    """Return the verdict on measured minus reported."""
+    if tolerance is None:
+        return Cell("no tolerance: one seed", "no tolerance: one seed", tone="unsure")
+    if abs(difference) <= tolerance:
+        return Cell("match", "match", tone="good")
+    return Cell("better", "better", tone="good") if difference > 0 else Cell("worse", "worse", tone="bad")
+
+
+def warnings(content: Content) -> Section:
+    """Return all that makes a number doubtful or is missing."""
+    table = Table("warnings", "Warnings", ("kind", "where", "what"))
+    for fault in content.faults:
+        place = Cell(str(fault.folder), str(fault.folder), content.address(fault.folder))
+        table.rows.append([fault.kind, place, fault.reason])
+    for bench in content.benches:
+        for configuration in bench.configurations:
+            for run in configuration.runs:
+                table.rows += [[kind, Cell(run.place, run.place, run_link(run)), what] for kind, what in doubts(run)]
+            seeds = [run.seed for run in configuration.runs]
+            for seed in sorted({seed for seed in seeds if seeds.count(seed) > 1}):
+                what = f"{seeds.count(seed)} runs have seed {seed}; only the first counts."
+                table.rows.append(["repeated seed", name_cell(configuration), what])
+        table.rows += _unsettled(bench, content.options)
+    return Section("warnings", "Warnings", [table])
+
+
+def doubts(run: Run) -> list[tuple[str, str]]:
+    """Return what is wrong with a run's tasks: kind and sentence."""
+    found = []
+    skipped = mapping(run.metrics.get("training")).get("skipped_steps")
+    tasks = mapping(run.metrics.get("task_matrix")).get("tasks")
+    for i, count in enumerate(skipped if isinstance(skipped, list) else []):
+        if isinstance(count, int) and count:
+            found.append(("skipped steps", f"task {i + 1}: {count} optimizer steps were left out, their loss was not finite."))
+    epochs = mapping(run.metrics.get("training")).get("epochs")
+    if isinstance(epochs, list) and isinstance(tasks, list) and len(epochs) < len(tasks):
+        found.append(("skipped task", f"{len(tasks) - len(epochs)} of {len(tasks)} tasks have no training on record."))
+    for i, history in enumerate(epochs if isinstance(epochs, list) else []):
+        if not history:
+            found.append(("skipped task", f"task {i + 1} was not trained for a single epoch."))
+    missing = [c for c, values in run.per_category.items() if number(values, "image_auroc") is None]
+    if missing:
+        found.append(("no metric", f"no image AUROC for {', '.join(missing)}: the test set lacks one class."))
+    status = run.metrics.get("status")
+    if status != "finished":
+        found.append(("status", f"metrics.json says {status!r}, not finished."))
+    return found
+
+
+def _unsettled(bench: Bench, options: Options) -> list[list[Item]]:
+    """Return a warning if the first place, or any effect shown, may be chance."""
+    rows: list[list[Item]] = []
+    metric = options.metric
+    noise = bench.noise(metric)
+    if len(bench.configurations) > 1 and noise.sd is None:
+        rows.append(["too few seeds", bench.dataset, "no configuration has two seeds: no difference can be told from noise. Add seed=0,1,2."])
+    if len(bench.configurations) > 1:
+        first, second = bench.configurations[:2]
+        if first.mean(metric) is not None and second.mean(metric) is not None:
+            lead = compare(second.by_seed(metric), first.by_seed(metric), noise)
+            if lead.verdict != "beyond the noise":
+                more = ""
+                if noise.sd and lead.value:
+                    more = f" About {seeds_needed(lead.value, noise.sd)} seeds each would show such a difference."
+                rows.append(["first place open", name_cell(first), f"{first.name} leads {second.name} by {lead.value:.4f} {metric}: {lead.verdict} ({lead.how}).{more}"])
+    single = [c.name for c in bench.configurations if len(c.by_seed(metric)) == 1]
+    if single and len(bench.configurations) > 1 and noise.sd is not None:
+        rows.append(["one seed", bench.dataset, f"{len(single)} of {len(bench.configurations)} configurations have one seed; their noise is borrowed: {', '.join(single[:12])}{' …' if len(single) > 12 else ''}"])
+    versions = {str(mapping(run.metrics.get("versions")).get(k)) for c in bench.configurations for run in c.runs for k in ("moleflow",)}
+    if len(versions) > 1:
+        rows.append(["versions", bench.dataset, f"runs of different versions are compared: {', '.join(sorted(versions))}."])
+    return rows
+
+
+def run_table(content: Content) -> Section:
+    """Return every run: where every number of the page comes from."""
+    table = Table("runs", "All runs", ("run", "configuration", "label", "data set", "seed", *METRICS, "finished", "files"))
+    anchors: list[tuple[str, ...]] = []
+    seen: set[str] = set()
+    for bench in content.benches:
+        for c in bench.configurations:
+            for run in c.runs:
+                names = [run_link(run)[1:]] + ([c.name] if c.name not in seen else [])
+                seen.add(c.name)
+                anchors.append(tuple(names))
+                values = [run_cell(run, metric) for metric in METRICS]
+                files = Cell("folder", str(run.folder), content.address(run.folder))
+                table.rows.append(
+                    [Cell(run.place, run.place, content.address(run.folder / "metrics.json")), c.name, c.label, bench.dataset, run.seed]
+                    + values + [str(run.metrics.get("finished", "–")), files]
+                )  # fmt: skip
+    return Section("runs", "Runs", [table], anchors={table.name: anchors})
+
+
+def address(target: Path, page: Path) -> str:
+    """Return a link from the page's folder to a file: relative, so that both can move together."""
+    from urllib.parse import quote
+
+    return quote(Path(os.path.relpath(target, page.resolve())).as_posix())
+
+
+def _plain(value: float | None, digits: int, href: str) -> Cell:
+    return Cell("–") if value is None else Cell(f"{value:,.{digits}f}".replace(",", " "), value, href)
+
+
+def _mega(value: float | None) -> float | None:
+    return None if value is None else value / 1e6
+
+
+def _model_megabytes(run: Run) -> float | None:
+    """Return the size of the run's model folder by its manifest."""
+    import json
+
+    try:
+        manifest: Any = json.loads((run.folder / "model" / "manifest.json").read_text(encoding="utf-8"))
+        return sum(float(entry["bytes"]) for entry in manifest["files"].values()) / 1e6
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None

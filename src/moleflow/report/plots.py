@@ -1,0 +1,247 @@
+"""Plots as SVG in data URIs: told apart by marker, dash and number as well as by colour.
+
+Colours are those of Okabe and Ito, "Color Universal Design", 2008; maps use cividis (Nuñez et al., PLOS ONE 2018), whose
+lightness rises evenly, so that they survive a black-and-white printer.
+"""
+
+import base64
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import cycle
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+DASHES = ("-", "--", "-.", ":")
+STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "moleflow",
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#555",
+    "axes.grid": True,
+    "grid.color": "#ddd",
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+}
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A picture in the page.
+
+    Attributes:
+        title: What it shows.
+        uri: The picture as a data URI.
+        note: What the reader has to know.
+    """
+
+    title: str
+    uri: str
+    note: str = ""
+
+
+def figure(width: float, height: float, columns: int = 1, rows: int = 1) -> tuple[Figure, list[Axes]]:
+    """Return an empty figure of some inches and its axes in one list."""
+    with mpl.rc_context(STYLE):
+        made = Figure(figsize=(width, height), layout="constrained")
+        axes = made.subplots(rows, columns, squeeze=False)
+    return made, list(axes.ravel())
+
+
+def svg(made: Figure) -> str:
+    """Return a figure as a data URI; the same figure gives the same text."""
+    out = io.BytesIO()
+    with mpl.rc_context(STYLE):
+        made.savefig(out, format="svg", metadata={"Date": None})
+    return "data:image/svg+xml;base64," + base64.b64encode(out.getvalue()).decode()
+
+
+def styles() -> Iterable[dict[str, Any]]:
+    """Yield line styles that differ in colour, marker and dash at once, for ever."""
+    for colour, marker, dash in zip(cycle(COLOURS), cycle(MARKERS), cycle(DASHES), strict=False):
+        yield {"color": colour, "marker": marker, "linestyle": dash, "markersize": 5, "linewidth": 1.4}
+
+
+def effect(
+    key: str, lines: Sequence[tuple[str, Sequence[tuple[str, float, float | None]]]], metric: str
+) -> Plot:
+    """Return a metric over the values of one key.
+
+    Args:
+        key: The key.
+        lines: Name and points of each group: value as text, mean, sd or None.
+        metric: Name of the metric.
+    """
+    values = list(dict.fromkeys(value for _, points in lines for value, _, _ in points))
+    numeric = all(_is_number(value) for value in values)
+    made, (ax,) = figure(4.6, 3.1)
+    order = sorted(values, key=float) if numeric else values
+    for (name, points), style in zip(lines, styles(), strict=False):
+        x = [float(value) if numeric else float(order.index(value)) for value, _, _ in points]
+        y = [mean for _, mean, _ in points]
+        bars = [sd or 0.0 for _, _, sd in points]
+        if not numeric:
+            style = style | {"linestyle": "none"}
+        ax.errorbar(x, y, yerr=bars if any(bars) else None, capsize=3, label=name, **style)
+    if numeric:
+        positive = [float(value) for value in order if float(value) > 0]
+        if positive and max(positive) / min(positive) >= 30:
+            ax.set_xscale("symlog", linthresh=min(positive))
+        ax.set_xticks([float(value) for value in order], order)
+        ax.minorticks_off()
+    else:
+        ax.set_xticks(range(len(order)), order)
+        ax.margins(x=0.2)
+    ax.set_xlabel(key)
+    ax.set_ylabel(metric)
+    if len(lines) > 1:
+        ax.legend(fontsize=7)
+    return Plot(f"{metric} over {key}", svg(made))
+
+
+def trade_off(points: Sequence[tuple[str, float, float]], front: Sequence[tuple[float, float]], target: float) -> Plot:
+    """Return image AUROC against pixel AP.
+
+    Args:
+        points: Name, image AUROC and pixel AP of each configuration.
+        front: The points that no other one beats in both, from left to right.
+        target: The pixel AP to reach, a line.
+    """
+    made, (ax,) = figure(6.4, 4.2)
+    ax.axhline(target, color="#000", linestyle=":", linewidth=1)
+    ax.annotate(f"target {target:g}", (0, target), xycoords=("axes fraction", "data"), va="bottom", fontsize=8)
+    on_front = set(front)
+    rest = [(x, y) for _, x, y in points if (x, y) not in on_front]
+    if rest:
+        ax.scatter(*zip(*rest, strict=True), s=22, facecolors="none", edgecolors=COLOURS[0], label="configuration")
+    x, y = zip(*front, strict=True)
+    ax.plot(x, y, color=COLOURS[1], marker="D", markersize=5, linewidth=1.2, label="Pareto front")
+    for name, a, b in points:
+        if (a, b) in on_front:
+            ax.annotate(name, (a, b), textcoords="offset points", xytext=(5, 4), fontsize=8)
+    ax.set_xlabel("image AUROC")
+    ax.set_ylabel("pixel AP")
+    ax.legend(fontsize=8, loc="best")
+    return Plot("Image AUROC against pixel AP", svg(made), "On the front no other configuration is better in both.")
+
+
+def heat_map(
+    title: str, values: Sequence[Sequence[float | None]], rows: Sequence[str], columns: Sequence[str],
+    row_title: str, column_title: str, digits: int = 2, limits: tuple[float, float] | None = None,
+) -> Plot:  # fmt: skip
+    """Return a matrix with its numbers in it; None stays empty."""
+    return Plot(title, svg(heat_map_figure(values, rows, columns, row_title, column_title, digits, limits)))
+
+
+def heat_map_figure(
+    values: Sequence[Sequence[float | None]], rows: Sequence[str], columns: Sequence[str],
+    row_title: str, column_title: str, digits: int = 2, limits: tuple[float, float] | None = None,
+) -> Figure:  # fmt: skip
+    """Return the figure of :func:`heat_map`."""
+    matrix = np.full((len(rows), len(columns)), np.nan)
+    for i, row in enumerate(values):
+        for j, value in enumerate(row):
+            matrix[i, j] = np.nan if value is None else value
+    cell = 0.52
+    made, (ax,) = figure(1.9 + cell * len(columns), 1.5 + 0.36 * len(rows))
+    low, high = limits or (float(np.nanmin(matrix, initial=1.0)), float(np.nanmax(matrix, initial=0.0)))
+    ax.imshow(matrix, cmap="cividis", vmin=low, vmax=max(high, low + 1e-9), aspect="auto")
+    for (i, j), value in np.ndenumerate(matrix):
+        if not np.isnan(value):
+            dark = value < low + 0.55 * (high - low)
+            ax.text(j, i, f"{value:.{digits}f}", ha="center", va="center", fontsize=7.5, color="#fff" if dark else "#000")
+    ax.set_xticks(range(len(columns)), columns, rotation=45, ha="right", fontsize=8)
+    ax.set_yticks(range(len(rows)), rows, fontsize=8)
+    ax.set_xlabel(column_title)
+    ax.set_ylabel(row_title)
+    ax.grid(False)
+    return made
+
+
+def learning_curves(epochs: Sequence[Sequence[Mapping[str, float]]], tasks: Sequence[str]) -> Figure:
+    """Return the loss of all tasks over the epochs of the run, on one axis.
+
+    Args:
+        epochs: For each task its epochs, with ``loss`` and ``nll_mean``.
+        tasks: Names of the tasks.
+    """
+    made, (ax,) = figure(7.2, 3.2)
+    start = 0
+    for name, history, style in zip(tasks, epochs, styles(), strict=False):
+        x = [start + i + 1 for i in range(len(history))]
+        ax.plot(x, [entry.get("loss", np.nan) for entry in history], label=name, **(style | {"markersize": 0}))
+        if history:
+            ax.annotate(name, (x[0], history[0].get("loss", np.nan)), fontsize=7, textcoords="offset points", xytext=(2, 4))
+            ax.axvline(start + 0.5, color="#bbb", linewidth=0.6)
+        start += len(history)
+    ax.set_xlabel("epoch of the run")
+    ax.set_ylabel("loss")
+    return made
+
+
+def score_histograms(scores: Mapping[str, tuple[Sequence[float], Sequence[int]]]) -> Figure:
+    """Return one histogram a category: normal against defect.
+
+    Args:
+        scores: By category image scores and labels.
+    """
+    columns = min(4, len(scores))
+    rows = -(-len(scores) // columns)
+    made, axes = figure(2.4 * columns, 1.8 * rows, columns, rows)
+    for ax in axes[len(scores) :]:
+        ax.set_visible(False)
+    for ax, (category, (values, labels)) in zip(axes, scores.items(), strict=False):
+        normal = [v for v, label in zip(values, labels, strict=True) if not label]
+        defect = [v for v, label in zip(values, labels, strict=True) if label]
+        bins = np.histogram_bin_edges(np.asarray(values, float), bins=16)
+        ax.hist(normal, bins=bins, color=COLOURS[0], alpha=0.55, label="normal")
+        ax.hist(defect, bins=bins, histtype="step", hatch="///", color=COLOURS[1], linewidth=1.2, label="defect")
+        ax.set_title(category)
+        ax.tick_params(labelsize=7)
+    axes[0].legend(fontsize=7)
+    return made
+
+
+def roc_and_precision(scores: Mapping[str, tuple[Sequence[float], Sequence[int]]]) -> Figure:
+    """Return the ROC and the precision-recall curve of each category's image scores."""
+    made, (roc, precision) = figure(8.0, 3.6, 2)
+    for (category, (values, labels)), style in zip(scores.items(), styles(), strict=False):
+        order = np.argsort(-np.asarray(values, float), kind="stable")
+        ranked, marks = np.asarray(values, float)[order], np.asarray(labels, bool)[order]
+        if marks.all() or not marks.any():
+            continue
+        last = np.append(ranked[1:] != ranked[:-1], True)  # ties share one threshold
+        true, false = np.cumsum(marks)[last], np.cumsum(~marks)[last]
+        line = style | {"markersize": 0}
+        roc.step(np.append(0, false / false[-1]), np.append(0, true / true[-1]), where="post", label=category, **line)
+        recall = np.append(0, true / true[-1])
+        precision.step(recall, np.append(1, true / (true + false)), where="pre", label=category, **line)
+    roc.set_xlabel("false alarms / normal")
+    roc.set_ylabel("found / defects")
+    precision.set_xlabel("recall")
+    precision.set_ylabel("precision")
+    for ax in (roc, precision):
+        ax.set_xlim(-0.02, 1.02)
+        ax.set_ylim(-0.02, 1.04)
+    if roc.lines:
+        precision.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return made
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
