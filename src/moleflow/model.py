@@ -6,7 +6,7 @@ No Lightning and no Hydra: training grows one of these, and a notebook can load 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -19,6 +19,9 @@ from moleflow.parts import build_part
 from moleflow.routing import FeatureStatistics, Router
 from moleflow.scoring import Scoring
 from moleflow.store import ExpertStore
+
+if TYPE_CHECKING:
+    from moleflow.inference.predict import Prediction
 
 PART_NAMES = ("transform", "backbone", "model", "router", "scoring")
 
@@ -33,6 +36,7 @@ class Scored:
         anomaly_map: (H, W) float32 at the scoring's map size.
         expert: The expert that scored it.
         margin: How much farther the second nearest expert was; infinite with one expert.
+        distance: The router's distance to the expert.
     """
 
     path: Path
@@ -40,6 +44,19 @@ class Scored:
     anomaly_map: Tensor
     expert: str
     margin: float
+    distance: float
+
+
+class SeenPictures(NamedTuple):
+    """An expert's training pictures as the finished expert sees them.
+
+    Attributes:
+        features: Image features (N, D) float32.
+        scores: Image scores (N,) float32.
+    """
+
+    features: Tensor
+    scores: Tensor
 
 
 class MoLEFlow:
@@ -87,6 +104,7 @@ class MoLEFlow:
             store = NoStore(dtype) if cache is None else MemoryStore(dtype)
         self.extractor = FeatureExtractor(backbone, transform, store, self.score_batch, self.device, num_workers)
         self.notes: dict[str, dict[str, Any]] = {}
+        self.seen: dict[str, SeenPictures] = {}
         self._merged: dict[str, ExpertFlow] = {}
 
     # -- learning -----------------------------------------------------------------------------------------------------
@@ -104,6 +122,16 @@ class MoLEFlow:
             image_features: (N, D), one row a training picture.
         """
         self.router.add(name, FeatureStatistics.from_features(image_features.cpu()))
+
+    def learn_normal(self, name: str, grids: Tensor) -> None:
+        """Remember what an expert says of its own training pictures: what is normal is told by it.
+
+        Args:
+            name: The expert, trained.
+            grids: Patch features (N, h, w, D), one entry a training picture.
+        """
+        scores = self.scoring.image_scores(self.patch_scores(grids, name))
+        self.seen[name] = SeenPictures(self.image_features(grids), scores)
 
     def expert_of(self, category: str) -> str:
         """Return the expert that learned a category.
@@ -159,6 +187,19 @@ class MoLEFlow:
         """Score pictures; see :meth:`stream`."""
         return list(self.stream(paths, expert))
 
+    def predict(self, paths: Sequence[Path | str], expert: str | None = None) -> "list[Prediction]":
+        """Say of each picture whether it is normal, has a defect, or is of an unknown category.
+
+        A picture that cannot be read gets an error in its place; see :class:`moleflow.inference.predict.Predictor`.
+
+        Args:
+            paths: The pictures.
+            expert: Score all with this expert; then no picture is unknown.
+        """
+        from moleflow.inference.predict import Predictor
+
+        return list(Predictor(self).stream(paths, expert))
+
     def stream(self, paths: Sequence[Path | str], expert: str | None = None, chunk: int = 32) -> Iterator[Scored]:
         """Score pictures one after another, in order, with bounded memory.
 
@@ -178,15 +219,16 @@ class MoLEFlow:
     def _score(self, paths: list[Path], expert: str | None) -> list[Scored]:
         grids = self.extractor.features(paths)
         features = self.image_features(grids)
-        margins = self.router.margin(features).tolist()
+        margins, distances = self.router.margin(features).tolist(), self.router.distances(features)
         routes = self.router.route(features) if expert is None else [expert] * len(paths)
         scored: dict[int, Scored] = {}
         for name in dict.fromkeys(routes):
             chosen = [i for i, route in enumerate(routes) if route == name]
+column = self.router.names.index(name)
             patches = self.patch_scores(grids[chosen], name, [paths[i] for i in chosen])
             scores, maps = self.scoring.image_scores(patches), self.scoring.anomaly_maps(patches)
             for i, score, anomaly_map in zip(chosen, scores.tolist(), maps, strict=True):
-                scored[i] = Scored(paths[i], score, anomaly_map, name, margins[i])
+                scored[i] = Scored(paths[i], score, anomaly_map, name, margins[i], float(distances[i, column]))
         return [scored[i] for i in range(len(paths))]
 
     def forget_merged(self) -> None:
@@ -208,7 +250,10 @@ class MoLEFlow:
         for name in self.flow.names:
             weights = {f"flow.{key}": value for key, value in self.flow.expert(name).state_dict().items()}
             routing = {f"router.{key}": value for key, value in self.router.statistics(name).state().items()}
-            experts[name] = weights | routing
+            seen = (
+                {f"seen.{key}": value for key, value in self.seen[name]._asdict().items()} if name in self.seen else {}
+            )
+            experts[name] = weights | routing | seen
         settings = {**self.settings, "backbone_spec": self.backbone_spec}
         ExpertStore(folder).save(settings, self.flow.base_state(), experts, self.notes)
 
@@ -238,6 +283,8 @@ class MoLEFlow:
             self.notes[name] = {key: value for key, value in entry.items() if key not in ("name", "file")}
             self.flow.expert(name).load_state_dict(_part(tensors, "flow."))
             self.router.add(name, FeatureStatistics.from_state(_part(tensors, "router.")))
+            if seen := _part(tensors, "seen."):
+                self.seen[name] = SeenPictures(**seen)
         self.flow.load_base_state(store.base())
         self.forget_merged()
 

@@ -91,8 +91,8 @@ class Scoring:
             (B, H, W) float32 on the same device, with (H, W) = ``map_shape``.
         """
         height, width = self.map_shape
-        rows = _spread(patch_scores.shape[1], height, self.sigma).to(patch_scores.device)
-        columns = _spread(patch_scores.shape[2], width, self.sigma).to(patch_scores.device).T
+        rows = spread(patch_scores.shape[1], height, self.sigma).to(patch_scores.device)
+        columns = spread(patch_scores.shape[2], width, self.sigma).to(patch_scores.device).T
         return _one_by_one(lambda grid: rows @ grid.double() @ columns, patch_scores, (height, width))
 
     def _aggregate(self, patches: Tensor) -> Tensor:
@@ -119,7 +119,7 @@ def _one_by_one(function: Callable[[Tensor], Tensor], batch: Tensor, shape: tupl
 
 
 @lru_cache(maxsize=32)
-def _spread(size: int, new_size: int, sigma: float) -> Tensor:
+def spread(size: int, new_size: int, sigma: float) -> Tensor:
     """Return the (new_size, size) float64 matrix that upsamples one axis and smooths it."""
     corners = F.interpolate(torch.eye(size, dtype=torch.float64)[None], new_size, mode="linear", align_corners=True)
     return _gaussian(new_size, sigma) @ corners[0].T

@@ -66,7 +66,9 @@ def write_run(
     (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     (folder / "status.json").write_text(json.dumps({"status": "finished", "reason": ""}))
     (folder / ".hydra").mkdir()
-    given = [f"{key}={value}" for key, value in changes.items() if key != "reported"] if overrides is None else overrides
+    given = (
+        [f"{key}={value}" for key, value in changes.items() if key != "reported"] if overrides is None else overrides
+    )
     (folder / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump([*given, f"seed={seed}"]))
     values = {c: pixel_ap + shift for c, shift in zip(categories, np.linspace(-0.1, 0.1, len(categories)), strict=True)}
     content = result(values, image_auroc) | metrics
@@ -85,7 +87,10 @@ def result(pixel_ap: Mapping[str, float], image_auroc: float) -> dict[str, Any]:
     names = list(pixel_ap)
     mean = float(np.mean(list(pixel_ap.values())))
     means = {"image_auroc": image_auroc, "image_ap": 0.98, "pixel_auroc": 0.97, "pixel_ap": mean, "pro": 0.9}
-    own = {c: means | {"pixel_ap": value, "routing_accuracy": 1.0, "train_pictures": 20, "oracle": {}} for c, value in pixel_ap.items()}
+    own = {
+        c: means | {"pixel_ap": value, "routing_accuracy": 1.0, "train_pictures": 20, "oracle": {}}
+        for c, value in pixel_ap.items()
+    }
     rows = [[pixel_ap[c] for c in names[: i + 1]] for i in range(len(names))]
     epoch = {"loss": 3.0, "nll_mean": 2.5, "lr": 1e-4}
     return {
@@ -99,7 +104,11 @@ def result(pixel_ap: Mapping[str, float], image_auroc: float) -> dict[str, Any]:
         "task_matrix": {"tasks": [[c] for c in names], "pixel_ap": rows},
         "routing": {"experts": names, "counts": {c: {c: 10} for c in names}},
         "parameters": {"base": 1000, "experts": dict.fromkeys(names, 500), "backbone": 9000},
-        "training": {"steps": 6, "skipped_steps": [0] * len(names), "epochs": [[epoch, epoch | {"loss": 2.0}]] * len(names)},
+        "training": {
+            "steps": 6,
+            "skipped_steps": [0] * len(names),
+            "epochs": [[epoch, epoch | {"loss": 2.0}]] * len(names),
+        },
         "seconds": {"features": 1.0, "training": 30.0, "evaluation": 2.0},
         "memory": {"peak_bytes": 2_000_000_000},
         "versions": {"moleflow": "0.1.0"},
@@ -125,14 +134,24 @@ def write_known_effects(root: Path) -> Path:
     write_run(root, "main/two_keys/seed0", {"optimizer.lr": 9e-4, "epochs": 80}, 0.70, 0.90)
     vit = {"backbone.name": "vit", "backbone.layers": [3, 7], "backbone.dim": 384, "model.dim": 384}
     write_run(root, "main/vit/seed0", vit, 0.30, 0.97)
-    write_run(root, "other/visa", {"dataset._target_": "moleflow.data.VisADataModule", "name": "visa"}, 0.2, 0.8, categories=("pcb1", "pcb2"))
+    write_run(
+        root,
+        "other/visa",
+        {"dataset._target_": "moleflow.data.VisADataModule", "name": "visa"},
+        0.2,
+        0.8,
+        categories=("pcb1", "pcb2"),
+    )
     claim = {"reported": {"pixel_ap": 0.47, "image_auroc": 0.951, "note": "old log"}, "epochs": 70}
-    write_run(root, "main/claimed/seed0", claim, 0.50, 0.95, overrides=["epochs=70"], training={"skipped_steps": [0, 4, 0]})
+    write_run(
+        root, "main/claimed/seed0", claim, 0.50, 0.95, overrides=["epochs=70"], training={"skipped_steps": [0, 4, 0]}
+    )
     return root
 
 
 def write_faulty(root: Path) -> Path:
     """Write folders that give no numbers, one of each kind."""
+
     def put(place: str, name: str, text: str) -> None:
         (root / place).mkdir(parents=True, exist_ok=True)
         (root / place / name).write_text(text)
@@ -158,4 +177,13 @@ def _write_scores(path: Path, categories: Sequence[str]) -> None:
         writer.writerow(("path", "category", "defect", "label", "image_score", "routed_to"))
         for category in categories:
             for i in range(8):
-                writer.writerow((f"{category}/{i}.png", category, "bad" if i % 2 else "good", i % 2, float(i + 3 * (i % 2)), category))
+                writer.writerow(
+                    (
+                        f"{category}/{i}.png",
+                        category,
+                        "bad" if i % 2 else "good",
+                        i % 2,
+                        float(i + 3 * (i % 2)),
+                        category,
+                    )
+                )

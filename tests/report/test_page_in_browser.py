@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.runs import write_faulty, write_known_effects
 
+from helpers.runs import write_faulty, write_known_effects
 from moleflow.report.__main__ import main
 
 webdriver = pytest.importorskip("selenium.webdriver")

@@ -25,7 +25,8 @@ def test_other_seeds_are_welchs_test() -> None:
 def test_no_effect_is_rarely_called_one() -> None:
     draws = np.random.default_rng(0).normal(0.5, 0.01, (2000, 2, 4))
     wrong = sum(
-        compare(dict(enumerate(a)), dict(enumerate(b, 10)), Noise(None, 0)).verdict == "beyond the noise" for a, b in draws
+        compare(dict(enumerate(a)), dict(enumerate(b, 10)), Noise(None, 0)).verdict == "beyond the noise"
+        for a, b in draws
     )
     assert wrong / 2000 < 0.065
 

@@ -65,7 +65,11 @@ def _bottlenecks(bench: Bench, metric: str, i: int) -> Table:
         table.rows.append(
             [category, metric_cell(best, "per_category", category, metric)]
             + [change_cell(values[category] - sum(values.values()) / len(values), href=link(best))]
-            + [sum(others) / len(others) if others else None, metric_cell(top, "per_category", category, metric), name_cell(top)]
+            + [
+                sum(others) / len(others) if others else None,
+                metric_cell(top, "per_category", category, metric),
+                name_cell(top),
+            ]
         )
     return table
 
@@ -79,7 +83,12 @@ def _choice(bench: Bench, left: Configuration, right: Configuration) -> dict[str
         "left": left.name,
         "right": right.name,
         "configurations": [
-            {"name": c.name, "label": c.label, "href": link(c), "values": {m: _rounded(c, categories, m) for m in METRICS}}
+            {
+                "name": c.name,
+                "label": c.label,
+                "href": link(c),
+                "values": {m: _rounded(c, categories, m) for m in METRICS},
+            }
             for c in bench.configurations
         ],
     }
@@ -100,5 +109,7 @@ def datasets(content: Content) -> Section:
     for bench in content.benches:
         runs = sum(len(c.runs) for c in bench.configurations)
         values = [metric_cell(bench.best, metric) for metric in METRICS]
-        table.rows.append([bench.dataset, len(bench.configurations), runs, name_cell(bench.best), bench.best.label, *values])
+        table.rows.append(
+            [bench.dataset, len(bench.configurations), runs, name_cell(bench.best), bench.best.label, *values]
+        )
     return Section("datasets", "Data sets", [table] if len(table.rows) > 1 else [])

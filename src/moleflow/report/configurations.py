@@ -12,7 +12,16 @@ from moleflow.report.runs import Run
 from moleflow.report.statistics import BySeed, Noise, pooled_noise
 from moleflow.training.run_folder import CIRCUMSTANCES, flat
 
-_NOT_SETTINGS = (*CIRCUMSTANCES, "name", "description", "reported", "expected", "hydra", "dataset.root", "features.batch_size")
+_NOT_SETTINGS = (
+    *CIRCUMSTANCES,
+    "name",
+    "description",
+    "reported",
+    "expected",
+    "hydra",
+    "dataset.root",
+    "features.batch_size",
+)
 
 # In the config these are `${...}` of another key; equal to it, they say nothing of their own.
 _FOLLOWS = {
@@ -160,10 +169,10 @@ def benches(runs: Iterable[Run], metric: str) -> list[Bench]:
         by_pictures[mark[0]].append(Configuration(members, settings[mark]))
     found = []
     number = 0
-    for members in sorted(by_pictures.values(), key=len, reverse=True):
-        members.sort(key=lambda c: (-(m if (m := c.mean(metric)) is not None else -1.0), c.label))
+    for rivals in sorted(by_pictures.values(), key=len, reverse=True):
+        rivals.sort(key=lambda c: (-(m if (m := c.mean(metric)) is not None else -1.0), c.label))
         named = []
-        for configuration in members:
+        for configuration in rivals:
             number += 1
             named.append(Configuration(configuration.runs, configuration.settings, f"C{number:02d}"))
         names = [bench.dataset for bench in found]

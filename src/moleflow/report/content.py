@@ -81,11 +81,18 @@ class Content:
         Raises:
             UserError: If one does not; the message offers the nearest.
         """
-        for option, names in (("--baseline", [self.options.baseline] if self.options.baseline else []), ("--compare", self.options.compare)):
+        for option, names in (
+            ("--baseline", [self.options.baseline] if self.options.baseline else []),
+            ("--compare", self.options.compare),
+        ):
             for name in names:
                 if all(matching(bench, name) is None for bench in self.benches):
-                    known = [known for bench in self.benches for c in bench.configurations for known in (c.name, c.label)]
-                    raise UserError(f"{option} {name}: no configuration has that name, label or run.{nearest(name, known)}")
+                    known = [
+                        known for bench in self.benches for c in bench.configurations for known in (c.name, c.label)
+                    ]
+                    raise UserError(
+                        f"{option} {name}: no configuration has that name, label or run.{nearest(name, known)}"
+                    )
 
 
 def matching(bench: Bench, name: str) -> Configuration | None:

@@ -29,7 +29,14 @@ def continual(content: Content) -> Section:
             table.rows.append(
                 [name_cell(c), c.label, str(c.settings.get("scenario.split", "–")), metric_cell(c, metric)]
                 + [metric_cell(c, "oracle", metric), change_cell(gap, href=link(c)), metric_cell(c, "routing_accuracy")]
-                + [metric_cell(c, key, name) for key, name in (("forgetting", metric), ("backward_transfer", metric), ("forgetting", "image_auroc"))]
+                + [
+                    metric_cell(c, key, name)
+                    for key, name in (
+                        ("forgetting", metric),
+                        ("backward_transfer", metric),
+                        ("forgetting", "image_auroc"),
+                    )
+                ]
             )
         section.blocks.append(table)
         for name, configuration in _shown(content, bench):
@@ -50,14 +57,20 @@ def _matrices(run: Run, metric: str, title: str) -> list[Plot]:
         names = [shortened([str(c) for c in task]) for task in tasks]
         values = [[number({"v": v}, "v") for v in row] for row in rows]
         note = f"Run {run.place}. A column that stays the same downwards was not forgotten."
-        plot = heat_map(f"Task matrix of {metric}: {title}", values, names[: len(values)], names, "after task", "tested on task", 3)
+        plot = heat_map(
+            f"Task matrix of {metric}: {title}", values, names[: len(values)], names, "after task", "tested on task", 3
+        )
         plots.append(Plot(plot.title, plot.uri, note))
     routing = mapping(run.metrics.get("routing"))
     experts = [str(name) for name in routing.get("experts", [])]
     counts = {c: mapping(v) for c, v in mapping(routing.get("counts")).items()}
     if len(experts) > 1 and counts:
-        shares = [[100 * (number(row, e) or 0.0) / max(1, sum(row.values())) for e in experts] for row in counts.values()]
-        plot = heat_map(f"Routing in percent: {title}", shares, list(counts), experts, "category", "routed to", 0, (0, 100))
+        shares = [
+            [100 * (number(row, e) or 0.0) / max(1, sum(row.values())) for e in experts] for row in counts.values()
+        ]
+        plot = heat_map(
+            f"Routing in percent: {title}", shares, list(counts), experts, "category", "routed to", 0, (0, 100)
+        )
         plots.append(Plot(plot.title, plot.uri, f"Run {run.place}."))
     return plots
 

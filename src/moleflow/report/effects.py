@@ -31,7 +31,15 @@ def ablations(content: Content) -> Section:
                 continue
             image = difference(base, other, bench, "image_auroc")
             table.rows.append(
-                [key, here, there, name_cell(other), other.label, len(other.by_seed(metric)), metric_cell(other, metric)]
+                [
+                    key,
+                    here,
+                    there,
+                    name_cell(other),
+                    other.label,
+                    len(other.by_seed(metric)),
+                    metric_cell(other, metric),
+                ]
                 + [_change(change, other), verdict_cell(change), change.how, _change(image, other) if image else None]
             )
         table.rows.sort(key=lambda row: getattr(row[7], "value", 0.0))
@@ -53,7 +61,16 @@ def _named_ablations(bench: Bench, base: Configuration, metric: str, i: int) -> 
         keys = differing_keys(base, other)
         change = difference(base, other, bench, metric)
         if names and len(keys) > 1 and change is not None:
-            table.rows.append([names[0], name_cell(other), metric_cell(other, metric), _change(change, other), verdict_cell(change), ", ".join(keys)])
+            table.rows.append(
+                [
+                    names[0],
+                    name_cell(other),
+                    metric_cell(other, metric),
+                    _change(change, other),
+                    verdict_cell(change),
+                    ", ".join(keys),
+                ]
+            )
     return table
 
 
@@ -90,7 +107,11 @@ def _effect_rows(table: Table, group: Group, title: str, base: Configuration, be
         table.rows.append(
             [group.key, title, value, name_cell(member), len(member.by_seed(metric))]
             + [metric_cell(member, shown_metric) for shown_metric in _SHOWN]
-            + (["(reference)", "", ""] if change is None else [_change(change, member), verdict_cell(change), change.how])
+            + (
+                ["(reference)", "", ""]
+                if change is None
+                else [_change(change, member), verdict_cell(change), change.how]
+            )
         )
 
 
@@ -123,7 +144,13 @@ def synergy(content: Content) -> Section:
         for number, (added, configuration) in enumerate(chain):
             change = difference(chain[number - 1][1], configuration, bench, metric) if number else None
             steps.rows.append(
-                [number, added or "(start)", name_cell(configuration), configuration.label, metric_cell(configuration, metric)]
+                [
+                    number,
+                    added or "(start)",
+                    name_cell(configuration),
+                    configuration.label,
+                    metric_cell(configuration, metric),
+                ]
                 + ([_change(change, configuration), verdict_cell(change)] if change else [None, None])
             )
         pairs = _pairs(bench, metric, i)
@@ -179,10 +206,21 @@ def _pairs(bench: Bench, metric: str, i: int) -> Table:
             value, sure = three - one - two + zero, ""
             noise = bench.noise(metric)
             if noise.sd is not None:
-                spread = compare({0: 0.0}, {0: value}, type(noise)(noise.sd * _square_error(neither, a, b, both, metric), noise.freedom))
+                spread = compare(
+                    {0: 0.0},
+                    {0: value},
+                    type(noise)(noise.sd * _square_error(neither, a, b, both, metric), noise.freedom),
+                )
                 sure = spread.verdict
             table.rows.append(
-                [first, second, *(metric_cell(c, metric) for c in (neither, a, b, both)), one - zero, two - zero, three - zero]
+                [
+                    first,
+                    second,
+                    *(metric_cell(c, metric) for c in (neither, a, b, both)),
+                    one - zero,
+                    two - zero,
+                    three - zero,
+                ]
                 + [change_cell(value, href=link(both), sure=sure == "beyond the noise"), sure or "noise unknown"]
             )
     return table
@@ -211,10 +249,16 @@ def backbones(content: Content) -> Section:
             note="Where other keys differ too, the difference is not the backbone's effect; that one is under Effects.",
         )  # fmt: skip
         for backbone, c in best.items():
-            other = [key for key in differing_keys(reference, c) if key != "backbone" and not key.startswith("backbone.")]
+            other = [
+                key for key in differing_keys(reference, c) if key != "backbone" and not key.startswith("backbone.")
+            ]
             table.rows.append(
                 [backbone, name_cell(c), c.label, metric_cell(c, "image_auroc"), metric_cell(c, "pixel_ap")]
-                + [Cell(f"{count:,.0f}".replace(",", " "), count, link(c)) if (count := c.mean("parameters", "backbone")) else None]
+                + [
+                    Cell(f"{count:,.0f}".replace(",", " "), count, link(c))
+                    if (count := c.mean("parameters", "backbone"))
+                    else None
+                ]
                 + [", ".join(other) or "nothing"]
             )
         section.blocks.append(table)
@@ -254,7 +298,9 @@ def not_tried(content: Content) -> Section:
 
 def command(configuration: Configuration, key: str, value: str) -> str:
     """Return the command that runs a configuration with one key changed."""
-    given = [o for o in configuration.runs[0].overrides if o.lstrip("+~").split("=")[0] not in (key, "hydra.run.dir", "seed")]
+    given = [
+        o for o in configuration.runs[0].overrides if o.lstrip("+~").split("=")[0] not in (key, "hydra.run.dir", "seed")
+    ]
     seeds = sorted({run.seed for run in configuration.runs if run.seed >= 0})
     setting = f"{key}={value.replace(', ', ',')}"
     seed = [f"seed={','.join(map(str, seeds))}"] if seeds else []
@@ -270,7 +316,9 @@ def difference(a: Configuration, b: Configuration, bench: Bench, metric: str) ->
 
 def verdict_cell(change: Difference) -> Cell:
     """Return a verdict; what is inside the noise is called so."""
-    return Cell(change.verdict, change.verdict, tone="" if change.verdict in ("beyond the noise", "identical") else "unsure")
+    return Cell(
+        change.verdict, change.verdict, tone="" if change.verdict in ("beyond the noise", "identical") else "unsure"
+    )
 
 
 def _change(change: Difference, of: Configuration) -> Cell:

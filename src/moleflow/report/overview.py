@@ -31,11 +31,20 @@ def summary(content: Content) -> Section:
         mean = best.mean(metric)
         row: list[Item] = [bench.dataset, runs, name_cell(best), best.label, metric_cell(best, metric)]
         if base is best or mean is None or base.mean(metric) is None:
-            row += [name_cell(base), metric_cell(base, metric), None, "the best is the baseline" if base is best else "–"]
+            row += [
+                name_cell(base),
+                metric_cell(base, metric),
+                None,
+                "the best is the baseline" if base is best else "–",
+            ]
         else:
             gain = compare(base.by_seed(metric), best.by_seed(metric), bench.noise(metric))
             sure = gain.verdict == "beyond the noise"
-            row += [name_cell(base), metric_cell(base, metric), change_cell(gain.value, gain.interval, link(best), sure)]
+            row += [
+                name_cell(base),
+                metric_cell(base, metric),
+                change_cell(gain.value, gain.interval, link(best), sure),
+            ]
             row.append(gain.verdict)
         reached = None if mean is None else Cell(
             f"reached, {mean - target:+.4f}" if mean >= target else f"missed by {target - mean:.4f}", mean - target,
@@ -80,8 +89,14 @@ def pareto(content: Content) -> Section:
         front = pareto_front(points)
         ends = sorted({(x, y) for _, x, y in front})
         section.blocks.append(trade_off([(c.name, x, y) for c, x, y in points], ends, content.options.target))
-        table = Table(f"pareto_{bench.configurations[0].name}", f"Pareto front, {bench.dataset}", ("name", "configuration", "image_auroc", "pixel_ap"))
-        table.rows = [[name_cell(c), c.label, metric_cell(c, "image_auroc"), metric_cell(c, "pixel_ap")] for c, _, _ in front]
+        table = Table(
+            f"pareto_{bench.configurations[0].name}",
+            f"Pareto front, {bench.dataset}",
+            ("name", "configuration", "image_auroc", "pixel_ap"),
+        )
+        table.rows = [
+            [name_cell(c), c.label, metric_cell(c, "image_auroc"), metric_cell(c, "pixel_ap")] for c, _, _ in front
+        ]
         section.blocks.append(table)
     return section
 
@@ -90,7 +105,9 @@ def pareto_front(points: Sequence[tuple[Configuration, float, float]]) -> list[t
     """Return the points that no other one equals or beats in both coordinates and beats in one."""
     front = []
     highest = -float("inf")
-    for point in sorted(points, key=lambda p: (-round(p[1], 9), -p[2])):  # a mean of equal numbers may miss them by a bit
+    for point in sorted(
+        points, key=lambda p: (-round(p[1], 9), -p[2])
+    ):  # a mean of equal numbers may miss them by a bit
         if point[2] > highest:
             front.append(point)
             highest = point[2]
@@ -109,7 +126,11 @@ def cost(content: Content) -> Section:
     for bench in content.benches:
         for c in bench.configurations:
             run = c.runs[0]
-            experts = [n for name in mapping(mapping(run.metrics.get("parameters")).get("experts")) if (n := run.value("parameters", "experts", name))]
+            experts = [
+                n
+                for name in mapping(mapping(run.metrics.get("parameters")).get("experts"))
+                if (n := run.value("parameters", "experts", name))
+            ]
             tasks = len(mapping(run.metrics.get("task_matrix")).get("tasks", [])) or 1
             seconds = [c.mean("seconds", what) for what in ("features", "training", "evaluation")]
             training = seconds[1]
@@ -147,8 +168,20 @@ def reported(content: Content) -> Section:
                 sd = c.sd(metric) if c.sd(metric) is not None else bench.noise(metric).sd
                 tolerance = None if sd is None else 2 * sd
                 table.rows.append(
-                    [bench.dataset, name_cell(c), c.label, len(c.by_seed(metric)), metric, metric_cell(c, metric), claim]
-                    + [change_cell(mean - claim, href=link(c), sure=tolerance is not None and abs(mean - claim) > tolerance)]
+                    [
+                        bench.dataset,
+                        name_cell(c),
+                        c.label,
+                        len(c.by_seed(metric)),
+                        metric,
+                        metric_cell(c, metric),
+                        claim,
+                    ]
+                    + [
+                        change_cell(
+                            mean - claim, href=link(c), sure=tolerance is not None and abs(mean - claim) > tolerance
+                        )
+                    ]
                     + [tolerance, agreement(mean - claim, tolerance), note]
                 )
     return Section("reported", "Measured against reported", [table] if table.rows else [])
@@ -188,7 +221,9 @@ def doubts(run: Run) -> list[tuple[str, str]]:
     tasks = mapping(run.metrics.get("task_matrix")).get("tasks")
     for i, count in enumerate(skipped if isinstance(skipped, list) else []):
         if isinstance(count, int) and count:
-            found.append(("skipped steps", f"task {i + 1}: {count} optimizer steps were left out, their loss was not finite."))
+            found.append(
+                ("skipped steps", f"task {i + 1}: {count} optimizer steps were left out, their loss was not finite.")
+            )
     epochs = mapping(run.metrics.get("training")).get("epochs")
     if isinstance(epochs, list) and isinstance(tasks, list) and len(epochs) < len(tasks):
         found.append(("skipped task", f"{len(tasks) - len(epochs)} of {len(tasks)} tasks have no training on record."))
@@ -210,7 +245,13 @@ def _unsettled(bench: Bench, options: Options) -> list[list[Item]]:
     metric = options.metric
     noise = bench.noise(metric)
     if len(bench.configurations) > 1 and noise.sd is None:
-        rows.append(["too few seeds", bench.dataset, "no configuration has two seeds: no difference can be told from noise. Add seed=0,1,2."])
+        rows.append(
+            [
+                "too few seeds",
+                bench.dataset,
+                "no configuration has two seeds: no difference can be told from noise. Add seed=0,1,2.",
+            ]
+        )
     if len(bench.configurations) > 1:
         first, second = bench.configurations[:2]
         if first.mean(metric) is not None and second.mean(metric) is not None:
@@ -219,19 +260,40 @@ def _unsettled(bench: Bench, options: Options) -> list[list[Item]]:
                 more = ""
                 if noise.sd and lead.value:
                     more = f" About {seeds_needed(lead.value, noise.sd)} seeds each would show such a difference."
-                rows.append(["first place open", name_cell(first), f"{first.name} leads {second.name} by {lead.value:.4f} {metric}: {lead.verdict} ({lead.how}).{more}"])
+                rows.append(
+                    [
+                        "first place open",
+                        name_cell(first),
+                        f"{first.name} leads {second.name} by {lead.value:.4f} {metric}: {lead.verdict} ({lead.how}).{more}",
+                    ]
+                )
     single = [c.name for c in bench.configurations if len(c.by_seed(metric)) == 1]
     if single and len(bench.configurations) > 1 and noise.sd is not None:
-        rows.append(["one seed", bench.dataset, f"{len(single)} of {len(bench.configurations)} configurations have one seed; their noise is borrowed: {', '.join(single[:12])}{' …' if len(single) > 12 else ''}"])
-    versions = {str(mapping(run.metrics.get("versions")).get(k)) for c in bench.configurations for run in c.runs for k in ("moleflow",)}
+        rows.append(
+            [
+                "one seed",
+                bench.dataset,
+                f"{len(single)} of {len(bench.configurations)} configurations have one seed; their noise is borrowed: {', '.join(single[:12])}{' …' if len(single) > 12 else ''}",
+            ]
+        )
+    versions = {
+        str(mapping(run.metrics.get("versions")).get(k))
+        for c in bench.configurations
+        for run in c.runs
+        for k in ("moleflow",)
+    }
     if len(versions) > 1:
-        rows.append(["versions", bench.dataset, f"runs of different versions are compared: {', '.join(sorted(versions))}."])
+        rows.append(
+            ["versions", bench.dataset, f"runs of different versions are compared: {', '.join(sorted(versions))}."]
+        )
     return rows
 
 
 def run_table(content: Content) -> Section:
     """Return every run: where every number of the page comes from."""
-    table = Table("runs", "All runs", ("run", "configuration", "label", "data set", "seed", *METRICS, "finished", "files"))
+    table = Table(
+        "runs", "All runs", ("run", "configuration", "label", "data set", "seed", *METRICS, "finished", "files")
+    )
     anchors: list[tuple[str, ...]] = []
     seen: set[str] = set()
     for bench in content.benches:

@@ -1,7 +1,7 @@
 """Puts the sections into files: one page that needs nothing else, Markdown, and a CSV a table."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib.resources import files
 from pathlib import Path
 
@@ -42,7 +42,7 @@ def build(
     faults: Sequence[Fault],
     options: Options,
     out: Path,
-    progress: Callable[[Sequence[Callable[[Content], Section]]], Sequence[Callable[[Content], Section]]] = lambda s: s,
+    progress: Callable[[Sequence[Callable[[Content], Section]]], Iterable[Callable[[Content], Section]]] = lambda s: s,
 ) -> list[Section]:
     """Return the sections that the runs allow; empty ones are left out.
 
@@ -56,7 +56,9 @@ def build(
     Raises:
         UserError: If a configuration was named that no run has.
     """
-    content = Content(benches(runs, options.metric), list(faults), options, lambda target: overview.address(target, out))
+    content = Content(
+        benches(runs, options.metric), list(faults), options, lambda target: overview.address(target, out)
+    )
     if runs:
         content.check()
     sections = [make(content) for make in progress(SECTIONS)]

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", "--", "-.", ":")
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "moleflow",
     "font.family": "sans-serif",
@@ -73,9 +73,7 @@ def styles() -> Iterable[dict[str, Any]]:
         yield {"color": colour, "marker": marker, "linestyle": dash, "markersize": 5, "linewidth": 1.4}
 
 
-def effect(
-    key: str, lines: Sequence[tuple[str, Sequence[tuple[str, float, float | None]]]], metric: str
-) -> Plot:
+def effect(key: str, lines: Sequence[tuple[str, Sequence[tuple[str, float, float | None]]]], metric: str) -> Plot:
     """Return a metric over the values of one key.
 
     Args:
@@ -124,7 +122,14 @@ def trade_off(points: Sequence[tuple[str, float, float]], front: Sequence[tuple[
     on_front = set(front)
     rest = [(x, y) for _, x, y in points if (x, y) not in on_front]
     if rest:
-        ax.scatter(*zip(*rest, strict=True), s=22, facecolors="none", edgecolors=COLOURS[0], label="configuration")
+        ax.scatter(
+            [x for x, _ in rest],
+            [y for _, y in rest],
+            s=22,
+            facecolors="none",
+            edgecolors=COLOURS[0],
+            label="configuration",
+        )
     x, y = zip(*front, strict=True)
     ax.plot(x, y, color=COLOURS[1], marker="D", markersize=5, linewidth=1.2, label="Pareto front")
     for name, a, b in points:
@@ -160,7 +165,9 @@ def heat_map_figure(
     for (i, j), value in np.ndenumerate(matrix):
         if not np.isnan(value):
             dark = value < low + 0.55 * (high - low)
-            ax.text(j, i, f"{value:.{digits}f}", ha="center", va="center", fontsize=7.5, color="#fff" if dark else "#000")
+            ax.text(
+                j, i, f"{value:.{digits}f}", ha="center", va="center", fontsize=7.5, color="#fff" if dark else "#000"
+            )
     ax.set_xticks(range(len(columns)), columns, rotation=45, ha="right", fontsize=8)
     ax.set_yticks(range(len(rows)), rows, fontsize=8)
     ax.set_xlabel(column_title)
@@ -182,7 +189,9 @@ def learning_curves(epochs: Sequence[Sequence[Mapping[str, float]]], tasks: Sequ
         x = [start + i + 1 for i in range(len(history))]
         ax.plot(x, [entry.get("loss", np.nan) for entry in history], label=name, **(style | {"markersize": 0}))
         if history:
-            ax.annotate(name, (x[0], history[0].get("loss", np.nan)), fontsize=7, textcoords="offset points", xytext=(2, 4))
+            ax.annotate(
+                name, (x[0], history[0].get("loss", np.nan)), fontsize=7, textcoords="offset points", xytext=(2, 4)
+            )
             ax.axvline(start + 0.5, color="#bbb", linewidth=0.6)
         start += len(history)
     ax.set_xlabel("epoch of the run")
@@ -204,7 +213,7 @@ def score_histograms(scores: Mapping[str, tuple[Sequence[float], Sequence[int]]]
     for ax, (category, (values, labels)) in zip(axes, scores.items(), strict=False):
         normal = [v for v, label in zip(values, labels, strict=True) if not label]
         defect = [v for v, label in zip(values, labels, strict=True) if label]
-        bins = np.histogram_bin_edges(np.asarray(values, float), bins=16)
+        bins = np.histogram_bin_edges(np.asarray(values, float), bins=16).tolist()
         ax.hist(normal, bins=bins, color=COLOURS[0], alpha=0.55, label="normal")
         ax.hist(defect, bins=bins, histtype="step", hatch="///", color=COLOURS[1], linewidth=1.2, label="defect")
         ax.set_title(category)

@@ -76,7 +76,9 @@ def compare(a: BySeed, b: BySeed, noise: Noise) -> Difference:
         freedom = sum(parts) ** 2 / weights if weights else len(a) + len(b) - 2
         return _difference(value, math.sqrt(sum(parts)), freedom, f"{len(a)} and {len(b)} seeds")
     if noise.sd is None:
-        return Difference(value, None, "noise unknown" if value else "identical", "one seed each, none repeated anywhere")
+        return Difference(
+            value, None, "noise unknown" if value else "identical", "one seed each, none repeated anywhere"
+        )
     error = noise.sd * math.sqrt(1 / len(a) + 1 / len(b))
     return _difference(value, error, noise.freedom, f"{len(a)} and {len(b)} seeds, noise of the other configurations")
 

@@ -44,14 +44,14 @@ class Table:
         name: Name of the CSV file and of the place in the page.
         title: Heading.
         columns: Names of the columns.
-        rows: One list a row, as long as the columns.
+        rows: One list a row, as long as the columns, of :data:`Item`.
         note: What the reader has to know, above the table.
     """
 
     name: str
     title: str
     columns: Sequence[str]
-    rows: list[list[Item]] = field(default_factory=list)
+    rows: list[list[Any]] = field(default_factory=list)
     note: str = ""
 
     @property

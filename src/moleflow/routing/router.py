@@ -117,6 +117,31 @@ class Router:
         best, second = distances.topk(2, dim=1, largest=False).values.unbind(dim=1)
         return second - best
 
+    def held_out_distances(self, name: str, features: Tensor) -> Tensor:
+        """Return how far each training picture of an expert would be from it, had the expert not seen that picture.
+
+        Leaving picture f out of n moves the mean to ``(n m - f) / (n - 1)`` and takes ``n / (n - 1) (f - m)(f - m)^T`` out
+        of the scatter; both follow in closed form from the distance q with the picture (Sherman and Morrison 1950).
+
+        Args:
+            name: The expert.
+            features: (N, D) the image features it was made known with.
+
+        Returns:
+            (N,) float64; infinite where the expert has seen a single picture.
+        """
+        square = self.distances(features)[:, self.names.index(name)].square()
+        count = self._experts[name].count
+        if count < 2:
+            return torch.full_like(square, torch.inf)
+        grown = count / (count - 1)
+        share = 0.0
+        if self.rule == "pooled":
+            share = (1 - self.shrinkage) / max(1, sum(expert.count - 1 for expert in self._experts.values()))
+        elif self.rule == "own":
+            share = 1 / (count - 1)
+        return grown * (square / (1 - share * grown * square).clamp_min(1e-9)).sqrt()
+
     def _factorise(self) -> list["_Frame"]:
         """Return the frames whose distances, side by side, are the rule's."""
         if not self._experts:

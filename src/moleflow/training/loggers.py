@@ -5,9 +5,17 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import wandb
 from lightning.pytorch.loggers import Logger, WandbLogger
+
+from moleflow.files import plain
+from moleflow.metrics import mean_over_categories
+from moleflow.training.callbacks import RunCallback
+
+if TYPE_CHECKING:
+    from moleflow.training.sequence import TaskReport, TaskSequence
 
 log = logging.getLogger(__name__)
 
@@ -71,3 +79,50 @@ def finish_loggers(loggers: Sequence[Logger], status: str) -> None:
         logger.finalize(status)
         if isinstance(logger, WandbLogger):
             logger.experiment.finish(exit_code=0 if status == "success" else 1)
+
+
+class WandbReport(RunCallback):
+    """Sends what Lightning does not: metrics after each task, tables, pictures and the final summary.
+
+    Everything is logged beside ``trainer/global_step``, the run's one step, which never goes back.
+
+    Args:
+        logger: The run's W&B logger.
+    """
+
+    def __init__(self, logger: WandbLogger) -> None:
+        self.logger = logger
+
+    def on_task_evaluated(self, run: "TaskSequence", report: "TaskReport") -> None:
+        """Log the means over all categories seen so far, the task matrix and the categories' metrics."""
+        results = {c: {**r.metrics, "routing_accuracy": r.routing_accuracy} for c, r in report.routed.items()}
+        means = {f"task/{name}": value for name, value in mean_over_categories(results).items() if value is not None}
+        self._log({"task/number": report.task.index + 1, **means}, report.step)
+        names = [task.name for task in run.tasks]
+        matrix = run.progress.matrix
+        rows = [
+            [name, after, on, value]
+            for name in matrix.metrics
+            for after, row in zip(names, matrix.matrix(name), strict=False)
+            for on, value in zip(names, row, strict=False)
+        ]
+        self._log({"tables/task_matrix": wandb.Table(["metric", "after", "tested_on", "value"], rows)}, report.step)
+
+    def on_run_complete(self, run: "TaskSequence", metrics: dict[str, Any]) -> None:
+        """Log the last tables and pictures, and make the summary equal to ``metrics.json``."""
+        columns = ["image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "pro", "routing_accuracy"]
+        rows = [[c, *(values[name] for name in columns)] for c, values in plain(metrics["per_category"]).items()]
+        counts = metrics["routing"]["counts"]
+        routed = [[c, e, counts[c].get(e, 0)] for c in counts for e in metrics["routing"]["experts"]]
+        content: dict[str, Any] = {
+            "tables/categories": wandb.Table(["category", *columns], rows),
+            "tables/routing": wandb.Table(["category", "routed_to", "pictures"], routed),
+        }
+        for path in sorted((run.folder / "pictures").glob("*.[jp][pn]g")):
+            content[f"pictures/{path.stem}"] = wandb.Image(str(path))
+        self._log(content, run.progress.step)
+        summary = {key: value for key, value in plain(metrics).items() if key not in ("training", "task_matrix")}
+        self.logger.experiment.summary.update(summary)
+
+    def _log(self, content: dict[str, Any], step: int) -> None:
+        self.logger.experiment.log({**content, "trainer/global_step": step})

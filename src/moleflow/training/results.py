@@ -2,11 +2,15 @@
 
 import csv
 import platform
+import resource
+import sys
 import time
 from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from moleflow import __version__
 from moleflow.files import plain, replacing, write_json
@@ -92,8 +96,16 @@ def collect(
             "python": platform.python_version(),
             **{name: version(name) for name in PACKAGES},
         },
+        "memory": peak_memory(),
         "device": str(run.model.device),
     }
+
+
+def peak_memory() -> dict[str, int]:
+    """Return the most memory that this process held, in bytes; on a GPU what torch held there too."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = {"peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    return peak | ({"peak_gpu_bytes": torch.cuda.max_memory_allocated()} if torch.cuda.is_available() else {})
 
 
 def write_scores(path: Path, root: Path, routed: dict[str, CategoryResult]) -> None:

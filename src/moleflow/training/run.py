@@ -16,6 +16,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.loggers import WandbLogger
 from omegaconf import DictConfig, OmegaConf
 
 from moleflow.data import PictureDataModule, cut
@@ -24,7 +25,7 @@ from moleflow.files import read_json
 from moleflow.interrupt import Interrupted, interruptible
 from moleflow.model import PART_NAMES, MoLEFlow
 from moleflow.parts import build_part
-from moleflow.training.loggers import finish_loggers
+from moleflow.training.loggers import WandbReport, finish_loggers
 from moleflow.training.results import write_results
 from moleflow.training.run_folder import RunFolder
 from moleflow.training.sequence import TaskSequence, TaskSettings
@@ -86,6 +87,7 @@ def _run(config: DictConfig, settings: dict[str, Any], folder: RunFolder) -> dic
     task_settings = build_task_settings(config, settings)
     loggers = [_instantiate(f"logger.{name}", logger) for name, logger in config.logger.items()]
     callbacks = [_instantiate(f"callbacks.{name}", callback) for name, callback in config.callbacks.items()]
+    callbacks += [WandbReport(logger) for logger in loggers if isinstance(logger, WandbLogger)]
     sequence = TaskSequence(
         model=model,
         data=data,

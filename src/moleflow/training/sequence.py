@@ -218,6 +218,8 @@ class TaskSequence:
         for name, grids in features.items():
             self.model.learn_route(name, self.model.image_features(grids))
         self.model.forget_merged()
+        for name, grids in features.items():
+            self.model.learn_normal(name, grids)
         if self.model.flow.base in ("context", "trainable"):
             self.evaluator.forget()
         self._account(task, module)

@@ -1,0 +1,1 @@
+"""What a trained model is used for: predictions, export, assembling experts of several runs."""

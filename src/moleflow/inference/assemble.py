@@ -1,0 +1,92 @@
+"""One model folder from experts of several runs that share a base."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from moleflow.errors import UserError
+from moleflow.files import replacing, write_json
+from moleflow.store import ExpertStore
+
+_NO_MATTER = ("score_batch",)  # settings that say how fast, not what
+
+
+def assemble(sources: Sequence[tuple[Path, Sequence[str]]], out: Path) -> list[str]:
+    """Copy experts into a new model folder and return their names; each file keeps its bytes.
+
+    Args:
+        sources: Model folders (or run folders) and the experts to take; none means all that are not there yet.
+        out: The new model folder.
+
+    Raises:
+        UserError: If the models do not share base and settings, an expert is missing or comes twice, a file is
+            damaged, or ``out`` holds a model already. Nothing is written then.
+    """
+    if (out / "manifest.json").exists():
+        raise UserError(f"{out} holds a model already. Choose another folder.")
+    opened = [(_store(path), path, names) for path, names in sources]
+    first, first_path, _ = opened[0]
+    reference = first.manifest()
+    taken: dict[str, tuple[ExpertStore, dict[str, Any]]] = {}
+    for store, path, names in opened:
+        manifest = store.manifest()
+        _check_alike(reference, manifest, first_path, path)
+        listed = {str(entry["name"]): entry for entry in manifest["experts"]}
+        for name in names or [name for name in listed if name not in taken]:
+            if name not in listed:
+                raise UserError(f"{path} has no expert {name!r}; it has {', '.join(listed)}.")
+            if name in taken:
+                raise UserError(
+                    f"Expert {name!r} is asked for from {taken[name][0].folder} and from {path}. Name it once."
+                )
+            store.expert(name)  # reads and checks it
+            taken[name] = (store, listed[name])
+    ordered = _first_first(reference, taken)
+    first.base()
+    files = {"base.safetensors": reference["files"]["base.safetensors"]}
+    _copy(first.folder / "base.safetensors", out / "base.safetensors")
+    for name in ordered:
+        store, entry = taken[name]
+        files[entry["file"]] = store.manifest()["files"][entry["file"]]
+        _copy(store.folder / entry["file"], out / entry["file"])
+    write_json(out / "manifest.json", {**reference, "experts": [taken[name][1] for name in ordered], "files": files})
+    return ordered
+
+
+def _store(path: Path) -> ExpertStore:
+    return ExpertStore(path if (path / "manifest.json").is_file() else path / "model")
+
+
+def _check_alike(a: dict[str, Any], b: dict[str, Any], a_path: Path, b_path: Path) -> None:
+    for key in sorted({*a["settings"], *b["settings"]}.difference(_NO_MATTER)):
+        left, right = a["settings"].get(key), b["settings"].get(key)
+        if left != right:
+            raise UserError(
+                f"{b_path} cannot join {a_path}: their settings differ in {key}: {right!r} instead of {left!r}."
+            )
+    if a["files"]["base.safetensors"]["sha256"] != b["files"]["base.safetensors"]["sha256"]:
+        raise UserError(
+            f"{b_path} cannot join {a_path}: their bases differ, and an expert works on the base it was trained on alone. "
+            "Train the second run on from the first one's base."
+        )
+
+
+def _first_first(reference: dict[str, Any], taken: dict[str, tuple[ExpertStore, dict[str, Any]]]) -> list[str]:
+    """Return the experts in an order in which the flow can build them.
+
+    The first expert of a run is built otherwise under ``soft_norm`` and ``separate``, so it has to be there and lead.
+    """
+    starters = [name for name, (store, _) in taken.items() if store.manifest()["experts"][0]["name"] == name]
+    model = reference["settings"]["model"]
+    if model.get("adapter") == "soft_norm" or model.get("base") == "separate":
+        if len(starters) != 1:
+            raise UserError(
+                f"With model.adapter=soft_norm or model.base=separate exactly one run's first expert is needed, not {len(starters)}."
+            )
+    return [*starters, *(name for name in taken if name not in starters)]
+
+
+def _copy(source: Path, target: Path) -> None:
+    with replacing(target) as temporary:
+        shutil.copyfile(source, temporary)

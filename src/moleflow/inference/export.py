@@ -1,0 +1,100 @@
+"""One expert as an ONNX graph: picture in, score and anomaly map out."""
+
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from moleflow.errors import UserError
+from moleflow.files import replacing
+from moleflow.inference.predict import limits
+from moleflow.losses import patch_nll
+from moleflow.model import MoLEFlow
+from moleflow.scoring import Scoring, spread
+
+
+class DeployedExpert(nn.Module):
+    """Normalisation, backbone, merged expert and scoring in one module without choices.
+
+    Args:
+        model: The trained model, on the CPU.
+        expert: The expert.
+    """
+
+    def __init__(self, model: MoLEFlow, expert: str) -> None:
+        super().__init__()
+        transform, backbone = model.extractor.transform, model.extractor.backbone
+        self.shape = (transform.height, transform.width)
+        self.body = backbone.body
+        self.flow = model.flow.merged(expert)
+        self.expert = expert
+        self.scoring: Scoring = model.scoring
+        grid = backbone.grid(*self.shape)
+        height, width = self.scoring.map_shape
+        for name, value in (("mean", transform.mean), ("std", transform.std)):
+            self.register_buffer(name, torch.tensor(value).view(1, 3, 1, 1))
+        self.register_buffer("rows", spread(grid[0], height, self.scoring.sigma))
+        self.register_buffer("columns", spread(grid[1], width, self.scoring.sigma).T.contiguous())
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """Return image scores (B,) and anomaly maps (B, H, W) of RGB pictures (B, 3, H, W) in 0 to 1."""
+        grids = self.body((pictures - self.mean) / self.std)
+        nll = patch_nll(*self.flow(grids, self.expert))
+        maps = (self.rows @ nll.double() @ self.columns).float()
+        return self._score(nll.flatten(1)), maps
+
+    def _score(self, patches: Tensor) -> Tensor:
+        count, scoring = patches.shape[1], self.scoring
+        match scoring.aggregation:
+            case "max":
+                return patches.amax(1)
+            case "mean":
+                return patches.mean(1)
+            case "top_k":
+                return patches.topk(scoring.top_k, 1).values.mean(1)
+            case "top_k_percent":
+                return patches.topk(max(1, int(count * scoring.top_k_percent)), 1).values.mean(1)
+            case _:  # a quantile is a blend of two neighbours in order; ONNX has no operator for it
+                place = scoring.percentile * (count - 1)
+                below = min(int(place), count - 2) if count > 1 else 0
+                ordered = patches.topk(count, 1, largest=False).values
+                return torch.lerp(ordered[:, below], ordered[:, min(below + 1, count - 1)], place - below)
+
+
+def export(model: MoLEFlow, category: str, path: Path) -> Path:
+    """Write the expert of a category as ONNX, with its threshold and categories in the file's metadata.
+
+    The graph takes ``pictures`` (B, 3, H, W), float32 RGB in 0 to 1 of the size that the model was trained with, any B,
+    and gives ``score`` (B,) and ``map`` (B, H, W).
+
+    Raises:
+        UserError: If no expert learned the category, or the packages of the extra ``export`` are missing.
+    """
+    try:
+        import onnx
+        import onnxscript  # noqa: F401 — what the exporter needs
+    except ImportError as error:
+        raise UserError(f"{error.name} is not installed. Run: pip install 'moleflow[export]'") from error
+    expert = category if category in model.flow.names else model.expert_of(category)
+    deployed = DeployedExpert(model, expert).eval()
+    example = torch.rand(2, 3, *deployed.shape)
+    with torch.no_grad():
+        program = torch.onnx.export(
+            deployed,
+            (example,),
+            input_names=["pictures"],
+            output_names=["score", "map"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    content = program.model_proto
+    notes = {"expert": expert, "categories": json.dumps(model.notes[expert]["categories"])}
+    if expert in model.seen:
+        notes["threshold"] = repr(limits(model, expert).score)
+    onnx.helper.set_model_props(content, notes)
+    with replacing(path) as temporary:
+        onnx.save_model(content, str(temporary))
+    return path
