@@ -6,11 +6,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from glob import glob, has_magic
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from moleflow.errors import UserError
 
 if TYPE_CHECKING:
+    from moleflow.data import PictureTransform
     from moleflow.inference.predict import Prediction, Predictor
 
 COLUMNS = ("verdict", "score", "threshold", "category", "margin", "distance", "path")
@@ -105,11 +106,16 @@ def _draw(predictor: "Predictor", prediction: "Prediction", folder: Path) -> Non
     from moleflow.files import replacing
     from moleflow.inference.overlay import overlay
 
-    assert prediction.expert is not None and prediction.anomaly_map is not None
+    assert prediction.expert is not None
+    assert prediction.anomaly_map is not None
     limit = predictor.limits[prediction.expert]
     high = limit.score + (limit.score - limit.usual)
     drawn = overlay(
-        read_picture(prediction.path), prediction.anomaly_map, predictor.model.extractor.transform, limit.usual, high
+        read_picture(prediction.path),
+        prediction.anomaly_map,
+        cast("PictureTransform", predictor.model.extractor.transform),
+        limit.usual,
+        high,
     )
     # The whole path in the name: pictures of several folders often share theirs.
     name = "_".join(part for part in prediction.path.with_suffix("").parts[-4:] if part not in ("/", "..", "."))

@@ -153,7 +153,7 @@ class _ConvolutionBody(nn.Module):
             def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
                 # A copy, as what follows may write into its input: an activation in place does.
                 maps[layer] = output.clone()
-                if len(maps) == len(self.layers):
+                if len(maps) == len(self.layers) and not torch.compiler.is_exporting():  # which cuts the rest by itself
                     raise _Done
 
             return hook
@@ -161,6 +161,8 @@ class _ConvolutionBody(nn.Module):
         hooks = [self.model.get_submodule(layer).register_forward_hook(keep(layer)) for layer in self.layers]
         try:
             self.model(images)
+            if len(maps) == len(self.layers):
+                return [maps[layer] for layer in self.layers]
         except _Done:
             return [maps[layer] for layer in self.layers]
         finally:

@@ -79,11 +79,11 @@ def _first_first(reference: dict[str, Any], taken: dict[str, tuple[ExpertStore, 
     """
     starters = [name for name, (store, _) in taken.items() if store.manifest()["experts"][0]["name"] == name]
     model = reference["settings"]["model"]
-    if model.get("adapter") == "soft_norm" or model.get("base") == "separate":
-        if len(starters) != 1:
-            raise UserError(
-                f"With model.adapter=soft_norm or model.base=separate exactly one run's first expert is needed, not {len(starters)}."
-            )
+    special = model.get("adapter") == "soft_norm" or model.get("base") == "separate"
+    if special and len(starters) != 1:
+        raise UserError(
+            f"With model.adapter=soft_norm or model.base=separate exactly one run's first expert is needed, not {len(starters)}."
+        )
     return [*starters, *(name for name in taken if name not in starters)]
 
 

@@ -2,10 +2,12 @@
 
 import json
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from moleflow.data import PictureTransform
 from moleflow.errors import UserError
 from moleflow.files import replacing
 from moleflow.inference.predict import limits
@@ -22,9 +24,14 @@ class DeployedExpert(nn.Module):
         expert: The expert.
     """
 
+    mean: Tensor
+    std: Tensor
+    rows: Tensor
+    columns: Tensor
+
     def __init__(self, model: MoLEFlow, expert: str) -> None:
         super().__init__()
-        transform, backbone = model.extractor.transform, model.extractor.backbone
+        transform, backbone = cast(PictureTransform, model.extractor.transform), model.extractor.backbone
         self.shape = (transform.height, transform.width)
         self.body = backbone.body
         self.flow = model.flow.merged(expert)

@@ -13,7 +13,8 @@ def shown_picture(picture: Image.Image, transform: PictureTransform) -> NDArray[
     """Return a picture as the model saw it, (H, W, 3): resized and cut, in its own colours."""
     mean, std = (np.asarray(values).reshape(3, 1, 1) for values in (transform.mean, transform.std))
     pixels = (transform(picture).numpy() * std + mean).transpose(1, 2, 0)
-    return (pixels.clip(0, 1) * 255).round().astype(np.uint8)
+    shown: NDArray[np.uint8] = (pixels.clip(0, 1) * 255).round().astype(np.uint8)
+    return shown
 
 
 def overlay(

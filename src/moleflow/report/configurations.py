@@ -167,7 +167,7 @@ def benches(runs: Iterable[Run], metric: str) -> list[Bench]:
     for mark, members in alike.items():
         members.sort(key=lambda run: (run.seed, run.place))
         by_pictures[mark[0]].append(Configuration(members, settings[mark]))
-    found = []
+    found: list[Bench] = []
     number = 0
     for rivals in sorted(by_pictures.values(), key=len, reverse=True):
         rivals.sort(key=lambda c: (-(m if (m := c.mean(metric)) is not None else -1.0), c.label))

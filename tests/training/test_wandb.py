@@ -1,0 +1,105 @@
+"""W&B in offline mode: the run's own log holds what it should, and its true end."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from helpers.trees import write_mvtec_tree
+from helpers.wandb_log import items, records
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow
+
+
+def command(tree: Path, run: Path, *overrides: str) -> list[str]:
+    tiny = (
+        "dataset=folder backbone=resnet18 backbone.pretrained=false backbone.dim=32 transform.size=64 epochs=2 batch_size=4 "
+        "model.coupling_layers=2 model.lora_rank=4 features.cache_dir=null logger=wandb progress=false trainer=cpu"
+    ).split()
+    return [sys.executable, "train.py", *tiny, f"dataset.root={tree}", f"hydra.run.dir={run}", *overrides]
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_mvtec_tree(tmp_path_factory.mktemp("tree"))
+
+
+@pytest.fixture(scope="module")
+def finished(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("run") / "run"
+    subprocess.run(command(tree, run), cwd=ROOT, check=True, capture_output=True)
+    return run
+
+
+def test_everything_is_there_on_one_step_that_never_goes_back(finished: Path) -> None:
+    history = [items(r.history.item) for r in records(finished) if r.WhichOneof("record_type") == "history"]
+    steps = [row["trainer/global_step"] for row in history if "trainer/global_step" in row]
+    assert steps == sorted(steps)
+    assert steps[-1] == json.loads((finished / "metrics.json").read_text())["training"]["steps"]
+    keys = {key for row in history for key in row}
+    parts = ("loss", "nll_mean", "nll_tail", "logdet_penalty", "grad_norm", "skipped_steps", "lr", "task")
+    assert {f"train/{part}" for part in parts} <= keys
+    assert {"task/pixel_ap", "task/image_auroc", "task/routing_accuracy"} <= keys
+    assert any(key.startswith("tables/task_matrix") for key in keys)
+    assert any(key.startswith("tables/categories") for key in keys)
+    assert any(key.startswith("tables/routing") for key in keys)
+    assert any(key.startswith("pictures/examples_bottle") for key in keys)
+    assert sum("task/number" in row for row in history) == 2
+
+
+def test_the_summary_is_metrics_json(finished: Path) -> None:
+    summary: dict[str, object] = {}
+    for record in records(finished):
+        if record.WhichOneof("record_type") == "summary":
+            summary |= items(record.summary.update)
+    metrics = json.loads((finished / "metrics.json").read_text())
+    for name in ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "pro", "routing_accuracy"):
+        assert summary[name] == pytest.approx(metrics[name], rel=1e-12)
+
+
+def test_config_group_and_job_type(finished: Path) -> None:
+    config: dict[str, object] = {}
+    for record in records(finished):
+        if record.WhichOneof("record_type") == "run":
+            assert record.run.run_group == "default"
+            assert record.run.job_type == "seed0"
+            assert "1-1" in record.run.tags
+            config |= items(record.run.config.update)
+        if record.WhichOneof("record_type") == "config":
+            config |= items(record.config.update)
+    assert {"backbone", "model", "loss", "optimizer", "scenario", "seed", "epochs"} <= {
+        key.split(".")[0] for key in config
+    }
+
+
+def exit_codes(run: Path) -> list[int]:
+    return [r.exit.exit_code for r in records(run) if r.WhichOneof("record_type") == "exit"]
+
+
+def test_success_is_an_exit_with_0(finished: Path) -> None:
+    assert exit_codes(finished) == [0]
+
+
+def test_a_crash_is_an_exit_with_1(tree: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert subprocess.run(command(tree, run, "optimizer.lr=1e30"), cwd=ROOT, capture_output=True).returncode == 1
+    assert exit_codes(run) == [1]
+
+
+def test_a_kill_leaves_no_exit_at_all(tree: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = subprocess.Popen(
+        command(tree, run, "epochs=100000"), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 60
+    while not list((run / "state").glob("*.ckpt")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert list((run / "state").glob("*.ckpt"))
+    time.sleep(1)
+    assert 0 not in exit_codes(run)
