@@ -3,11 +3,13 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
 from moleflow.errors import UserError
 
 METRICS = ("pixel_ap", "image_auroc", "pixel_auroc", "image_ap", "pro", "routing_accuracy")
+LOSS_PARTS = ("loss", "nll_mean", "nll_tail", "logdet_penalty", "grad_norm", "lr", "skipped_steps")
 EFFECT_KEYS = (
     "loss.tail_weight",
     "loss.lambda_logdet",
@@ -26,28 +28,25 @@ def workspace(entity: str, project: str) -> Any:
         UserError: If the package of the extra ``dashboards`` is missing.
     """
     try:
-        import wandb_workspaces.reports.v2 as wr
-        import wandb_workspaces.workspaces as ws
+        wr: Any = import_module("wandb_workspaces.reports.v2")  # its exports are made at run time
+        ws: Any = import_module("wandb_workspaces.workspaces")
     except ImportError as error:
         raise UserError("wandb-workspaces is not installed. Run: pip install 'moleflow[dashboards]'") from error
-    summary = wr.SummaryMetric
-    losses = ("loss", "nll_mean", "nll_tail", "logdet_penalty", "grad_norm", "lr", "skipped_steps")
+    summary, step = wr.SummaryMetric, "trainer/global_step"
+    bars = [wr.BarPlot(title=m, metrics=[summary(m)], orientation="h") for m in METRICS]
+    effects = [wr.ScatterPlot(title=k, x=wr.Config(k), y=summary("pixel_ap"), regression=True) for k in EFFECT_KEYS]
+    trade_off = wr.ScatterPlot(title="trade-off", x=summary("image_auroc"), y=summary("pixel_ap"))
+    tasks = [wr.LinePlot(title=m, x=step, y=[f"task/{m}"]) for m in METRICS]
+    training = [wr.LinePlot(title=part, x=step, y=[f"train/{part}"]) for part in LOSS_PARTS]
+    tables = [wr.WeavePanelSummaryTable(table_name=f"tables/{t}") for t in ("categories", "task_matrix", "routing")]
     sections = [
-        ws.Section("Leaderboard", panels=[wr.BarPlot(title=m, metrics=[summary(m)], orientation="h") for m in METRICS], is_open=True),
-        ws.Section(
-            "Effects",
-            panels=[wr.ScatterPlot(title=key, x=wr.Config(key), y=summary("pixel_ap"), regression=True) for key in EFFECT_KEYS]
-            + [wr.ScatterPlot(title="trade-off", x=summary("image_auroc"), y=summary("pixel_ap"))],
-            is_open=True,
-        ),
-        ws.Section("After each task", panels=[wr.LinePlot(title=m, x="trainer/global_step", y=[f"task/{m}"]) for m in METRICS]),
-        ws.Section("Training", panels=[wr.LinePlot(title=m, x="trainer/global_step", y=[f"train/{m}"]) for m in losses]),
-        ws.Section(
-            "Categories, task matrix, routing",
-            panels=[wr.WeavePanelSummaryTable(table_name=f"tables/{name}") for name in ("categories", "task_matrix", "routing")],
-        ),
+        ws.Section("Leaderboard", panels=bars, is_open=True),
+        ws.Section("Effects", panels=[*effects, trade_off], is_open=True),
+        ws.Section("After each task", panels=tasks),
+        ws.Section("Training", panels=training),
+        ws.Section("Categories, task matrix, routing", panels=tables),
         ws.Section("Examples", panels=[wr.MediaBrowser(media_keys=["pictures/*"])]),
-    ]  # fmt: skip
+    ]
     return ws.Workspace(name="moleflow", entity=entity, project=project, sections=sections)
 
 

@@ -12,7 +12,8 @@ import yaml
 CATEGORIES = ("bottle", "cable", "pill")
 CONFIG: dict[str, Any] = {
     "dataset": {"_target_": "moleflow.data.MVTecDataModule", "root": "/data", "categories": None},
-    "backbone": {"_target_": "moleflow.features.PatchBackbone", "name": "wide_resnet50_2", "layers": ["l2", "l3"], "dim": 768},
+    "backbone": {"_target_": "moleflow.features.PatchBackbone", "name": "wide_resnet50_2",
+                 "layers": ["l2", "l3"], "dim": 768},
     "model": {"dim": 768, "coupling_layers": 6, "dia_blocks": 2, "lora_rank": 64, "adapter": "whitening", "seed": 0},
     "loss": {"tail_weight": 0.7, "lambda_logdet": 1e-4},
     "scoring": {"aggregation": "top_k", "top_k": 3, "map_size": 224},

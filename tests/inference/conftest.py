@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+
 from helpers.trees import write_mvtec_tree
 
 ROOT = Path(__file__).parents[2]
@@ -17,10 +18,21 @@ class Trained(NamedTuple):
 
 
 def train(tree: Path, run: Path, *overrides: str) -> None:
-    tiny = (
-        "dataset=folder backbone=resnet18 backbone.pretrained=false backbone.dim=32 transform.size=64 epochs=8 batch_size=4 "
-        "model.coupling_layers=2 model.lora_rank=4 optimizer.lr=3e-3 features.cache_dir=null progress=false trainer=cpu"
-    ).split()
+    tiny = [
+        "dataset=folder",
+        "backbone=resnet18",
+        "backbone.pretrained=false",
+        "backbone.dim=32",
+        "transform.size=64",
+        "epochs=8",
+        "batch_size=4",
+        "model.coupling_layers=2",
+        "model.lora_rank=4",
+        "optimizer.lr=3e-3",
+        "features.cache_dir=null",
+        "progress=false",
+        "trainer=cpu",
+    ]
     command = [sys.executable, "train.py", *tiny, f"dataset.root={tree}", f"hydra.run.dir={run}", *overrides]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
 

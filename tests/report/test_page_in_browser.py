@@ -15,7 +15,8 @@ webdriver = pytest.importorskip("selenium.webdriver")
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs chromium and chromedriver")
 FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--window-size=1500,2400",
 )  # fmt: skip
 
@@ -82,7 +83,8 @@ def test_every_image_is_drawn_and_kept_as_a_screenshot(browser: Any, page: Path)
     images = browser.find_elements("tag name", "img")
     assert len(images) > 10
     browser.execute_script("document.querySelectorAll('img').forEach((i) => { i.loading = 'eager'; })")
-    wait = "const done = arguments[0]; Promise.all([...document.images].map((i) => i.decode())).then(() => done(true), () => done(false))"
+    wait = "const done = arguments[0]; Promise.all([...document.images].map((i) => i.decode()))"
+    wait += ".then(() => done(true), () => done(false))"
     assert browser.execute_async_script(wait)
     artefacts = Path(os.environ.get("MOLEFLOW_ARTEFACTS", page.parent))
     artefacts.mkdir(parents=True, exist_ok=True)

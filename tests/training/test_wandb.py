@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from helpers.trees import write_mvtec_tree
 from helpers.wandb_log import items, records
 
@@ -16,10 +17,21 @@ pytestmark = pytest.mark.slow
 
 
 def command(tree: Path, run: Path, *overrides: str) -> list[str]:
-    tiny = (
-        "dataset=folder backbone=resnet18 backbone.pretrained=false backbone.dim=32 transform.size=64 epochs=2 batch_size=4 "
-        "model.coupling_layers=2 model.lora_rank=4 features.cache_dir=null logger=wandb progress=false trainer=cpu"
-    ).split()
+    tiny = [
+        "dataset=folder",
+        "backbone=resnet18",
+        "backbone.pretrained=false",
+        "backbone.dim=32",
+        "transform.size=64",
+        "epochs=2",
+        "batch_size=4",
+        "model.coupling_layers=2",
+        "model.lora_rank=4",
+        "features.cache_dir=null",
+        "logger=wandb",
+        "progress=false",
+        "trainer=cpu",
+    ]
     return [sys.executable, "train.py", *tiny, f"dataset.root={tree}", f"hydra.run.dir={run}", *overrides]
 
 

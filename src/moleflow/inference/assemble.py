@@ -67,7 +67,8 @@ def _check_alike(a: dict[str, Any], b: dict[str, Any], a_path: Path, b_path: Pat
             )
     if a["files"]["base.safetensors"]["sha256"] != b["files"]["base.safetensors"]["sha256"]:
         raise UserError(
-            f"{b_path} cannot join {a_path}: their bases differ, and an expert works on the base it was trained on alone. "
+            f"{b_path} cannot join {a_path}: their bases differ, and an expert works on the base alone "
+            "that it was trained on. "
             "Train the second run on from the first one's base."
         )
 
@@ -82,7 +83,8 @@ def _first_first(reference: dict[str, Any], taken: dict[str, tuple[ExpertStore, 
     special = model.get("adapter") == "soft_norm" or model.get("base") == "separate"
     if special and len(starters) != 1:
         raise UserError(
-            f"With model.adapter=soft_norm or model.base=separate exactly one run's first expert is needed, not {len(starters)}."
+            f"With model.adapter=soft_norm or model.base=separate exactly one run's first expert is "
+            f"needed, not {len(starters)}."
         )
     return [*starters, *(name for name in taken if name not in starters)]
 

@@ -87,7 +87,8 @@ class Predictor:
         missing = [name for name in model.flow.names if name not in model.seen]
         if missing:
             raise UserError(
-                f"Experts {', '.join(missing)} hold no training scores, so nothing tells normal from defect. Train them again."
+                f"Experts {', '.join(missing)} hold no training scores, so nothing tells normal from defect. "
+                "Train them again."
             )
         self.model = model
         self.limits = {name: limits(model, name) for name in model.flow.names}

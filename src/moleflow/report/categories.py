@@ -19,7 +19,8 @@ def per_category(content: Content) -> Section:
         metric = content.options.metric
         table = Table(
             f"categories{i + 1}", f"{bench.dataset}: {right.name} against {left.name}",
-            ("category", f"{metric} {left.name}", f"{metric} {right.name}", "gain", f"image_auroc {left.name}", f"image_auroc {right.name}", "gain ", "train pictures"),
+            ("category", f"{metric} {left.name}", f"{metric} {right.name}", "gain",
+             f"image_auroc {left.name}", f"image_auroc {right.name}", "gain ", "train pictures"),
             note=f"{left.name}: {left.label}. {right.name}: {right.label}.",
         )  # fmt: skip
         for category in sorted({c for run in right.runs for c in run.categories}):
@@ -29,7 +30,7 @@ def per_category(content: Content) -> Section:
                 row += [metric_cell(side, "per_category", category, name) for side in (left, right)]
                 row.append(change_cell(None if a is None or b is None else b - a, href=link(right)))
             count = right.mean("per_category", category, "train_pictures")
-            table.rows.append([*row, None if count is None else int(count)])  # type: ignore[list-item]
+            table.rows.append([*row, None if count is None else int(count)])
         if left is right:  # the only one: nothing to compare
             table.title, table.note = f"{bench.dataset}: {right.name}", f"{right.label}."
             table.columns = ("category", metric, "image_auroc", "train pictures")

@@ -19,9 +19,11 @@ def continual(content: Content) -> Section:
     for i, bench in enumerate(content.benches):
         table = Table(
             f"continual{i + 1}", f"{bench.dataset}: forgetting and routing",
-            ("name", "configuration", "scenario", f"{metric} routed", f"{metric} oracle", "routed less oracle", "routing_accuracy",
+            ("name", "configuration", "scenario", f"{metric} routed", f"{metric} oracle", "routed less oracle",
+             "routing_accuracy",
              f"forgetting of {metric}", "backward transfer", "forgetting of image_auroc"),
-            note="Oracle: the true category picks the expert. Forgetting: the fall from a task's best value to its last.",
+            note="Oracle: the true category picks the expert. Forgetting: the fall "
+            "from a task's best value to its last.",
         )  # fmt: skip
         for c in bench.configurations:
             routed, oracle = c.mean(metric), c.mean("oracle", metric)

@@ -22,7 +22,8 @@ def ablations(content: Content) -> Section:
         table = Table(
             f"ablation{i + 1}",
             f"{bench.dataset}: one key away from {base.name} ({base.label})",
-            ("changed key", "baseline", "here", "name", "configuration", "seeds", metric, "impact", "verdict", "by", "image_auroc impact"),
+            ("changed key", "baseline", "here", "name", "configuration", "seeds", metric, "impact",
+             "verdict", "by", "image_auroc impact"),
             note="Only configurations that differ from the baseline in this one key. ± is the 95 % interval.",
         )  # fmt: skip
         for key, here, there, other in bench.neighbours(base):
@@ -85,8 +86,10 @@ def effects(content: Content) -> Section:
         table = Table(
             f"effects{i + 1}",
             f"{bench.dataset}: all groups that differ in one key",
-            ("key", "group", "value", "name", "seeds", *_SHOWN, f"{content.options.metric} against reference", "verdict", "by"),
-            note="A group holds configurations that are equal in every other key. Its reference is the baseline where the "
+            ("key", "group", "value", "name", "seeds", *_SHOWN,
+             f"{content.options.metric} against reference", "verdict", "by"),
+            note="A group holds configurations that are equal in every other key. Its reference is the "
+            "baseline where the "
             "baseline is in it, else its first value.",
         )  # fmt: skip
         plots: list[Plot] = []
@@ -139,7 +142,8 @@ def synergy(content: Content) -> Section:
         steps = Table(
             f"synergy_steps{i + 1}", f"{bench.dataset}: components added one by one",
             ("step", "added", "name", "configuration", metric, "gain of this step", "verdict"),
-            note="Each line differs from the one above in one key alone, which goes from off (0, none, false, null) to on.",
+            note="Each line differs from the one above in one key alone, which goes from off (0, none, "
+            "false, null) to on.",
         )  # fmt: skip
         for number, (added, configuration) in enumerate(chain):
             change = difference(chain[number - 1][1], configuration, bench, metric) if number else None
@@ -183,7 +187,8 @@ def _pairs(bench: Bench, metric: str, i: int) -> Table:
     table = Table(
         f"synergy_pairs{i + 1}", "Two components together and apart",
         ("A", "B", "neither", "A alone", "B alone", "both", "gain A", "gain B", "gain both", "synergy", "verdict"),
-        note="Synergy is the gain of both less the gains of each alone: above 0 they help each other, below 0 they do the "
+        note="Synergy is the gain of both less the gains of each alone: above 0 they help each "
+        "other, below 0 they do the "
         "same work twice.",
     )  # fmt: skip
     on: dict[str, dict[str, Configuration]] = defaultdict(dict)
@@ -245,7 +250,8 @@ def backbones(content: Content) -> Section:
         reference = bench.best
         table = Table(
             f"backbones{i + 1}", f"{bench.dataset}: the best of each backbone",
-            ("backbone", "name", "configuration", "image_auroc", "pixel_ap", "backbone parameters", "else differs from the first in"),
+            ("backbone", "name", "configuration", "image_auroc", "pixel_ap", "backbone parameters",
+             "else differs from the first in"),
             note="Where other keys differ too, the difference is not the backbone's effect; that one is under Effects.",
         )  # fmt: skip
         for backbone, c in best.items():
@@ -273,7 +279,8 @@ def not_tried(content: Content) -> Section:
         table = Table(
             f"not_tried{i + 1}", f"{bench.dataset}: next to the best",
             ("next to", "key", "value there", "value not tried", "command"),
-            note="Values that other runs tried, put into the three best configurations. Run the command where train.py is.",
+            note="Values that other runs tried, put into the three best configurations. Run the command "
+            "where train.py is.",
         )  # fmt: skip
         values: dict[str, dict[str, object]] = defaultdict(dict)
         for group in bench.groups:

@@ -21,8 +21,10 @@ def summary(content: Content) -> Section:
     table = Table(
         "summary",
         "Best against baseline and target",
-        ("data set", "runs", "best", "configuration", metric, "baseline", f"baseline {metric}", "gain", "verdict", f"target {target:g}"),
-        note="The baseline is the configuration with the most others that differ from it in one key, unless one is named. "
+        ("data set", "runs", "best", "configuration", metric, "baseline",
+         f"baseline {metric}", "gain", "verdict", f"target {target:g}"),
+        note="The baseline is the configuration with the most others that differ from it in one key, unless one "
+        "is named. "
         "± is the standard deviation over seeds, for a gain the half width of its 95 % interval.",
     )  # fmt: skip
     for bench in content.benches:
@@ -153,8 +155,10 @@ def reported(content: Content) -> Section:
     table = Table(
         "reported",
         "Measured against reported",
-        ("data set", "name", "configuration", "seeds", "metric", "measured", "reported", "difference", "tolerance", "verdict", "note"),
-        note="Tolerance: two standard deviations between seeds, of the configuration's own seeds or, with one seed, of all "
+        ("data set", "name", "configuration", "seeds", "metric", "measured", "reported",
+         "difference", "tolerance", "verdict", "note"),
+        note="Tolerance: two standard deviations between seeds, of the configuration's own seeds or, with one seed, "
+        "of all "
         "configurations that have several.",
     )  # fmt: skip
     for bench in content.benches:
@@ -264,7 +268,8 @@ def _unsettled(bench: Bench, options: Options) -> list[list[Item]]:
                     [
                         "first place open",
                         name_cell(first),
-                        f"{first.name} leads {second.name} by {lead.value:.4f} {metric}: {lead.verdict} ({lead.how}).{more}",
+                        f"{first.name} leads {second.name} by {lead.value:.4f} {metric}: "
+                        f"{lead.verdict} ({lead.how}).{more}",
                     ]
                 )
     single = [c.name for c in bench.configurations if len(c.by_seed(metric)) == 1]
@@ -273,7 +278,8 @@ def _unsettled(bench: Bench, options: Options) -> list[list[Item]]:
             [
                 "one seed",
                 bench.dataset,
-                f"{len(single)} of {len(bench.configurations)} configurations have one seed; their noise is borrowed: {', '.join(single[:12])}{' …' if len(single) > 12 else ''}",
+                f"{len(single)} of {len(bench.configurations)} configurations have one seed; their noise is borrowed: "
+                f"{', '.join(single[:12])}{' …' if len(single) > 12 else ''}",
             ]
         )
     versions = {
@@ -305,7 +311,8 @@ def run_table(content: Content) -> Section:
                 values = [run_cell(run, metric) for metric in METRICS]
                 files = Cell("folder", str(run.folder), content.address(run.folder))
                 table.rows.append(
-                    [Cell(run.place, run.place, content.address(run.folder / "metrics.json")), c.name, c.label, bench.dataset, run.seed]
+                    [Cell(run.place, run.place, content.address(run.folder / "metrics.json")), c.name]
+                    + [c.label, bench.dataset, run.seed]
                     + values + [str(run.metrics.get("finished", "–")), files]
                 )  # fmt: skip
     return Section("runs", "Runs", [table], anchors={table.name: anchors})

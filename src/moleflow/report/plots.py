@@ -1,7 +1,7 @@
 """Plots as SVG in data URIs: told apart by marker, dash and number as well as by colour.
 
-Colours are those of Okabe and Ito, "Color Universal Design", 2008; maps use cividis (Nuñez et al., PLOS ONE 2018), whose
-lightness rises evenly, so that they survive a black-and-white printer.
+Colours are those of Okabe and Ito, "Color Universal Design", 2008; maps use cividis (Nuñez et al., PLOS ONE 2018),
+whose lightness rises evenly, so that they survive a black-and-white printer.
 """
 
 import base64

@@ -120,8 +120,8 @@ class Router:
     def held_out_distances(self, name: str, features: Tensor) -> Tensor:
         """Return how far each training picture of an expert would be from it, had the expert not seen it.
 
-        Leaving picture f out of n moves the mean to ``(n m - f) / (n - 1)`` and takes ``n / (n - 1) (f - m)(f - m)^T`` out
-        of the scatter; both follow in closed form from the distance q with the picture (Sherman and Morrison 1950).
+        Leaving picture f out of n moves the mean to ``(n m - f) / (n - 1)`` and takes ``n / (n - 1) (f - m)(f - m)^T``
+        out of the scatter; both follow in closed form from the distance q with the picture (Sherman and Morrison 1950).
 
         Args:
             name: The expert.
