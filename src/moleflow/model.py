@@ -123,14 +123,15 @@ class MoLEFlow:
         """
         self.router.add(name, FeatureStatistics.from_features(image_features.cpu()))
 
-    def learn_normal(self, name: str, grids: Tensor) -> None:
+    def learn_normal(self, name: str, grids: Tensor, paths: Sequence[Path]) -> None:
         """Remember what an expert says of its own training pictures: what is normal is told by it.
 
         Args:
             name: The expert, trained.
             grids: Patch features (N, h, w, D), one entry a training picture.
+            paths: Where the pictures lie, for messages.
         """
-        scores = self.scoring.image_scores(self.patch_scores(grids, name))
+        scores = self.scoring.image_scores(self.patch_scores(grids, name, paths))
         self.seen[name] = SeenPictures(self.image_features(grids), scores)
 
     def expert_of(self, category: str) -> str:
@@ -224,7 +225,7 @@ class MoLEFlow:
         scored: dict[int, Scored] = {}
         for name in dict.fromkeys(routes):
             chosen = [i for i, route in enumerate(routes) if route == name]
-column = self.router.names.index(name)
+            column = self.router.names.index(name)
             patches = self.patch_scores(grids[chosen], name, [paths[i] for i in chosen])
             scores, maps = self.scoring.image_scores(patches), self.scoring.anomaly_maps(patches)
             for i, score, anomaly_map in zip(chosen, scores.tolist(), maps, strict=True):

@@ -66,13 +66,11 @@ def write_run(
         target[last] = value
     (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     (folder / "status.json").write_text(json.dumps({"status": "finished", "reason": ""}))
-    (folder / ".hydra").mkdir()
     given = (
         [f"{key}={value}" for key, value in changes.items() if key != "reported"] if overrides is None else overrides
     )
-    (folder / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump([*given, f"seed={seed}"]))
     values = {c: pixel_ap + shift for c, shift in zip(categories, np.linspace(-0.1, 0.1, len(categories)), strict=True)}
-    content = result(values, image_auroc) | metrics
+    content = result(values, image_auroc) | {"overrides": [*given, f"seed={seed}"]} | metrics
     (folder / "metrics.json").write_text(json.dumps(content))
     _write_scores(folder / "scores.csv", categories)
     return folder

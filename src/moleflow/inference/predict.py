@@ -136,8 +136,8 @@ def limits(model: MoLEFlow, name: str) -> Limits:
     """Return where an expert's normal ends.
 
     The score's limit is three standard deviations above the mean of the training scores. The distance's limit is the
-    same of the distances that the training pictures would have, had the expert not seen them: a picture that took part
-    in mean and covariance looks nearer than a new one of its kind.
+    same of the distances that the training pictures would have, had the expert not seen them: a picture that took
+    part in mean and covariance looks nearer than a new one of its kind.
 
     Args:
         model: The model.

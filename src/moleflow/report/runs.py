@@ -46,7 +46,7 @@ class Run:
         place: The folder relative to where the search began: the run's name in the report.
         config: ``config.yaml``.
         metrics: ``metrics.json``.
-        overrides: The command's overrides, where Hydra kept them.
+        overrides: The command's overrides, as ``metrics.json`` has them.
     """
 
     folder: Path
@@ -177,8 +177,7 @@ def read_run(folder: Path, place: str) -> Run | Fault:
         config = _yaml(folder / "config.yaml")
         if not isinstance(config, Mapping) or "dataset" not in config:
             return Fault(folder, "foreign", "config.yaml is not moleflow's: it has no dataset.")
-        overrides = folder / ".hydra" / "overrides.yaml"
-        given = _yaml(overrides) if overrides.is_file() else []
+        given = metrics.get("overrides")
         named = tuple(str(item) for item in given) if isinstance(given, list) else ()
         return Run(folder, place, dict(config), dict(metrics), named)
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:

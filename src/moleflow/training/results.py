@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from hydra.core.hydra_config import HydraConfig
 
 from moleflow import __version__
 from moleflow.files import plain, replacing, write_json
@@ -35,6 +36,7 @@ def write_results(run: "TaskSequence", routed: dict[str, CategoryResult], starte
     with run.clock("evaluation"):
         oracle = run.evaluator.oracle(run.categories, "oracle")
     metrics = collect(run, routed, oracle)
+    metrics["overrides"] = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
     metrics["finished"] = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     metrics["started"] = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(started))
     for callback in run.run_callbacks:

@@ -219,7 +219,7 @@ class TaskSequence:
             self.model.learn_route(name, self.model.image_features(grids))
         self.model.forget_merged()
         for name, grids in features.items():
-            self.model.learn_normal(name, grids)
+            self.model.learn_normal(name, grids, [Path(picture) for picture in pictures[name]])
         if self.model.flow.base in ("context", "trainable"):
             self.evaluator.forget()
         self._account(task, module)
