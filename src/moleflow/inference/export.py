@@ -87,6 +87,7 @@ def export(model: MoLEFlow, category: str, path: Path) -> Path:
     deployed = DeployedExpert(model, expert).eval()
     example = torch.rand(2, 3, *deployed.shape)
     with torch.no_grad():
+        deployed(example)  # makes the position code once, so that the graph holds it as a constant
         program = torch.onnx.export(
             deployed,
             (example,),

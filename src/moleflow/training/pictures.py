@@ -97,7 +97,7 @@ def examples(run: "TaskSequence", category: str, result: CategoryResult, each: i
         _contour(cells[3], anomaly_map, limits(run.model, result.routes[i]).score)
         cells[0].set_title(f"{sample.path.parent.name}/{sample.path.name}", fontsize=7, loc="left")
         cells[1].set_title(f"{sample.defect}: {reason}", fontsize=7, loc="left")
-        cells[2].set_title(f"score {float(result.scores[i]):.1f}", fontsize=7, loc="left")
+        cells[2].set_title(f"score {float(result.scores[i]):.5g}", fontsize=7, loc="left")
         cells[3].set_title(f"expert {result.routes[i]}", fontsize=7, loc="left")
         for ax in cells:
             ax.set_axis_off()
