@@ -141,15 +141,9 @@ class Predictor:
 def limits(model: MoLEFlow, name: str) -> Limits:
     """Return where an expert's normal ends.
 
-    <<<<<<< HEAD
-    The score's limit is three standard deviations above the mean of the training scores. The distance's limit is the
-    same of the distances that the training pictures would have, had the expert not seen them: a picture that took
-    part in mean and covariance looks nearer than a new one of its kind.
-    =======
     The score's limit is three standard deviations above the mean of the training scores. The distance's limit is six
     above that of the distances that the training pictures would have, had the expert not seen them: a picture that took
     part in mean and covariance looks nearer than a new one of its kind.
-    >>>>>>> b7cc66e (Wider limit of the router's distance, measured; export without a warning)
 
     Args:
         model: The model.
