@@ -1,19 +1,17 @@
 """One model folder from experts of several runs that share a base."""
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from moleflow.errors import UserError
-from moleflow.files import replacing, write_json
 from moleflow.store import ExpertStore
 
 _NO_MATTER = ("score_batch",)  # settings that say how fast, not what
 
 
 def assemble(sources: Sequence[tuple[Path, Sequence[str]]], out: Path) -> list[str]:
-    """Copy experts into a new model folder and return their names; each file keeps its bytes.
+    """Copy experts into a new model folder and return their names; their tensors keep every bit.
 
     Args:
         sources: Model folders (or run folders) and the experts to take; none means all that are not there yet.
@@ -43,14 +41,11 @@ def assemble(sources: Sequence[tuple[Path, Sequence[str]]], out: Path) -> list[s
             store.expert(name)  # reads and checks it
             taken[name] = (store, listed[name])
     ordered = _first_first(reference, taken)
-    first.base()
-    files = {"base.safetensors": reference["files"]["base.safetensors"]}
-    _copy(first.folder / "base.safetensors", out / "base.safetensors")
-    for name in ordered:
-        store, entry = taken[name]
-        files[entry["file"]] = store.manifest()["files"][entry["file"]]
-        _copy(store.folder / entry["file"], out / entry["file"])
-    write_json(out / "manifest.json", {**reference, "experts": [taken[name][1] for name in ordered], "files": files})
+    experts = {name: taken[name][0].expert(name) for name in ordered}
+    notes = {
+        name: {key: value for key, value in taken[name][1].items() if key not in ("name", "file")} for name in ordered
+    }
+    ExpertStore(out).save(reference["settings"], first.base(), experts, notes)
     return ordered
 
 
@@ -65,7 +60,7 @@ def _check_alike(a: dict[str, Any], b: dict[str, Any], a_path: Path, b_path: Pat
             raise UserError(
                 f"{b_path} cannot join {a_path}: their settings differ in {key}: {right!r} instead of {left!r}."
             )
-    if a["files"]["base.safetensors"]["sha256"] != b["files"]["base.safetensors"]["sha256"]:
+    if a["files"][a["base"]]["sha256"] != b["files"][b["base"]]["sha256"]:
         raise UserError(
             f"{b_path} cannot join {a_path}: their bases differ, and an expert works on the base alone "
             "that it was trained on. "
@@ -87,8 +82,3 @@ def _first_first(reference: dict[str, Any], taken: dict[str, tuple[ExpertStore, 
             f"needed, not {len(starters)}."
         )
     return [*starters, *(name for name in taken if name not in starters)]
-
-
-def _copy(source: Path, target: Path) -> None:
-    with replacing(target) as temporary:
-        shutil.copyfile(source, temporary)
