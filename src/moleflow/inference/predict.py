@@ -19,7 +19,7 @@ _DISTANCE_DEVIATIONS = 6.0
 
 Foreign categories are so far away that the distance's limit can be wide, and it has to be: a gross defect moves a
 picture, too (``benchmarks/unknown.py``: on the generated products a limit of 3 called 56 % of the defects unknown, one
-of 6 called 8 %; both called every foreign picture unknown and no held-out normal one).
+of 6 called 8 %; no held-out normal one was unknown then, and no foreign one known).
 """
 
 
