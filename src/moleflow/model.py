@@ -13,8 +13,7 @@ from torch import Tensor
 
 from moleflow.errors import UserError, choice
 from moleflow.features import FeatureCache, FeatureExtractor, FeatureStore, MemoryStore, NoStore, feature_spec
-from moleflow.flow import ExpertFlow
-from moleflow.losses import patch_nll
+from moleflow.flow import PatchModel
 from moleflow.parts import build_part
 from moleflow.routing import FeatureStatistics, Router
 from moleflow.scoring import Scoring
@@ -89,7 +88,7 @@ class MoLEFlow:
         self.score_batch = int(settings["score_batch"])
         transform = build_part("transform", settings["transform"])
         backbone = build_part("backbone", settings["backbone"])
-        self.flow: ExpertFlow = build_part("model", settings["model"]).to(self.device)
+        self.flow: PatchModel = build_part("model", settings["model"]).to(self.device)
         self.router: Router = build_part("router", settings["router"])
         self.scoring: Scoring = build_part("scoring", settings["scoring"])
         grid = backbone.grid(transform.height, transform.width)
@@ -105,7 +104,7 @@ class MoLEFlow:
         self.extractor = FeatureExtractor(backbone, transform, store, self.score_batch, self.device, num_workers)
         self.notes: dict[str, dict[str, Any]] = {}
         self.seen: dict[str, SeenPictures] = {}
-        self._merged: dict[str, ExpertFlow] = {}
+        self._merged: dict[str, PatchModel] = {}
 
     # -- learning -----------------------------------------------------------------------------------------------------
 
@@ -113,6 +112,16 @@ class MoLEFlow:
         """Create an expert for some categories; it has yet to be trained and made known to the router."""
         self.flow.add_expert(name)
         self.notes[name] = {"categories": list(categories)}
+
+    @torch.no_grad()
+    def fit(self, name: str, grids: Tensor) -> None:
+        """Set what an expert takes from its training patches in closed form, before any gradient step.
+
+        Args:
+            name: The expert.
+            grids: Training patches (N, h, w, D).
+        """
+        self.flow.fit(name, (part.to(self.device) for part in torch.split(grids, 32)))
 
     def learn_route(self, name: str, image_features: Tensor) -> None:
         """Tell the router what an expert's training pictures look like.
@@ -174,7 +183,7 @@ class MoLEFlow:
             part = grids[start : start + self.score_batch].to(self.device)
             # A copy in every case: kernels may round differently on memory that is aligned differently.
             padded = torch.cat((part, part[:1].expand(self.score_batch - len(part), *part.shape[1:])))
-            scores.append(patch_nll(*flow(padded, expert))[: len(part)].cpu())
+            scores.append(flow.patch_scores(padded, expert)[: len(part)].cpu())
         joined = torch.cat(scores) if scores else torch.empty(0, *grids.shape[1:3])
         bad = (~joined.flatten(1).isfinite().all(1)).nonzero().flatten().tolist()
         if bad:
@@ -236,7 +245,7 @@ class MoLEFlow:
         """Drop the merged experts; they are made again from the current weights when needed."""
         self._merged.clear()
 
-    def _merged_flow(self, expert: str) -> ExpertFlow:
+    def _merged_flow(self, expert: str) -> PatchModel:
         if expert not in self._merged:
             while len(self._merged) >= 8:  # a merged expert has the size of the base
                 del self._merged[next(iter(self._merged))]
