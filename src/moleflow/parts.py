@@ -13,6 +13,7 @@ from moleflow.errors import UserError, nearest
 from moleflow.features import PatchBackbone
 from moleflow.flow import ExpertFlow
 from moleflow.losses import FlowLoss
+from moleflow.rivals import PatchMemory, PositionGaussian
 from moleflow.routing import Router
 from moleflow.scoring import Scoring
 
@@ -21,6 +22,8 @@ PARTS: dict[str, Callable[..., Any]] = {
     "moleflow.features.PatchBackbone": PatchBackbone,
     "moleflow.flow.ExpertFlow": ExpertFlow,
     "moleflow.losses.FlowLoss": FlowLoss,
+    "moleflow.rivals.PatchMemory": PatchMemory,
+    "moleflow.rivals.PositionGaussian": PositionGaussian,
     "moleflow.routing.Router": Router,
     "moleflow.scoring.Scoring": Scoring,
 }

@@ -7,7 +7,6 @@ from moleflow.flow import ExpertFlow
 from moleflow.losses import FlowLoss, patch_nll
 from moleflow.randomness import generator
 
-
 GOLDEN = [17.45623, 17.12679, 16.87125, 19.42448, 19.15439, 18.97424]
 
 
