@@ -1,7 +1,7 @@
 """A memory of patches: a patch scores its distance to the nearest one that the expert remembers.
 
-Reference: Roth et al., "Towards Total Recall in Industrial Anomaly Detection", CVPR 2022 (PatchCore). Its greedy coreset
-and its neighbourhood pooling (which the backbone does here) are kept, its reweighting of the image score is not.
+Reference: Roth et al., "Towards Total Recall in Industrial Anomaly Detection", CVPR 2022 (PatchCore). Its coreset and
+its neighbourhood pooling (which the backbone does here) are kept, its reweighting of the image score is not.
 """
 
 import torch

@@ -58,4 +58,5 @@ class PositionGaussian(ClosedForm):
         if rows.shape[1] != len(mean):
             raise UserError(f"Expert {name!r} knows {len(mean)} positions, the picture has {rows.shape[1]}.")
         white = torch.einsum("pij,bpj->bpi", expert.get_buffer("whitening"), rows - mean)
-        return white.norm(dim=-1).reshape(x.shape[:3])
+        scores: Tensor = torch.linalg.vector_norm(white, dim=-1).reshape(x.shape[:3])
+        return scores
