@@ -222,7 +222,9 @@ class TaskSequence:
             self.model.learn_route(name, self.model.image_features(grids))
         self.model.forget_merged()
         for name, grids in features.items():
-            self.model.learn_normal(name, grids, [Path(picture) for picture in pictures[name]])
+            paths = [Path(picture) for picture in pictures[name]]
+            self.model.calibrate(name, grids, paths)
+            self.model.learn_normal(name, grids, paths)
         if self.model.flow.base_moves:
             self.evaluator.forget()
         self._account(task, skipped, history)
