@@ -119,12 +119,15 @@ class MoLEFlow:
 
     @torch.no_grad()
     def fit(self, name: str, grids: Tensor) -> None:
-        """Set what an expert takes from its training patches in closed form, before any gradient step.
+        """Give a fresh expert its start: what the nearest one offers, and what its training patches say themselves.
 
         Args:
             name: The expert.
             grids: Training patches (N, h, w, D).
         """
+        if self.router.names:
+            mean = self.image_features(grids).mean(0, keepdim=True)
+            self.flow.start_from(name, self.router.route(mean)[0])
         self.flow.fit(name, (part.to(self.device) for part in torch.split(grids, 32)))
 
     def calibrate(self, name: str, grids: Tensor, paths: Sequence[Path]) -> None:

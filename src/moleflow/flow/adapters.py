@@ -1,5 +1,6 @@
 """Input adapters: what an expert does to the patch grid before the shared flow sees it."""
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterable
 
@@ -12,6 +13,7 @@ from moleflow.flow.context import zero_linear
 from moleflow.flow.lora import SharedLinear
 from moleflow.flow.subnets import Draw
 
+_FIRST_START = 0.5 + 1.5 / (1.0 + math.exp(0.7))
 ADAPTERS = ("whitening", "statistics", "soft_norm", "none")
 
 
@@ -34,12 +36,14 @@ class WhiteningAdapter(InputAdapter):
 
     Args:
         dim: Channels D.
-        first: Whether this is the first expert: gamma starts at 0.998, with later ones at 1.25.
+        start: Gamma at the start, in (0.5, 2).
     """
 
-    def __init__(self, dim: int, first: bool) -> None:
+    def __init__(self, dim: int, start: float) -> None:
         super().__init__()
-        self.raw_scale = nn.Parameter(torch.full((dim,), -0.7 if first else 0.0))
+        if not 0.5 < start < 2:
+            raise UserError(f"model.adapter_start={start} must lie between 0.5 and 2, the bounds of the scale.")
+        self.raw_scale = nn.Parameter(torch.full((dim,), math.log((start - 0.5) / (2.0 - start))))
         self.raw_offset = nn.Parameter(torch.zeros(dim))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -172,13 +176,16 @@ class NoAdapter(InputAdapter):
         return x
 
 
-def input_adapter(kind: str, dim: int, first: bool, rank: int, shrinkage: float, draw: Draw) -> InputAdapter:
+def input_adapter(
+    kind: str, dim: int, first: bool, start: float, rank: int, shrinkage: float, draw: Draw
+) -> InputAdapter:
     """Return a fresh adapter.
 
     Args:
         kind: One of ``whitening``, ``statistics``, ``soft_norm``, ``none``.
         dim: Channels D.
         first: Whether it belongs to the first expert.
+        start: Scale at which ``whitening`` starts with later experts; with the first one it is 0.998.
         rank: Eigenvectors that ``statistics`` keeps.
         shrinkage: Shrinkage of ``statistics``.
         draw: Generators by layer name.
@@ -188,7 +195,7 @@ def input_adapter(kind: str, dim: int, first: bool, rank: int, shrinkage: float,
     """
     choice("model.adapter", kind, ADAPTERS)
     if kind == "whitening":
-        return WhiteningAdapter(dim, first)
+        return WhiteningAdapter(dim, _FIRST_START if first else start)
     if kind == "statistics":
         return StatisticsAdapter(dim, rank, shrinkage)
     if kind == "soft_norm":

@@ -13,7 +13,7 @@ from moleflow.errors import UserError, nearest
 class PatchModel(nn.Module, ABC):
     """Scores patch grids by one of its experts; whatever fulfils this can be trained, saved, measured and reported.
 
-    A life: :meth:`add_expert`, :meth:`fit` with the expert's training patches, gradient steps on
+    A life: :meth:`add_expert`, :meth:`start_from`, :meth:`fit` with the expert's training patches, gradient steps on
     :meth:`learning_parameters` if there are any, then :meth:`patch_scores`.
     """
 
@@ -47,6 +47,14 @@ class PatchModel(nn.Module, ABC):
         Args:
             name: The expert.
             features: Its training patches in parts (B, H, W, D), gone through at most once.
+        """
+
+    def start_from(self, name: str, nearest: str) -> None:
+        """Offer a fresh expert the weights of the one whose training pictures are most like its own.
+
+        Args:
+            name: The fresh expert.
+            nearest: The other one.
         """
 
     @abstractmethod
