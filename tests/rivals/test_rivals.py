@@ -13,7 +13,7 @@ from moleflow import MoLEFlow
 from moleflow.errors import UserError
 from moleflow.randomness import generator
 from moleflow.rivals import PatchMemory, PositionGaussian
-from moleflow.rivals.memory import SELECTIONS, farthest_first, kmeans
+from moleflow.selection import SELECTIONS, farthest_first, kmeans
 
 
 def grids(count: int = 6, seed: int = 0) -> Tensor:
