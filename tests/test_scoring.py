@@ -88,6 +88,24 @@ def test_nan_is_passed_on_not_replaced(aggregation: str) -> None:
     assert scores.isnan().tolist() == [False, True, False, False, False]
 
 
+def test_pooled_and_centred_score_equals_the_literal_one() -> None:
+    grids = _grids()
+    scores = Scoring(aggregation="max", pool=3, centre=0.5).image_scores(grids)
+    for grid, score in zip(grids.double().numpy(), scores.tolist(), strict=True):
+        h, w = grid.shape
+        pooled = [grid[max(i - 1, 0) : i + 2, max(j - 1, 0) : j + 2].mean() for i in range(h) for j in range(w)]
+        median = np.sort(grid, axis=None)[(grid.size - 1) // 2]
+        assert score == pytest.approx(max(pooled) - 0.5 * median, rel=1e-5)
+
+
+def test_centring_takes_the_level_of_a_picture_off_score_and_map() -> None:
+    grids, raised = _grids(), _grids() + 400.0
+    centred = Scoring(centre=1.0, map_centre=1.0, map_size=16)
+    torch.testing.assert_close(centred.image_scores(grids), centred.image_scores(raised), rtol=1e-5, atol=1e-3)
+    torch.testing.assert_close(centred.anomaly_maps(grids), centred.anomaly_maps(raised), rtol=1e-5, atol=1e-2)
+    assert bool((Scoring(map_size=16).anomaly_maps(raised) - Scoring(map_size=16).anomaly_maps(grids) > 399).all())
+
+
 def test_no_picture_gives_no_score() -> None:
     assert Scoring().image_scores(torch.empty(0, 4, 4)).shape == (0,)
     assert Scoring(map_size=8).anomaly_maps(torch.empty(0, 4, 4)).shape == (0, 8, 8)
@@ -109,6 +127,9 @@ def test_more_patches_than_there_are_is_told() -> None:
         ({"percentile": 99}, "99th is 0.99"),
         ({"sigma": -1.0}, "sigma"),
         ({"sigma": float("nan")}, "sigma"),
+        ({"pool": 2}, "pool=2"),
+        ({"centre": 1.5}, "centre=1.5"),
+        ({"map_centre": -0.5}, "map_centre=-0.5"),
         ({"map_size": 0}, "map_size"),
         ({"map_size": (3, 4, 5)}, "map_size"),
     ],

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 import torch
 from torch import Tensor
 
+from moleflow.calibration import ScoreScale
 from moleflow.errors import UserError, choice
 from moleflow.features import FeatureCache, FeatureExtractor, FeatureStore, MemoryStore, NoStore, feature_spec
-from moleflow.flow import ExpertFlow
-from moleflow.losses import patch_nll
+from moleflow.flow import PatchModel
 from moleflow.parts import build_part
 from moleflow.routing import FeatureStatistics, Router
 from moleflow.scoring import Scoring
@@ -89,11 +89,13 @@ class MoLEFlow:
         self.score_batch = int(settings["score_batch"])
         transform = build_part("transform", settings["transform"])
         backbone = build_part("backbone", settings["backbone"])
-        self.flow: ExpertFlow = build_part("model", settings["model"]).to(self.device)
+        self.flow: PatchModel = build_part("model", settings["model"]).to(self.device)
         self.router: Router = build_part("router", settings["router"])
         self.scoring: Scoring = build_part("scoring", settings["scoring"])
         grid = backbone.grid(transform.height, transform.width)
         self.scoring.image_scores(torch.zeros(1, *grid))  # a top_k beyond the grid is known before any training
+        if self.scoring.standardise and self.flow.base_moves:
+            raise UserError("scoring.standardise needs experts that stay as they are. Set model.base=frozen.")
         self.backbone_spec = backbone.spec()
         dtype = getattr(torch, choice("features.dtype", settings["feature_dtype"], ("float32", "float16")))
         spec = feature_spec(backbone, transform, self.score_batch, self.device)
@@ -105,7 +107,8 @@ class MoLEFlow:
         self.extractor = FeatureExtractor(backbone, transform, store, self.score_batch, self.device, num_workers)
         self.notes: dict[str, dict[str, Any]] = {}
         self.seen: dict[str, SeenPictures] = {}
-        self._merged: dict[str, ExpertFlow] = {}
+        self.scales: dict[str, ScoreScale] = {}
+        self._merged: dict[str, PatchModel] = {}
 
     # -- learning -----------------------------------------------------------------------------------------------------
 
@@ -113,6 +116,30 @@ class MoLEFlow:
         """Create an expert for some categories; it has yet to be trained and made known to the router."""
         self.flow.add_expert(name)
         self.notes[name] = {"categories": list(categories)}
+
+    @torch.no_grad()
+    def fit(self, name: str, grids: Tensor) -> None:
+        """Give a fresh expert its start: what the nearest one offers, and what its training patches say themselves.
+
+        Args:
+            name: The expert.
+            grids: Training patches (N, h, w, D).
+        """
+        if self.router.names:
+            mean = self.image_features(grids).mean(0, keepdim=True)
+            self.flow.start_from(name, self.router.route(mean)[0])
+        self.flow.fit(name, (part.to(self.device) for part in torch.split(grids, 32)))
+
+    def calibrate(self, name: str, grids: Tensor, paths: Sequence[Path]) -> None:
+        """Learn the scale of a trained expert's scores, if the scoring standardises.
+
+        Args:
+            name: The expert.
+            grids: Its training patches (N, h, w, D).
+            paths: Its training pictures, for messages.
+        """
+        if self.scoring.standardise:
+            self.scales[name] = ScoreScale.from_training(self.patch_scores(grids, name, paths), self.scoring)
 
     def learn_route(self, name: str, image_features: Tensor) -> None:
         """Tell the router what an expert's training pictures look like.
@@ -131,7 +158,7 @@ class MoLEFlow:
             grids: Patch features (N, h, w, D), one entry a training picture.
             paths: Where the pictures lie, for messages.
         """
-        scores = self.scoring.image_scores(self.patch_scores(grids, name, paths))
+        scores = self.image_scores(self.patch_scores(grids, name, paths), [name] * len(grids))
         self.seen[name] = SeenPictures(self.image_features(grids), scores)
 
     def expert_of(self, category: str) -> str:
@@ -158,7 +185,9 @@ class MoLEFlow:
 
     @torch.inference_mode()
     def patch_scores(self, grids: Tensor, expert: str, paths: Sequence[Path]) -> Tensor:
-        """Return each patch's negative log-likelihood under one expert, (N, h, w) float32 on the CPU.
+        """Return each patch's score under one expert, (N, h, w) float32 on the CPU, standardised once it is calibrated.
+
+        The flow's raw score is the negative log-likelihood.
 
         Args:
             grids: Patch features (N, h, w, D).
@@ -174,7 +203,7 @@ class MoLEFlow:
             part = grids[start : start + self.score_batch].to(self.device)
             # A copy in every case: kernels may round differently on memory that is aligned differently.
             padded = torch.cat((part, part[:1].expand(self.score_batch - len(part), *part.shape[1:])))
-            scores.append(patch_nll(*flow(padded, expert))[: len(part)].cpu())
+            scores.append(flow.patch_scores(padded, expert)[: len(part)].cpu())
         joined = torch.cat(scores) if scores else torch.empty(0, *grids.shape[1:3])
         bad = (~joined.flatten(1).isfinite().all(1)).nonzero().flatten().tolist()
         if bad:
@@ -182,7 +211,20 @@ class MoLEFlow:
                 f"Expert {expert!r} gives scores that are not finite for {', '.join(str(paths[i]) for i in bad)}. "
                 "Its training went astray: lower optimizer.lr or model.coupling_layers and train again."
             )
-        return joined
+        return self.scales[expert].patches(joined) if expert in self.scales else joined
+
+    def image_scores(self, patch_scores: Tensor, experts: Sequence[str]) -> Tensor:
+        """Return one score a picture, (N,) float32.
+
+        Args:
+            patch_scores: What :meth:`patch_scores` returned (N, h, w).
+            experts: The expert that scored each picture.
+        """
+        scores = self.scoring.image_scores(patch_scores)
+        for i, name in enumerate(experts):
+            if name in self.scales:
+                scores[i] = self.scales[name].images(scores[i])
+        return scores
 
     def score(self, paths: Sequence[Path | str], expert: str | None = None) -> list[Scored]:
         """Score pictures; see :meth:`stream`."""
@@ -227,7 +269,7 @@ class MoLEFlow:
             chosen = [i for i, route in enumerate(routes) if route == name]
             column = self.router.names.index(name)
             patches = self.patch_scores(grids[chosen], name, [paths[i] for i in chosen])
-            scores, maps = self.scoring.image_scores(patches), self.scoring.anomaly_maps(patches)
+            scores, maps = self.image_scores(patches, [name] * len(chosen)), self.scoring.anomaly_maps(patches)
             for i, score, anomaly_map in zip(chosen, scores.tolist(), maps, strict=True):
                 scored[i] = Scored(paths[i], score, anomaly_map, name, margins[i], float(distances[i, column]))
         return [scored[i] for i in range(len(paths))]
@@ -236,7 +278,7 @@ class MoLEFlow:
         """Drop the merged experts; they are made again from the current weights when needed."""
         self._merged.clear()
 
-    def _merged_flow(self, expert: str) -> ExpertFlow:
+    def _merged_flow(self, expert: str) -> PatchModel:
         if expert not in self._merged:
             while len(self._merged) >= 8:  # a merged expert has the size of the base
                 del self._merged[next(iter(self._merged))]
@@ -254,7 +296,10 @@ class MoLEFlow:
             seen = (
                 {f"seen.{key}": value for key, value in self.seen[name]._asdict().items()} if name in self.seen else {}
             )
-            experts[name] = weights | routing | seen
+            scale = {}
+            if name in self.scales:
+                scale = {f"scale.{key}": value for key, value in self.scales[name].state().items()}
+            experts[name] = weights | routing | seen | scale
         settings = {**self.settings, "backbone_spec": self.backbone_spec}
         ExpertStore(folder).save(settings, self.flow.base_state(), experts, self.notes)
 
@@ -286,6 +331,8 @@ class MoLEFlow:
             self.router.add(name, FeatureStatistics.from_state(_part(tensors, "router.")))
             if seen := _part(tensors, "seen."):
                 self.seen[name] = SeenPictures(**seen)
+            if scale := _part(tensors, "scale."):
+                self.scales[name] = ScoreScale.from_state(scale)
         self.flow.load_base_state(store.base())
         self.forget_merged()
 

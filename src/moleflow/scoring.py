@@ -25,10 +25,16 @@ class Scoring:
 
     Args:
         aggregation: One of max, mean, top_k (mean of the ``top_k`` largest patches), top_k_percent (mean of the largest
-            share) and percentile (linear interpolation). It sees the raw patch grid: no upsampling, no smoothing.
+            share) and percentile (linear interpolation). It sees the patch grid: no upsampling, no smoothing but
+            ``pool``.
         top_k: Number of patches for ``top_k``.
         top_k_percent: Share of the patches in (0, 1] for ``top_k_percent``; at least one patch is taken.
         percentile: Quantile in [0, 1] for ``percentile``.
+        pool: Odd side of the window over which patch scores are averaged before the aggregation; 1 leaves them raw.
+        centre: Share in [0, 1] of the picture's median patch score that is taken off its image score: what raises the
+            whole picture (light, pose) then counts less.
+        map_centre: The same for the anomaly map. Costs where defects fill the picture.
+        standardise: Whether each expert's scores are standardised by those of its training pictures.
         map_size: Side, or height and width, of an anomaly map in pixels.
         sigma: Standard deviation of the Gaussian in pixels of the map; 0 leaves the map unsmoothed.
 
@@ -40,6 +46,10 @@ class Scoring:
     top_k: int = 3
     top_k_percent: float = 0.05
     percentile: float = 0.99
+    pool: int = 1
+    centre: float = 0.0
+    map_centre: float = 0.0
+    standardise: bool = False
     map_size: int | Sequence[int] = 224
     sigma: float = 4.0
 
@@ -51,6 +61,11 @@ class Scoring:
             raise UserError(f"top_k_percent={self.top_k_percent} must lie in (0, 1]: it is a share, so 5 % is 0.05.")
         if not 0 <= self.percentile <= 1:
             raise UserError(f"percentile={self.percentile} must lie in [0, 1]: the 99th is 0.99.")
+        if self.pool < 1 or self.pool % 2 == 0:
+            raise UserError(f"pool={self.pool} must be odd and at least 1 (1 leaves the patches as they are).")
+        for key, share in (("centre", self.centre), ("map_centre", self.map_centre)):
+            if not 0 <= share <= 1:
+                raise UserError(f"{key}={share} must lie in [0, 1]: it is a share of the picture's median.")
         if not 0 <= self.sigma < math.inf:
             raise UserError(f"sigma={self.sigma} must be at least 0 (0 leaves the map unsmoothed).")
         if len(self.map_shape) != 2 or min(self.map_shape) < 1:
@@ -76,7 +91,7 @@ class Scoring:
         count = patch_scores.shape[1] * patch_scores.shape[2]
         if self.aggregation == "top_k" and self.top_k > count:
             raise UserError(f"top_k={self.top_k} is more than the {count} patches of a picture. Lower top_k.")
-        return _one_by_one(lambda grid: self._aggregate(grid.flatten()), patch_scores, ())
+        return _one_by_one(self._image_score, patch_scores, ())
 
     def anomaly_maps(self, patch_scores: Tensor) -> Tensor:
         """Return one map a picture: bilinear upsampling (corners aligned), then a Gaussian (edges mirrored, 4 sigma).
@@ -93,7 +108,16 @@ class Scoring:
         height, width = self.map_shape
         rows = spread(patch_scores.shape[1], height, self.sigma).to(patch_scores.device)
         columns = spread(patch_scores.shape[2], width, self.sigma).to(patch_scores.device).T
-        return _one_by_one(lambda grid: rows @ grid.double() @ columns, patch_scores, (height, width))
+        return _one_by_one(
+            lambda grid: rows @ _centred(grid, self.map_centre).double() @ columns, patch_scores, (height, width)
+        )
+
+    def _image_score(self, grid: Tensor) -> Tensor:
+        """Return the score () of one picture's patches (h, w) float32."""
+        centred = _centred(grid, self.centre)
+        if self.pool > 1:
+            centred = F.avg_pool2d(centred[None], self.pool, 1, self.pool // 2, count_include_pad=False)[0]
+        return self._aggregate(centred.flatten())
 
     def _aggregate(self, patches: Tensor) -> Tensor:
         """Return the score () of one picture's patches (N,) float32."""
@@ -108,6 +132,11 @@ class Scoring:
                 return patches.topk(max(1, int(len(patches) * self.top_k_percent))).values.mean()
             case _:
                 return patches.quantile(self.percentile)
+
+
+def _centred(grid: Tensor, share: float) -> Tensor:
+    """Return a picture's patch scores (h, w) less a share of their median."""
+    return grid - share * grid.median() if share else grid
 
 
 def _one_by_one(function: Callable[[Tensor], Tensor], batch: Tensor, shape: tuple[int, ...]) -> Tensor:

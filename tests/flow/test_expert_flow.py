@@ -178,11 +178,39 @@ def test_components_share_all_other_draws() -> None:
         ({"base": "frozn"}, "frozen"),
         ({"spatial_context_mode": "depthwize"}, "depthwise"),
         ({"lora_rank": -1}, "lora_rank=-1"),
+        ({"expert_start": "near"}, "nearest"),
     ],
 )
 def test_bad_settings_name_the_key_and_the_remedy(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         small(**changes).add_expert("a")
+
+
+def test_a_later_expert_starts_from_the_nearest_one_where_asked() -> None:
+    for start in ("fresh", "nearest"):
+        flow = small(expert_start=start)
+        flow.add_expert("a")
+        nudge(flow)
+        flow.add_expert("b")
+        flow.start_from("b", "a")
+        same = all(torch.equal(x, y) for x, y in zip(flow(grid(), "a"), flow(grid(), "b"), strict=True))
+        assert same == (start == "nearest")
+    kept = flow(grid(), "a")[0]
+    with torch.no_grad():
+        for parameter in flow.expert("b").parameters():
+            parameter += 1.0  # a copy, not the same memory
+    assert torch.equal(kept, flow(grid(), "a")[0])
+
+
+def test_a_whitening_adapter_starts_at_the_scale_asked_for() -> None:
+    flow = small(adapter_start=1.0, position_code=False, spatial_context_mode="none")
+    flow.add_expert("a")
+    flow.add_expert("b")
+    normed = torch.nn.functional.layer_norm(grid(), (16,))
+    torch.testing.assert_close(flow.prepare(grid(), "b"), normed)
+    assert float((flow.prepare(grid(), "a") / normed).mean().detach()) == pytest.approx(
+        0.5 + 1.5 / (1 + 2.718281828**0.7)
+    )
 
 
 def test_unknown_expert_offers_the_nearest() -> None:

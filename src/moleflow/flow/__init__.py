@@ -2,5 +2,7 @@
 
 from moleflow.flow.coupling import CouplingBlock, CouplingStack
 from moleflow.flow.expert_flow import BASE_POLICIES, Expert, ExpertFlow
+from moleflow.flow.memory_flow import MemoryFlow
+from moleflow.flow.patch_model import PatchModel
 
-__all__ = ["BASE_POLICIES", "CouplingBlock", "CouplingStack", "Expert", "ExpertFlow"]
+__all__ = ["BASE_POLICIES", "CouplingBlock", "CouplingStack", "Expert", "ExpertFlow", "MemoryFlow", "PatchModel"]

@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from moleflow.errors import UserError, choice
 
-MIXER_MODES = ("depthwise_residual", "depthwise", "local_stats", "full", "none")
+LEARNED_MIXERS = ("depthwise_residual", "depthwise", "local_stats", "full")
+MIXER_MODES = (*LEARNED_MIXERS, "blur", "none")
 
 
 def check_kernel(key: str, kernel: int) -> int:
@@ -74,7 +75,7 @@ class SpatialMixer(nn.Module):
 
     def __init__(self, dim: int, mode: str, kernel: int, generator: torch.Generator) -> None:
         super().__init__()
-        self.mode = choice("spatial_context_mode", mode, MIXER_MODES[:-1])
+        self.mode = choice("spatial_context_mode", mode, LEARNED_MIXERS)
         self.kernel = check_kernel("spatial_context_kernel", kernel)
         if mode != "local_stats":
             self.weight = nn.Parameter(torch.full((dim, 1, kernel, kernel), 1.0 / kernel**2))
@@ -106,6 +107,34 @@ class SpatialMixer(nn.Module):
         mean = F.avg_pool2d(channels_first, self.kernel, 1, self.kernel // 2)
         square = F.avg_pool2d(channels_first.square(), self.kernel, 1, self.kernel // 2)
         return (square - mean.square()).clamp_min(1e-6).sqrt().permute(0, 2, 3, 1)
+
+
+class Blur(nn.Module):
+    """Blend each patch with the mean of its neighbourhood: ``(1-s) x + s mean_k(x)``, nothing learned.
+
+    At the border the mean is over the patches that exist, so the weights sum to 1 everywhere, a constant grid stays as
+    it is, and the blur commutes with every affine map of the channels. It is the same linear map for all grids: its
+    Jacobian is a constant, which a learned mixer's is not (that one lowers the likelihood's bound by contracting).
+
+    Args:
+        kernel: Odd kernel size k.
+        strength: Weight s of the mean, in [0, 1].
+
+    Raises:
+        UserError: If a value is not allowed.
+    """
+
+    def __init__(self, kernel: int, strength: float) -> None:
+        super().__init__()
+        self.kernel = check_kernel("spatial_context_kernel", kernel)
+        if not 0 <= strength <= 1:
+            raise UserError(f"spatial_context_strength={strength} must lie in [0, 1]: it is the weight of a mean.")
+        self.strength = strength
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the blurred grid (B, H, W, D) of ``x`` (B, H, W, D)."""
+        mean = F.avg_pool2d(x.permute(0, 3, 1, 2), self.kernel, 1, self.kernel // 2, count_include_pad=False)
+        return torch.lerp(x, mean.permute(0, 2, 3, 1), self.strength)
 
 
 def at_least_float32(x: Tensor) -> Tensor:

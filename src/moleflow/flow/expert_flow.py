@@ -6,19 +6,21 @@ deleted without touching another one.
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from moleflow.errors import UserError, choice, nearest
+from moleflow.errors import UserError, choice
 from moleflow.features.position import position_code
-from moleflow.flow.adapters import InputAdapter, input_adapter
+from moleflow.flow.adapters import InputAdapter, StatisticsAdapter, input_adapter
 from moleflow.flow.auxiliary import AuxiliaryCoupling, auxiliary_width
-from moleflow.flow.context import MIXER_MODES, SpatialMixer
+from moleflow.flow.context import MIXER_MODES, Blur, SpatialMixer
 from moleflow.flow.coupling import CouplingBlock, CouplingStack
+from moleflow.flow.patch_model import PatchModel
 from moleflow.flow.subnets import ContextSubnet, Draw, PlainSubnet, Subnet
+from moleflow.losses import patch_nll
 from moleflow.randomness import generator
 
 BASE_POLICIES = ("frozen", "context", "trainable", "separate")
@@ -48,7 +50,7 @@ class Expert(nn.Module):
         self.stack = stack
 
 
-class ExpertFlow(nn.Module):
+class ExpertFlow(PatchModel):
     """Normalizing flow over patch grids with one expert a category.
 
     Args:
@@ -58,9 +60,15 @@ class ExpertFlow(nn.Module):
         dia_hidden_ratio: Hidden width of these as a fraction of D.
         lora_rank: Rank of the experts' updates; 0 leaves them out, the task bias with them.
         task_bias: Whether experts own a bias in every shared linear layer.
-        adapter: Input adapter: ``whitening``, ``soft_norm`` or ``none``.
-        spatial_context_mode: Mixer before the flow: see :class:`SpatialMixer`; ``none`` leaves it out.
+        adapter: Input adapter: ``whitening``, ``statistics``, ``soft_norm`` or ``none``.
+        adapter_start: Scale at which ``whitening`` starts with later experts, in (0.5, 2). At 1 their first losses are
+            smaller than at the method's 1.25.
+        adapter_rank: Eigenvectors that ``statistics`` keeps; at least D whitens in full.
+        adapter_shrinkage: Shrinkage of the correlations in ``statistics``.
+        spatial_context_mode: Mixer before the flow: ``blur`` (see :class:`Blur`), a learned one (see
+            :class:`SpatialMixer`), or ``none``.
         spatial_context_kernel: Its odd kernel size.
+        spatial_context_strength: Strength of ``blur``.
         scale_context_kernel: Odd kernel size of the context inside the blocks; None leaves it out and gives scale and
             shift one common hidden layer.
         position_code: Whether to add the 2-D sinusoidal position code.
@@ -68,6 +76,8 @@ class ExpertFlow(nn.Module):
         base: What happens to the base after the first task. ``frozen``: nothing moves. ``context``: spatial mixer,
             scale context and a global affine go on learning. ``trainable``: everything does. ``separate``: each later
             expert learns coupling blocks of its own.
+        expert_start: How later experts start: ``fresh``, or with the weights of the ``nearest`` expert, as far as they
+            have the same shape.
         seed: Seed of every initial draw.
 
     Raises:
@@ -83,12 +93,17 @@ class ExpertFlow(nn.Module):
         lora_rank: int = 64,
         task_bias: bool = True,
         adapter: str = "whitening",
+        adapter_start: float = 1.25,
+        adapter_rank: int = 128,
+        adapter_shrinkage: float = 0.01,
         spatial_context_mode: str = "depthwise_residual",
         spatial_context_kernel: int = 3,
+        spatial_context_strength: float = 0.6,
         scale_context_kernel: int | None = 5,
         position_code: bool = True,
         clamp: float = 1.9,
         base: str = "frozen",
+        expert_start: str = "fresh",
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -108,28 +123,24 @@ class ExpertFlow(nn.Module):
         self.lora_rank = lora_rank
         self.task_bias = task_bias and lora_rank > 0
         self.adapter = adapter
+        self.adapter_start = adapter_start
+        self.adapter_rank = adapter_rank
+        self.adapter_shrinkage = adapter_shrinkage
         self.scale_context_kernel = scale_context_kernel
         self.position_code = position_code
         self.clamp = clamp
         self.base = choice("model.base", base, BASE_POLICIES)
+        self.expert_start = choice("model.expert_start", expert_start, ("fresh", "nearest"))
         self.seed = seed
-        choice("model.spatial_context_mode", spatial_context_mode, MIXER_MODES)
-        self.mixer = (
-            None
-            if spatial_context_mode == "none"
-            else SpatialMixer(dim, spatial_context_mode, spatial_context_kernel, generator(seed, "mixer"))
-        )
+        self.mixer: Blur | SpatialMixer | None = None
+        if choice("model.spatial_context_mode", spatial_context_mode, MIXER_MODES) == "blur":
+            self.mixer = Blur(spatial_context_kernel, spatial_context_strength)
+        elif spatial_context_mode != "none":
+            self.mixer = SpatialMixer(dim, spatial_context_mode, spatial_context_kernel, generator(seed, "mixer"))
         self.stack = self._new_stack("base", global_affine=base in ("context", "trainable"))
-        self.experts = nn.ModuleList()
-        self._names: list[str] = []
         self._codes: dict[tuple[int, int], Tensor] = {}
 
     # -- experts ------------------------------------------------------------------------------------------------------
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names of the experts in the order of their arrival."""
-        return tuple(self._names)
 
     def add_expert(self, name: str) -> Expert:
         """Create an expert; the only place where parameters appear after construction.
@@ -137,8 +148,7 @@ class ExpertFlow(nn.Module):
         Raises:
             UserError: If an expert of this name is there already.
         """
-        if name in self._names:
-            raise UserError(f"An expert named {name!r} is there already. Choose another name or remove it first.")
+        self.check_new(name)
         first = not self._names
 
         def draw(part: str) -> torch.Generator:
@@ -157,35 +167,36 @@ class ExpertFlow(nn.Module):
             AuxiliaryCoupling(self.dim, width, self.clamp, bool(i % 2), _prefixed(draw, f"auxiliary{i}"))
             for i in range(self.dia_blocks)
         ]
-        expert = Expert(input_adapter(self.adapter, self.dim, first, draw), updates, auxiliary, own)
-        device = next(self.parameters(), torch.empty(0)).device
-        self.experts.append(expert.to(device))
-        self._names.append(name)
+        adapter = input_adapter(
+            self.adapter, self.dim, first, self.adapter_start, self.adapter_rank, self.adapter_shrinkage, draw
+        )
+        expert = Expert(adapter, updates, auxiliary, own)
+        self.keep(name, expert)
         return expert
 
     def expert(self, name: str) -> Expert:
-        """Return an expert by name.
+        """Return an expert by name; see :meth:`PatchModel.expert`."""
+        return cast(Expert, super().expert(name))
 
-        Raises:
-            UserError: If there is none; the message offers the nearest name.
-        """
-        if name not in self._names:
-            known = ", ".join(self._names) or "none"
-            raise UserError(f"There is no expert named {name!r} (known: {known}).{nearest(name, self._names)}")
-        return cast(Expert, self.experts[self._names.index(name)])
+    def start_from(self, name: str, nearest: str) -> None:
+        """Copy the nearest expert's weights, if experts start so; see :meth:`PatchModel.start_from`."""
+        if self.expert_start == "nearest":
+            own, given = self.expert(name).state_dict(), self.expert(nearest).state_dict()
+            same = {key: given[key] for key in own.keys() & given.keys() if own[key].shape == given[key].shape}
+            self.expert(name).load_state_dict(own | same)
 
-    def base_state(self) -> dict[str, Tensor]:
-        """Return the tensors that all experts share, by name."""
-        return {key: value for key, value in self.state_dict().items() if not key.startswith("experts.")}
+    def fit(self, name: str, features: Iterable[Tensor]) -> None:
+        """Fit the expert's input adapter, if it is one in closed form; see :meth:`PatchModel.fit`."""
+        adapter = self.expert(name).adapter
+        if isinstance(adapter, StatisticsAdapter):
+            coded = (x + self._code(x) if self.position_code else x for x in features)
+            # The blur commutes with the adapter, so what is white after both is what the adapter fits blurred.
+            adapter.fit(self.mixer(x) if isinstance(self.mixer, Blur) else x for x in coded)
 
-    def load_base_state(self, state: dict[str, Tensor]) -> None:
-        """Load what :meth:`base_state` returned.
-
-        Raises:
-            RuntimeError: If names or shapes differ.
-        """
-        own = {key: value for key, value in self.state_dict().items() if key.startswith("experts.")}
-        self.load_state_dict({**state, **own}, strict=True)
+    @property
+    def base_moves(self) -> bool:
+        """Whether later tasks change what earlier experts use."""
+        return self.base in ("context", "trainable")
 
     # -- what learns --------------------------------------------------------------------------------------------------
 
@@ -232,7 +243,8 @@ class ExpertFlow(nn.Module):
 
         Returns:
             Latents z (B, H, W, D) and the log-determinant of each patch (B, H, W), float32. The Jacobians of adapter
-            and mixer are not counted, as in the method's first implementation.
+            and mixer are not counted, as in the method's first implementation; :meth:`patch_scores` counts that of
+            the adapter where it is known.
         """
         expert = self.expert(name)
         y = self.prepare(x, name)
@@ -244,6 +256,11 @@ class ExpertFlow(nn.Module):
             z, contribution = block(z)
             logdet = logdet + contribution
         return z, logdet
+
+    def patch_scores(self, x: Tensor, name: str) -> Tensor:
+        """Return negative log-likelihoods in nats; see :meth:`PatchModel.patch_scores`."""
+        z, logdet = self(x, name)
+        return patch_nll(z, logdet + self.expert(name).adapter.log_determinant())
 
     def inverse(self, z: Tensor, name: str) -> Tensor:
         """Return the prepared grid (see :meth:`prepare`) that one expert maps to ``z`` (B, H, W, D)."""

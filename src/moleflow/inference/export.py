@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from moleflow.data import PictureTransform
 from moleflow.errors import UserError
 from moleflow.files import replacing
+from moleflow.flow import ExpertFlow
 from moleflow.inference.predict import limits
-from moleflow.losses import patch_nll
 from moleflow.model import MoLEFlow
 from moleflow.scoring import Scoring, spread
 
@@ -47,7 +47,7 @@ class DeployedExpert(nn.Module):
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
         """Return image scores (B,) and anomaly maps (B, H, W) of RGB pictures (B, 3, H, W) in 0 to 1."""
         grids = self.body((pictures - self.mean) / self.std)
-        nll = patch_nll(*self.flow(grids, self.expert))
+        nll = self.flow.patch_scores(grids, self.expert)
         maps = (self.rows @ nll.double() @ self.columns).float()
         return self._score(nll.flatten(1)), maps
 
@@ -76,13 +76,19 @@ def export(model: MoLEFlow, category: str, path: Path) -> Path:
     and gives ``score`` (B,) and ``map`` (B, H, W).
 
     Raises:
-        UserError: If no expert learned the category, or the packages of the extra ``export`` are missing.
+        UserError: If no expert learned the category, the model is no flow, its scores are not plain, or packages of
+            the extra ``export`` are missing.
     """
     try:
         import onnx
         import onnxscript  # noqa: F401 — what the exporter needs
     except ImportError as error:
         raise UserError(f"{error.name} is not installed. Run: pip install 'moleflow[export]'") from error
+    scoring = model.scoring
+    if scoring.standardise or scoring.pool > 1 or scoring.centre or scoring.map_centre:
+        raise UserError("A model with scoring.standardise, pool, centre or map_centre cannot be exported.")
+    if type(model.flow) is not ExpertFlow:
+        raise UserError("Only a flow can be exported (model=moleflow or whitened), no memory and no rival.")
     expert = category if category in model.flow.names else model.expert_of(category)
     deployed = DeployedExpert(model, expert).eval()
     example = torch.rand(2, 3, *deployed.shape)

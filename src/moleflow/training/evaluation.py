@@ -106,7 +106,7 @@ class Evaluator:
         if routes not in test_set.results:
             patches = self._patch_scores(test_set, routes)
             metrics = CategoryMetrics(sync_on_compute=False)  # one process evaluates, each picture once
-            scores = self.model.scoring.image_scores(patches)
+            scores = self.model.image_scores(patches, routes)
             labels = torch.tensor([sample.label for sample in test_set.samples])
             maps = None if test_set.masks is None else self.model.scoring.anomaly_maps(patches)
             metrics.update(maps, test_set.masks, scores, labels)

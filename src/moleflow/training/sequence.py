@@ -15,6 +15,7 @@ from moleflow.data import PictureDataModule, Split, Task
 from moleflow.data.doubts import doubts
 from moleflow.errors import UserError
 from moleflow.files import read_sealed, write_sealed
+from moleflow.flow import ExpertFlow
 from moleflow.losses import FlowLoss
 from moleflow.metrics import TaskMatrix
 from moleflow.model import MoLEFlow
@@ -214,15 +215,19 @@ class TaskSequence:
             self.model.add_expert(name, categories)
         with self.clock("training"):
             features, pictures = self._training_set(groups)
-            module = self._fit(task, title, features, pictures)
+            for name, grids in features.items():
+                self.model.fit(name, grids)
+            skipped, history = self._train(task, title, features, pictures)
         for name, grids in features.items():
             self.model.learn_route(name, self.model.image_features(grids))
         self.model.forget_merged()
         for name, grids in features.items():
-            self.model.learn_normal(name, grids, [Path(picture) for picture in pictures[name]])
-        if self.model.flow.base in ("context", "trainable"):
+            paths = [Path(picture) for picture in pictures[name]]
+            self.model.calibrate(name, grids, paths)
+            self.model.learn_normal(name, grids, paths)
+        if self.model.flow.base_moves:
             self.evaluator.forget()
-        self._account(task, module)
+        self._account(task, skipped, history)
 
     def _groups(self, task: Task) -> dict[str, Sequence[str]]:
         """Return the categories of each of the task's experts, by the expert's name."""
@@ -238,12 +243,16 @@ class TaskSequence:
             pictures[name] = [f"{sample.category}/{sample.path.name}" for sample in samples]
         return features, pictures
 
-    def _fit(
+    def _train(
         self, task: Task, title: str, features: dict[str, Tensor], pictures: dict[str, list[str]]
-    ) -> ExpertTraining:
-        settings = self.settings
+    ) -> tuple[int, list[dict[str, float]]]:
+        """Make the gradient steps, if there is anything to learn by them; return steps skipped and history."""
+        settings, flow = self.settings, self.model.flow
+        if not flow.learning_parameters(list(features)):
+            return 0, []
+        assert isinstance(flow, ExpertFlow)
         module = ExpertTraining(
-            flow=self.model.flow,
+            flow=flow,
             experts=list(features),
             batches=FeatureBatches(features, settings.batch_size, settings.seed, task.index),
             pictures=pictures,
@@ -264,18 +273,18 @@ class TaskSequence:
         trainer.fit(module, ckpt_path=checkpoints.latest(), weights_only=True)
         self.is_global_zero = trainer.is_global_zero
         self.progress.step += trainer.global_step
-        self.model.flow.to(self.model.device).requires_grad_(False)
-        return module
+        flow.to(self.model.device).requires_grad_(False)
+        return module.skipped_steps, module.history
 
     def _checkpoints(self, task: int) -> TaskCheckpoints:
         return TaskCheckpoints(self.folder / "state", task)
 
-    def _account(self, task: Task, module: ExpertTraining) -> None:
+    def _account(self, task: Task, skipped: int, history: list[dict[str, float]]) -> None:
         """Save, evaluate and report; in a run of several processes the first one alone does so."""
         progress = self.progress
         progress.tasks_done += 1
-        progress.skipped_steps.append(module.skipped_steps)
-        progress.histories.append(module.history)
+        progress.skipped_steps.append(skipped)
+        progress.histories.append(history)
         if not self.is_global_zero:
             return
         self.model.save(self.folder / "model")
@@ -284,7 +293,7 @@ class TaskSequence:
             routed = self.evaluate(seen, f"evaluate {task.index + 1}/{len(self.tasks)}")
         values = {c: {**result.metrics, "routing_accuracy": result.routing_accuracy} for c, result in routed.items()}
         progress.matrix.add(task.index, values, [t.categories for t in self.tasks])
-        report = TaskReport(task, progress.step, module.history, routed)
+        report = TaskReport(task, progress.step, history, routed)
         for callback in self.run_callbacks:
             callback.on_task_evaluated(self, report)
         progress.write(self.folder / "state" / "progress.json")

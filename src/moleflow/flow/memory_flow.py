@@ -1,0 +1,81 @@
+"""The flow with a small memory of patches beside it: not a likelihood any more, and named for what it is."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from moleflow.errors import UserError
+from moleflow.flow.context import SpatialMixer
+from moleflow.flow.expert_flow import Expert, ExpertFlow
+from moleflow.randomness import generator
+from moleflow.selection import nearest_distance, select
+
+
+class MemoryHead(nn.Module):
+    """Some whitened training patches of one expert (K, D); empty until it is fitted or loaded."""
+
+    patches: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("patches", torch.empty(0))
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
+        self.patches = torch.empty_like(state_dict[f"{prefix}patches"], device=self.patches.device)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+class MemoryFlow(ExpertFlow):
+    """Adds to a patch's negative log-likelihood the energy of a unit Gaussian around the nearest remembered patch.
+
+    ``score = nll + memory_weight * d^2 / 2`` with the distance d, after whitening and blur, to the nearest of some
+    training patches. The flow is smooth and knows how features vary together; the memory knows modes that the flow
+    has blurred.
+
+    Args:
+        memory_size: Patches an expert remembers, at least 1.
+        memory_weight: Weight of the memory, at least 0.
+        settings: Those of :class:`ExpertFlow`; the adapter must be ``statistics`` and the mixer ``blur`` or ``none``,
+            because the memory is filled before training.
+
+    Raises:
+        UserError: If a value is not allowed.
+    """
+
+    def __init__(self, memory_size: int = 500, memory_weight: float = 1.0, **settings: Any) -> None:
+        super().__init__(**settings)
+        if memory_size < 1 or memory_weight < 0:
+            raise UserError(
+                f"model.memory_size={memory_size} must be at least 1, memory_weight={memory_weight} at least 0."
+            )
+        if self.adapter != "statistics" or isinstance(self.mixer, SpatialMixer):
+            raise UserError("A memory needs model.adapter=statistics and model.spatial_context_mode=blur or none.")
+        self.memory_size = memory_size
+        self.memory_weight = memory_weight
+
+    def add_expert(self, name: str) -> Expert:
+        """Create an expert with an empty memory; see :meth:`ExpertFlow.add_expert`."""
+        expert = super().add_expert(name)
+        expert.memory = MemoryHead()
+        return expert
+
+    @torch.no_grad()
+    def fit(self, name: str, features: Iterable[Tensor]) -> None:
+        """Fit the adapter, then fill the memory; see :meth:`PatchModel.fit`."""
+        grids = list(features)
+        super().fit(name, grids)
+        patches = torch.cat([self.prepare(x, name).flatten(0, 2) for x in grids])
+        self._memory(name).patches = select(patches, self.memory_size, "greedy", generator(self.seed, "memory", name))
+
+    def patch_scores(self, x: Tensor, name: str) -> Tensor:
+        """Return likelihood and memory together; see :meth:`PatchModel.patch_scores`."""
+        distance = nearest_distance(self.prepare(x, name).flatten(0, 2), self._memory(name).patches)
+        energy = 0.5 * distance.square().reshape(x.shape[:3])
+        return super().patch_scores(x, name) + self.memory_weight * energy
+
+    def _memory(self, name: str) -> MemoryHead:
+        memory = self.expert(name).memory
+        assert isinstance(memory, MemoryHead)
+        return memory

@@ -1,0 +1,118 @@
+"""What every model of patches is, the flow and its rivals alike: experts by name, each able to score patches."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from moleflow.errors import UserError, nearest
+
+
+class PatchModel(nn.Module, ABC):
+    """Scores patch grids by one of its experts; whatever fulfils this can be trained, saved, measured and reported.
+
+    A life: :meth:`add_expert`, :meth:`start_from`, :meth:`fit` with the expert's training patches, gradient steps on
+    :meth:`learning_parameters` if there are any, then :meth:`patch_scores`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.experts = nn.ModuleList()
+        self._names: list[str] = []
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the experts in the order of their arrival."""
+        return tuple(self._names)
+
+    @property
+    def base_moves(self) -> bool:
+        """Whether later tasks change what earlier experts use."""
+        return False
+
+    @abstractmethod
+    def add_expert(self, name: str) -> nn.Module:
+        """Create an expert; the only place where parameters appear after construction.
+
+        Raises:
+            UserError: If an expert of this name is there already.
+        """
+
+    @abstractmethod
+    def fit(self, name: str, features: Iterable[Tensor]) -> None:
+        """Set in closed form what an expert takes from its training patches, before any gradient step.
+
+        Args:
+            name: The expert.
+            features: Its training patches in parts (B, H, W, D), gone through at most once.
+        """
+
+    def start_from(self, name: str, nearest: str) -> None:
+        """Offer a fresh expert the weights of the one whose training pictures are most like its own.
+
+        Args:
+            name: The fresh expert.
+            nearest: The other one.
+        """
+
+    @abstractmethod
+    def patch_scores(self, x: Tensor, name: str) -> Tensor:
+        """Return each patch's score under one expert, (B, H, W) float32; larger is more anomalous.
+
+        Args:
+            x: Patch features (B, H, W, D) as the backbone gives them.
+            name: The expert.
+        """
+
+    @abstractmethod
+    def merged(self, name: str) -> Self:
+        """Return a copy with one expert alone, in the form that scores fastest."""
+
+    def base_parameters(self) -> Iterator[nn.Parameter]:
+        """Yield every shared parameter."""
+        yield from ()
+
+    def learning_parameters(self, names: list[str]) -> list[nn.Parameter]:
+        """Return what a task with these experts trains by gradient; nothing, if all is in closed form."""
+        return []
+
+    def expert(self, name: str) -> nn.Module:
+        """Return an expert by name.
+
+        Raises:
+            UserError: If there is none; the message offers the nearest name.
+        """
+        if name not in self._names:
+            known = ", ".join(self._names) or "none"
+            raise UserError(f"There is no expert named {name!r} (known: {known}).{nearest(name, self._names)}")
+        return self.experts[self._names.index(name)]
+
+    def check_new(self, name: str) -> None:
+        """Make sure that a name is free.
+
+        Raises:
+            UserError: If it is not.
+        """
+        if name in self._names:
+            raise UserError(f"An expert named {name!r} is there already. Choose another name or remove it first.")
+
+    def keep(self, name: str, expert: nn.Module) -> None:
+        """Take a new expert in, on the model's device."""
+        device = next(self.parameters(), next(self.buffers(), torch.empty(0))).device
+        self.experts.append(expert.to(device))
+        self._names.append(name)
+
+    def base_state(self) -> dict[str, Tensor]:
+        """Return the tensors that all experts share, by name."""
+        return {key: value for key, value in self.state_dict().items() if not key.startswith("experts.")}
+
+    def load_base_state(self, state: dict[str, Tensor]) -> None:
+        """Load what :meth:`base_state` returned.
+
+        Raises:
+            RuntimeError: If names or shapes differ.
+        """
+        own = {key: value for key, value in self.state_dict().items() if key.startswith("experts.")}
+        self.load_state_dict({**state, **own}, strict=True)

@@ -1,0 +1,6 @@
+"""Training-free rivals of the flow: the same features, experts, router, scores, metrics and run folder."""
+
+from moleflow.rivals.memory import PatchMemory
+from moleflow.rivals.padim import PositionGaussian
+
+__all__ = ["PatchMemory", "PositionGaussian"]
