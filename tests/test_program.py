@@ -117,7 +117,7 @@ def test_same_command_twice_does_nothing_the_second_time(finished: tuple[Path, d
 
 
 def test_another_configuration_is_not_continued(finished: tuple[Path, dict[str, Any]], root: Path) -> None:
-    with pytest.raises(UserError, match=r"epochs: 2 there, 3 now[\s\S]*resume=force"):
+    with pytest.raises(UserError, match=r"epochs: 2 there, 3 now[\s\S]*hydra.run.dir"):
         run_program(overrides(root, "epochs=3"), finished[0])
 
 

@@ -69,7 +69,8 @@ def test_an_unreadable_file_is_a_row(trained: Trained, tmp_path: Path, capsys: p
     with (tmp_path / "out.csv").open() as file:
         assert [row["verdict"] for row in csv.DictReader(file)] == [row["verdict"] for row in rows]
     (drawn,) = (tmp_path / "maps").iterdir()
-    assert Image.open(drawn).size == (64, 64)
+    with Image.open(drawn) as overlay:
+        assert overlay.size == (64, 64)
     assert "torn.png" in capsys.readouterr().out
     assert main([str(trained.run), str(tmp_path / "missing.png")]) == 1
 
@@ -101,4 +102,6 @@ def test_the_run_left_its_pictures(trained: Trained) -> None:
         "learning.png",
         "routing.png",
     }
-    assert all(Image.open(trained.run / "pictures" / name).size[0] > 150 for name in names)
+    for name in names:
+        with Image.open(trained.run / "pictures" / name) as picture:
+            assert picture.size[0] > 150

@@ -91,8 +91,8 @@ def examples(run: "TaskSequence", category: str, result: CategoryResult, each: i
         if sample.mask is not None:
             mask = run.data.transform.mask(read_mask(sample.mask))
         cells[0].imshow(picture)
-        cells[1].imshow(mask, cmap="gray", vmin=0, vmax=1)
-        drawn = cells[2].imshow(anomaly_map, cmap="inferno", vmin=low, vmax=high)
+        cells[1].imshow(mask.numpy(), cmap="gray", vmin=0, vmax=1)
+        drawn = cells[2].imshow(anomaly_map.numpy(), cmap="inferno", vmin=low, vmax=high)
         cells[3].imshow(picture, extent=(0, anomaly_map.shape[1], anomaly_map.shape[0], 0))
         _contour(cells[3], anomaly_map, limits(run.model, result.routes[i]).score)
         cells[0].set_title(f"{sample.path.parent.name}/{sample.path.name}", fontsize=7, loc="left")
