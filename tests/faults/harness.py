@@ -20,7 +20,8 @@ TINY = (
     "epochs=3", "batch_size=2", "model.coupling_layers=2", "model.lora_rank=4", "trainer=cpu",
 )  # fmt: skip
 """The smallest run that has everything: three epochs, two coupling blocks, features of an untrained network."""
-DATES = ("seconds", "started", "finished")
+# The command is part of the metrics, and every test here runs in its own folder.
+DATES = ("seconds", "started", "finished", "memory", "overrides")
 
 
 class WrongResultError(AssertionError):

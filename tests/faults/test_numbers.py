@@ -71,9 +71,9 @@ def test_a_gradient_that_is_no_number_moves_nothing(tmp_path: Path) -> None:
 
 def test_a_score_that_is_no_number_names_expert_and_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tree = write_mvtec_tree(tmp_path / "tree", ("bottle",))
-    monkeypatch.setattr("moleflow.model.patch_nll", lambda z, logdet: z.sum(-1) * torch.inf)
+    monkeypatch.setattr("moleflow.flow.expert_flow.patch_nll", lambda z, logdet: z.sum(-1) * torch.inf)
     with pytest.raises(
-        UserError, match=r"Expert 'bottle' gives scores that are not finite for .*bottle/test/good/000.png"
+        UserError, match=r"Expert 'bottle' gives scores that are not finite for .*bottle/000.png"
     ):
         run_program(arguments(tree), tmp_path / "run")
 
@@ -109,9 +109,10 @@ WATCH = """
 import gc, json, multiprocessing, os, sys, torch
 from moleflow.training.sequence import TaskSequence
 account = TaskSequence._account
-def watched(self, task, module):
-    account(self, task, module)
-    del module
+def watched(self, *learned):
+    account(self, *learned)
+    task = learned[0]
+    del learned
     gc.collect()
     flows = [self.model.flow, *self.model._merged.values()]  # as many merged experts as the model keeps: 8
     own = sum(1 for flow in flows for _ in flow.parameters())
