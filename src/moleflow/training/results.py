@@ -17,6 +17,7 @@ from moleflow import __version__
 from moleflow.files import plain, replacing, write_json
 from moleflow.metrics import mean_over_categories
 from moleflow.training.evaluation import CategoryResult
+from moleflow.training.tables import aligned
 
 if TYPE_CHECKING:
     from moleflow.training.sequence import TaskSequence
@@ -108,6 +109,14 @@ def peak_memory() -> dict[str, int]:
     unit = 1 if sys.platform == "darwin" else 1024
     peak = {"peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
     return peak | ({"peak_gpu_bytes": torch.cuda.max_memory_allocated()} if torch.cuda.is_available() else {})
+
+
+def summary(metrics: dict[str, Any]) -> list[str]:
+    """Return the results as a table: one line a category, then the mean over categories."""
+    columns = (*METRICS, "routing_accuracy")
+    rows = [*metrics["per_category"].items(), ("mean", metrics)]
+    cells = [[name, *("-" if row[key] is None else f"{row[key]:.4f}" for key in columns)] for name, row in rows]
+    return aligned([["", *columns], *cells])
 
 
 def write_scores(path: Path, root: Path, routed: dict[str, CategoryResult]) -> None:

@@ -26,7 +26,7 @@ from moleflow.interrupt import Interrupted, interruptible
 from moleflow.model import PART_NAMES, MoLEFlow
 from moleflow.parts import build_part
 from moleflow.training.loggers import WandbReport, finish_loggers
-from moleflow.training.results import write_results
+from moleflow.training.results import summary, write_results
 from moleflow.training.run_folder import RunFolder
 from moleflow.training.sequence import TaskSequence, TaskSettings
 
@@ -64,6 +64,7 @@ def run(config: DictConfig) -> dict[str, Any]:
                 folder.set_status("failed", str(error))
             raise
         folder.set_status("finished")
+        log.info("\n".join((f"results in {folder.path}", *summary(metrics))))
         return metrics
 
 
