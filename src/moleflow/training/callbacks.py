@@ -39,7 +39,11 @@ class TaskProgress(RunCallback):
         assert isinstance(pl_module, ExpertTraining)
         if self.show and trainer.is_global_zero:
             self._bar = tqdm(
-                total=pl_module.epochs, initial=trainer.current_epoch, desc=pl_module.title, unit="epoch", leave=True
+                total=pl_module.settings.epochs,
+                initial=trainer.current_epoch,
+                desc=pl_module.title,
+                unit="epoch",
+                leave=True,
             )
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

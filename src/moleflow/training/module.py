@@ -1,22 +1,21 @@
 """The training shell of one task: what a step, an optimizer and a log line are."""
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import lightning as L
 import torch
 from torch import Tensor, nn
 
-from moleflow.errors import UserError, choice
+from moleflow.errors import UserError
 from moleflow.flow import ExpertFlow
-from moleflow.losses import FlowLoss, patch_nll
+from moleflow.losses import patch_nll
 from moleflow.training.batches import FeatureBatch, FeatureBatches
 from moleflow.training.schedule import learning_rate_factor
+from moleflow.training.settings import TaskSettings
 
 log = logging.getLogger(__name__)
-
-OptimizerFactory = Callable[..., torch.optim.Optimizer]
 
 
 class ExpertTraining(L.LightningModule):
@@ -27,15 +26,10 @@ class ExpertTraining(L.LightningModule):
         experts: Names of the task's experts.
         batches: The task's training set.
         pictures: Names of the training pictures by expert, for messages.
-        loss: The loss.
-        optimizer: Builds the optimizer from parameters and ``lr``.
-        lr: Peak learning rate.
-        final_lr_ratio: Last learning rate over the peak.
-        epochs: Epochs of the task.
+        settings: How the task is trained.
         title: How messages call the task.
         task: Index of the task.
         steps_before: Optimizer steps of all earlier tasks, so that logged steps never go back.
-        on_nonfinite: ``error`` ends the run at a loss that is not finite, ``skip`` leaves the step out and counts it.
     """
 
     def __init__(
@@ -44,29 +38,19 @@ class ExpertTraining(L.LightningModule):
         experts: list[str],
         batches: FeatureBatches,
         pictures: dict[str, list[str]],
-        loss: FlowLoss,
-        optimizer: OptimizerFactory,
-        lr: float,
-        final_lr_ratio: float,
-        epochs: int,
+        settings: TaskSettings,
         title: str,
         task: int,
         steps_before: int,
-        on_nonfinite: str = "error",
     ) -> None:
         super().__init__()
         self.flow = flow
         self.batches = batches
         self.pictures = pictures
-        self.loss = loss
-        self.optimizer_factory = optimizer
-        self.lr = lr
-        self.final_lr_ratio = final_lr_ratio
-        self.epochs = epochs
+        self.settings = settings
         self.title = title
         self.task = task
         self.steps_before = steps_before
-        self.on_nonfinite = choice("optimizer.on_nonfinite", on_nonfinite, ("error", "skip"))
         self.skipped_steps = 0
         self.history: list[dict[str, float]] = []
         self.strict_loading = False  # a checkpoint holds the task's own parameters only
@@ -74,10 +58,12 @@ class ExpertTraining(L.LightningModule):
         self.learning: list[nn.Parameter] = flow.learning_parameters(experts)
         for parameter in self.learning:
             parameter.requires_grad_()
+        # Held back: adapter and auxiliary blocks answer first, to a base that is as the first task left it.
+        self._updates = [p for name in experts for p in flow.expert(name).updates.parameters()] if task else []
         self._warms_up = task > 0 and flow.base != "separate"
         self._sums: dict[str, Tensor | float] = {}
         self._counts: dict[str, int] = {}
-        self._epoch_lr = lr
+        self._epoch_lr = settings.lr
         self._current: tuple[FeatureBatch, int]
 
     def train_dataloader(self) -> Iterable[FeatureBatch]:
@@ -87,7 +73,7 @@ class ExpertTraining(L.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return a fresh optimizer for the task."""
-        return self.optimizer_factory(self.learning, lr=self.lr)
+        return self.settings.optimizer(self.learning, lr=self.settings.lr)
 
     def on_train_epoch_start(self) -> None:
         """Begin the epoch's sums, its order of pictures and its learning rate.
@@ -95,8 +81,9 @@ class ExpertTraining(L.LightningModule):
         The rate follows from the epoch alone, so there is no scheduler whose state a resume would have to mend.
         """
         self._sums, self._counts = {}, {}
-        factor = learning_rate_factor(self.current_epoch, self.epochs, self._warms_up, self.final_lr_ratio)
-        self._epoch_lr = self.lr * factor
+        settings = self.settings
+        factor = learning_rate_factor(self.current_epoch, settings.epochs, self._warms_up, settings.final_lr_ratio)
+        self._epoch_lr = settings.lr * factor
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = self._epoch_lr
         self.batches.epoch = self.current_epoch
@@ -108,7 +95,7 @@ class ExpertTraining(L.LightningModule):
             UserError: If the loss is not finite and ``on_nonfinite`` is ``error``.
         """
         z, logdet = self.flow(batch.features, batch.expert)
-        parts = self.loss(patch_nll(z, logdet), logdet)
+        parts = self.settings.loss(patch_nll(z, logdet), logdet)
         self._current = (batch, batch_idx)
         if not bool(parts.total.isfinite()):
             self._skip_or_raise("loss", parts.total)
@@ -131,6 +118,9 @@ class ExpertTraining(L.LightningModule):
         """
         if all(parameter.grad is None for parameter in self.learning):
             return  # the step is left out
+        if self.current_epoch < self.settings.lora_delay:
+            for parameter in self._updates:
+                parameter.grad = None  # the optimizer then leaves the parameter and its moments alone
         limit = torch.inf if gradient_clip_val is None else gradient_clip_val
         norm = nn.utils.clip_grad_norm_(self.learning, limit)
         if not bool(norm.isfinite()):
@@ -149,7 +139,7 @@ class ExpertTraining(L.LightningModule):
         self.history.append({"epoch": float(self.current_epoch), **means})
         self.log("step", float(self.global_training_step), sync_dist=True)
         self.log_dict({"train/task": float(self.task)} | {f"train/{k}": v for k, v in means.items()}, sync_dist=True)
-        if self.current_epoch + 1 == self.epochs and self.trainer.global_step == self.skipped_steps:
+        if self.current_epoch + 1 == self.settings.epochs and self.trainer.global_step == self.skipped_steps:
             raise UserError(
                 f"{self.title}: not one optimizer step was made, every loss was not finite. "
                 "Lower optimizer.lr or model.coupling_layers."
@@ -190,7 +180,7 @@ class ExpertTraining(L.LightningModule):
             f"{self.title}: the {what} is {float(value.detach())} in epoch {self.current_epoch}, step {step}, expert "
             f"{batch.expert!r}, pictures {names}."
         )
-        if self.on_nonfinite == "skip":
+        if self.settings.on_nonfinite == "skip":
             self.skipped_steps += 1
             log.warning("%s The step is left out.", place)
             return

@@ -28,7 +28,8 @@ from moleflow.parts import build_part
 from moleflow.training.loggers import WandbReport, finish_loggers
 from moleflow.training.results import summary, write_results
 from moleflow.training.run_folder import RunFolder
-from moleflow.training.sequence import TaskSequence, TaskSettings
+from moleflow.training.sequence import TaskSequence
+from moleflow.training.settings import TaskSettings
 
 log = logging.getLogger(__name__)
 
@@ -177,7 +178,6 @@ def build_task_settings(config: DictConfig, settings: Mapping[str, Any]) -> Task
     optimizer = settings["optimizer"]
     if not float(optimizer["lr"]) > 0:
         raise UserError(f"optimizer.lr={optimizer['lr']} must be greater than 0.")
-    choice("optimizer.on_nonfinite", optimizer["on_nonfinite"], ("error", "skip"))
     return TaskSettings(
         epochs=settings["epochs"],
         batch_size=settings["batch_size"],
@@ -186,9 +186,20 @@ def build_task_settings(config: DictConfig, settings: Mapping[str, Any]) -> Task
         optimizer=_instantiate("optimizer.algorithm", config.optimizer.algorithm),
         lr=float(optimizer["lr"]),
         final_lr_ratio=float(optimizer["final_lr_ratio"]),
-        on_nonfinite=optimizer["on_nonfinite"],
+        on_nonfinite=choice("optimizer.on_nonfinite", optimizer["on_nonfinite"], ("error", "skip")),
+        lora_delay=_lora_delay(settings),
         seed=settings["seed"],
     )
+
+
+def _lora_delay(settings: Mapping[str, Any]) -> int:
+    """Return how long LoRA waits, if that says something of this model."""
+    delay = settings["optimizer"]["lora_delay"]
+    if not isinstance(delay, int) or not 0 <= delay < settings["epochs"]:
+        raise UserError(f"optimizer.lora_delay={delay} must be a number of epochs from 0 to {settings['epochs'] - 1}.")
+    if delay and not settings["model"].get("lora_rank"):
+        raise UserError(f"optimizer.lora_delay={delay} holds LoRA back, and this model has none: set it to 0.")
+    return delay
 
 
 @contextmanager

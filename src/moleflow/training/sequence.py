@@ -16,7 +16,6 @@ from moleflow.data.doubts import doubts
 from moleflow.errors import UserError
 from moleflow.files import read_sealed, write_sealed
 from moleflow.flow import ExpertFlow
-from moleflow.losses import FlowLoss
 from moleflow.metrics import TaskMatrix
 from moleflow.model import MoLEFlow
 from moleflow.store import ExpertStore
@@ -24,30 +23,10 @@ from moleflow.training.batches import FeatureBatches
 from moleflow.training.callbacks import EpochCheckpoint, RunCallback
 from moleflow.training.checkpoints import TaskCheckpoints
 from moleflow.training.evaluation import CategoryResult, Evaluator
-from moleflow.training.module import ExpertTraining, OptimizerFactory
+from moleflow.training.module import ExpertTraining
+from moleflow.training.settings import TaskSettings
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class TaskSettings:
-    """How each task is trained; see :class:`ExpertTraining` for what is not explained here.
-
-    Attributes:
-        epochs: Epochs a task.
-        batch_size: Largest number of pictures in an optimizer step.
-        experts: ``task`` gives all categories of a task one expert, ``category`` each its own.
-    """
-
-    epochs: int
-    batch_size: int
-    experts: str
-    loss: FlowLoss
-    optimizer: OptimizerFactory
-    lr: float
-    final_lr_ratio: float
-    on_nonfinite: str
-    seed: int
 
 
 @dataclass(eq=False)
@@ -256,15 +235,10 @@ class TaskSequence:
             experts=list(features),
             batches=FeatureBatches(features, settings.batch_size, settings.seed, task.index),
             pictures=pictures,
-            loss=settings.loss,
-            optimizer=settings.optimizer,
-            lr=settings.lr,
-            final_lr_ratio=settings.final_lr_ratio,
-            epochs=settings.epochs,
+            settings=settings,
             title=title,
             task=task.index,
             steps_before=self.progress.step,
-            on_nonfinite=settings.on_nonfinite,
         )
         checkpoints = self._checkpoints(task.index)
         trainer = self.make_trainer(

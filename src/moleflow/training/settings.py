@@ -1,0 +1,39 @@
+"""How the tasks of a run are trained: plain values, checked where they are read from the config."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from moleflow.losses import FlowLoss
+
+OptimizerFactory = Callable[..., torch.optim.Optimizer]
+
+
+@dataclass(frozen=True)
+class TaskSettings:
+    """How each task is trained.
+
+    Attributes:
+        epochs: Epochs a task.
+        batch_size: Largest number of pictures in an optimizer step.
+        experts: ``task`` gives all categories of a task one expert, ``category`` each its own.
+        loss: The loss.
+        optimizer: Builds the optimizer from parameters and ``lr``.
+        lr: Peak learning rate.
+        final_lr_ratio: Last learning rate over the peak.
+        on_nonfinite: ``error`` ends the run at a loss that is not finite, ``skip`` leaves the step out and counts it.
+        lora_delay: Epochs at the begin of each later task in which the experts' updates of the base stay as they are.
+        seed: The run's seed.
+    """
+
+    epochs: int
+    batch_size: int
+    experts: str
+    loss: FlowLoss
+    optimizer: OptimizerFactory
+    lr: float
+    final_lr_ratio: float
+    on_nonfinite: str
+    lora_delay: int
+    seed: int
