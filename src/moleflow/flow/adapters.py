@@ -48,8 +48,11 @@ class WhiteningAdapter(InputAdapter):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the adapted grid; see :class:`InputAdapter`."""
-        gamma = 0.5 + 1.5 * torch.sigmoid(self.raw_scale)
-        return gamma * F.layer_norm(x, x.shape[-1:]) + 2.0 * torch.tanh(self.raw_offset)
+        return self.gamma() * F.layer_norm(x, x.shape[-1:]) + 2.0 * torch.tanh(self.raw_offset)
+
+    def gamma(self) -> Tensor:
+        """Return the scales (D,)."""
+        return 0.5 + 1.5 * torch.sigmoid(self.raw_scale)
 
 
 class StatisticsAdapter(InputAdapter):

@@ -101,6 +101,17 @@ class SpatialMixer(nn.Module):
             mixed = self.mlp(torch.cat((x, depthwise(x, self.weight, self.bias), self._deviation(x)), -1))
         return torch.lerp(x, mixed, torch.sigmoid(self.gate).to(x.dtype))
 
+    def kernels(self) -> Tensor | None:
+        """Return the convolution that the mixer is, (D, k, k); None where it is none."""
+        if self.mode not in ("depthwise", "depthwise_residual"):
+            return None
+        kernels = self.weight[:, 0]
+        if self.mode == "depthwise":
+            return kernels
+        itself = torch.zeros_like(kernels)
+        itself[:, self.kernel // 2, self.kernel // 2] = 1.0
+        return torch.lerp(itself, kernels, torch.sigmoid(self.gate))
+
     def _deviation(self, x: Tensor) -> Tensor:
         """Standard deviation of each channel over the zero-padded neighbourhood, (B, H, W, D)."""
         channels_first = x.permute(0, 3, 1, 2)

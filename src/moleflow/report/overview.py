@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from moleflow.overfit import first_overfit
 from moleflow.report.configurations import Bench, Configuration, differing_keys
 from moleflow.report.content import Content, Options, Section
 from moleflow.report.plots import trade_off
@@ -234,6 +235,8 @@ def doubts(run: Run) -> list[tuple[str, str]]:
     for i, history in enumerate(epochs if isinstance(epochs, list) else []):
         if not history:
             found.append(("skipped task", f"task {i + 1} was not trained for a single epoch."))
+        elif overfit := first_overfit([mapping(epoch) for epoch in history]):
+            found.append(("overfit", f"task {i + 1}: {overfit}."))
     missing = [c for c, values in run.per_category.items() if number(values, "image_auroc") is None]
     if missing:
         found.append(("no metric", f"no image AUROC for {', '.join(missing)}: the test set lacks one class."))

@@ -12,6 +12,7 @@ from moleflow.errors import UserError
 from moleflow.flow import ExpertFlow
 from moleflow.losses import patch_nll
 from moleflow.training.batches import FeatureBatch, FeatureBatches
+from moleflow.training.held_out import held_out_nll, warn_of_overfit
 from moleflow.training.schedule import learning_rate_factor
 from moleflow.training.settings import TaskSettings
 
@@ -25,6 +26,7 @@ class ExpertTraining(L.LightningModule):
         flow: The flow; only what the task owns is given a gradient.
         experts: Names of the task's experts.
         batches: The task's training set.
+        held_out: Patch features (N, H, W, D) by expert of pictures that are not learned, to be measured each epoch.
         pictures: Names of the training pictures by expert, for messages.
         settings: How the task is trained.
         title: How messages call the task.
@@ -37,6 +39,7 @@ class ExpertTraining(L.LightningModule):
         flow: ExpertFlow,
         experts: list[str],
         batches: FeatureBatches,
+        held_out: dict[str, Tensor],
         pictures: dict[str, list[str]],
         settings: TaskSettings,
         title: str,
@@ -46,6 +49,7 @@ class ExpertTraining(L.LightningModule):
         super().__init__()
         self.flow = flow
         self.batches = batches
+        self.held_out = held_out
         self.pictures = pictures
         self.settings = settings
         self.title = title
@@ -136,9 +140,13 @@ class ExpertTraining(L.LightningModule):
             UserError: If not one optimizer step of the task was made.
         """
         means = self.epoch_means() | {"lr": self._epoch_lr, "skipped_steps": float(self.skipped_steps)}
-        self.history.append({"epoch": float(self.current_epoch), **means})
+        held = held_out_nll(self.flow, self.held_out)
+        self.history.append({"epoch": float(self.current_epoch), **means, **held})
+        if self.trainer.is_global_zero:
+            warn_of_overfit(self.history, self.title)
         self.log("step", float(self.global_training_step), sync_dist=True)
         self.log_dict({"train/task": float(self.task)} | {f"train/{k}": v for k, v in means.items()}, sync_dist=True)
+        self.log_dict({f"val/{k.removeprefix('held_out_')}": v for k, v in held.items()}, sync_dist=True)
         if self.current_epoch + 1 == self.settings.epochs and self.trainer.global_step == self.skipped_steps:
             raise UserError(
                 f"{self.title}: not one optimizer step was made, every loss was not finite. "

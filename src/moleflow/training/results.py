@@ -72,7 +72,7 @@ def collect(
                 "routing_accuracy": result.routing_accuracy,
                 "oracle": oracle[category].metrics,
                 "expert": run.model.expert_of(category),
-                "train_pictures": len(run.data.samples("train", category)),
+                "train_pictures": len(run.learned_and_held_out(category)[0]),
                 "test_pictures": len(result.samples),
                 "test_defects": sum(sample.label for sample in result.samples),
             }

@@ -11,7 +11,7 @@ from typing import Any
 import lightning as L
 from torch import Tensor
 
-from moleflow.data import PictureDataModule, Split, Task
+from moleflow.data import PictureDataModule, Sample, Split, Task
 from moleflow.data.doubts import doubts
 from moleflow.errors import UserError
 from moleflow.files import read_sealed, write_sealed
@@ -23,6 +23,7 @@ from moleflow.training.batches import FeatureBatches
 from moleflow.training.callbacks import EpochCheckpoint, RunCallback
 from moleflow.training.checkpoints import TaskCheckpoints
 from moleflow.training.evaluation import CategoryResult, Evaluator
+from moleflow.training.held_out import hold_out
 from moleflow.training.module import ExpertTraining
 from moleflow.training.settings import TaskSettings
 
@@ -193,10 +194,10 @@ class TaskSequence:
         for name, categories in groups.items():
             self.model.add_expert(name, categories)
         with self.clock("training"):
-            features, pictures = self._training_set(groups)
+            features, pictures, held = self._training_set(groups)
             for name, grids in features.items():
                 self.model.fit(name, grids)
-            skipped, history = self._train(task, title, features, pictures)
+            skipped, history = self._train(task, title, features, pictures, held)
         for name, grids in features.items():
             self.model.learn_route(name, self.model.image_features(grids))
         self.model.forget_merged()
@@ -214,16 +215,31 @@ class TaskSequence:
             return {category: (category,) for category in task.categories}
         return {task.name: task.categories}
 
-    def _training_set(self, groups: dict[str, Sequence[str]]) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
-        features, pictures = {}, {}
+    def _training_set(
+        self, groups: dict[str, Sequence[str]]
+    ) -> tuple[dict[str, Tensor], dict[str, list[str]], dict[str, Tensor]]:
+        """Return features and names of what the task's experts learn from, and features of what is held out."""
+        features, pictures, held = {}, {}, {}
         for name, categories in groups.items():
-            samples = [sample for category in categories for sample in self.data.samples("train", category)]
+            parts = [self.learned_and_held_out(category) for category in categories]
+            samples = [sample for learned, _ in parts for sample in learned]
             features[name] = self.model.extractor.features([s.path for s in samples]).to(self.model.device)
             pictures[name] = [f"{sample.category}/{sample.path.name}" for sample in samples]
-        return features, pictures
+            if kept := [sample.path for _, held_out in parts for sample in held_out]:
+                held[name] = self.model.extractor.features(kept).to(self.model.device)
+        return features, pictures, held
+
+    def learned_and_held_out(self, category: str) -> tuple[list[Sample], list[Sample]]:
+        """Return a category's training pictures: those that are learned from, and those held out."""
+        return hold_out(self.data.samples("train", category), self.settings.held_out, self.settings.seed)
 
     def _train(
-        self, task: Task, title: str, features: dict[str, Tensor], pictures: dict[str, list[str]]
+        self,
+        task: Task,
+        title: str,
+        features: dict[str, Tensor],
+        pictures: dict[str, list[str]],
+        held_out: dict[str, Tensor],
     ) -> tuple[int, list[dict[str, float]]]:
         """Make the gradient steps, if there is anything to learn by them; return steps skipped and history."""
         settings, flow = self.settings, self.model.flow
@@ -234,6 +250,7 @@ class TaskSequence:
             flow=flow,
             experts=list(features),
             batches=FeatureBatches(features, settings.batch_size, settings.seed, task.index),
+            held_out=held_out,
             pictures=pictures,
             settings=settings,
             title=title,

@@ -24,6 +24,7 @@ class TaskSettings:
         final_lr_ratio: Last learning rate over the peak.
         on_nonfinite: ``error`` ends the run at a loss that is not finite, ``skip`` leaves the step out and counts it.
         lora_delay: Epochs at the begin of each later task in which the experts' updates of the base stay as they are.
+        held_out: Training pictures of a category that nothing is learned from: a share below 1, or a number.
         seed: The run's seed.
     """
 
@@ -36,4 +37,5 @@ class TaskSettings:
     final_lr_ratio: float
     on_nonfinite: str
     lora_delay: int
+    held_out: float
     seed: int
