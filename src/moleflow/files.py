@@ -6,6 +6,7 @@ import json
 import math
 import os
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -127,7 +128,15 @@ def _cannot_write(path: Path, error: OSError) -> UserError:
     return UserError(f"{path} cannot be written: {error.strerror or error}. Free some space or choose another folder.")
 
 
-def remove_remains(folder: Path) -> None:
-    """Remove temporary files that killed processes left anywhere below a folder that nobody else writes to."""
+def remove_remains(folder: Path, older_than: float = 0.0) -> None:
+    """Remove temporary files that killed processes left anywhere below a folder.
+
+    Args:
+        folder: The folder.
+        older_than: Seconds since the last change; 0 for a folder that nobody else writes to.
+    """
+    limit = time.time() - older_than
     for path in folder.rglob(".*.tmp"):
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # another process may be tidying too
+            if not older_than or path.stat().st_mtime < limit:
+                path.unlink(missing_ok=True)

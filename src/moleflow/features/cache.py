@@ -3,8 +3,6 @@
 import hashlib
 import json
 import logging
-import os
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
@@ -15,10 +13,12 @@ from safetensors.torch import save
 from torch import Tensor
 
 from moleflow.errors import UserError
+from moleflow.files import remove_remains, replacing
 
 log = logging.getLogger(__name__)
 
 DTYPES = (torch.float32, torch.float16)
+_ABANDONED = 3600.0  # seconds after which no process can still be writing one entry
 
 
 class FeatureStore(Protocol):
@@ -97,6 +97,9 @@ class MemoryStore(PictureKeys):
 class FeatureCache(PictureKeys):
     """Features on disk: one safetensors file a picture, safe against crashes, damage and concurrent writers.
 
+    What a killed writer leaves is a temporary file that nobody reads; the first process that writes to the same
+    subfolder an hour later removes it.
+
     Args:
         folder: Where the files go, ``<folder>/<first two hex digits>/<key>.safetensors``; made when first needed.
         spec: What the features depend on besides the picture, see
@@ -107,6 +110,7 @@ class FeatureCache(PictureKeys):
     def __init__(self, folder: Path, spec: Mapping[str, object], dtype: torch.dtype = torch.float32) -> None:
         super().__init__(spec, dtype)
         self.folder = Path(folder)
+        self._tidy: set[Path] = set()
 
     def path(self, key: str) -> Path:
         """Return the file of an entry, whether it exists or not."""
@@ -140,22 +144,18 @@ class FeatureCache(PictureKeys):
         """
         stored = tensor.detach().to(device="cpu", dtype=self.dtype).contiguous()
         path = self.path(key)
-        temporary = path.with_name(f".{key}.{os.getpid()}.{uuid.uuid4().hex}.tmp")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                with temporary.open("xb") as file:
-                    file.write(save({"features": stored}, metadata={"sha256": _digest(key, stored)}))
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(temporary, path)
-            finally:
-                temporary.unlink(missing_ok=True)
-        except OSError as error:
+            with replacing(path) as temporary:
+                temporary.write_bytes(save({"features": stored}, metadata={"sha256": _digest(key, stored)}))
+        except UserError as error:
+            cause = error.__cause__
             raise UserError(
-                f"Features cannot be written to the cache {self.folder}: {error.strerror or error}. "
+                f"Features cannot be written to the cache {self.folder}: {getattr(cause, 'strerror', None) or error}. "
                 "Free some space there, or choose another folder for the cache."
-            ) from error
+            ) from cause
+        if path.parent not in self._tidy:
+            self._tidy.add(path.parent)
+            remove_remains(path.parent, older_than=_ABANDONED)
 
 
 def _digest(key: str, tensor: Tensor) -> str:
