@@ -3,7 +3,7 @@
 No Lightning and no Hydra: training grows one of these, and a notebook can load one.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
@@ -287,19 +287,33 @@ class MoLEFlow:
 
     # -- files --------------------------------------------------------------------------------------------------------
 
+    def expert_state(self, name: str) -> dict[str, Tensor]:
+        """Return all that an expert owns, as tensors by name."""
+        parts: dict[str, Mapping[str, Tensor]] = {"flow": self.flow.expert(name).state_dict()}
+        if name in self.seen:
+            parts["seen"] = self.seen[name]._asdict()  # and what the router knows follows from the features in it
+        else:
+            parts["router"] = self.router.statistics(name).state()
+        if name in self.scales:
+            parts["scale"] = self.scales[name].state()
+        return {f"{part}.{key}": value for part, state in parts.items() for key, value in state.items()}
+
+    def load_expert(self, name: str, note: Mapping[str, Any], tensors: dict[str, Tensor]) -> None:
+        """Create an expert from its note and from what :meth:`expert_state` returned."""
+        self.add_expert(name, note["categories"])
+        self.notes[name] = dict(note)
+        self.flow.expert(name).load_state_dict(_part(tensors, "flow."))
+        if seen := _part(tensors, "seen."):
+            self.seen[name] = SeenPictures(**seen)
+            self.learn_route(name, self.seen[name].features)
+        else:
+            self.router.add(name, FeatureStatistics.from_state(_part(tensors, "router.")))
+        if scale := _part(tensors, "scale."):
+            self.scales[name] = ScoreScale.from_state(scale)
+
     def save(self, folder: Path) -> None:
         """Write the model folder."""
-        experts = {}
-        for name in self.flow.names:
-            weights = {f"flow.{key}": value for key, value in self.flow.expert(name).state_dict().items()}
-            routing = {f"router.{key}": value for key, value in self.router.statistics(name).state().items()}
-            seen = (
-                {f"seen.{key}": value for key, value in self.seen[name]._asdict().items()} if name in self.seen else {}
-            )
-            scale = {}
-            if name in self.scales:
-                scale = {f"scale.{key}": value for key, value in self.scales[name].state().items()}
-            experts[name] = weights | routing | seen | scale
+        experts = {name: self.expert_state(name) for name in self.flow.names}
         settings = {**self.settings, "backbone_spec": self.backbone_spec}
         ExpertStore(folder).save(settings, self.flow.base_state(), experts, self.notes)
 
@@ -324,15 +338,8 @@ class MoLEFlow:
             name = str(entry["name"])
             if experts is not None and name not in experts:
                 continue
-            tensors = store.expert(name)
-            self.add_expert(name, entry["categories"])
-            self.notes[name] = {key: value for key, value in entry.items() if key not in ("name", "file")}
-            self.flow.expert(name).load_state_dict(_part(tensors, "flow."))
-            self.router.add(name, FeatureStatistics.from_state(_part(tensors, "router.")))
-            if seen := _part(tensors, "seen."):
-                self.seen[name] = SeenPictures(**seen)
-            if scale := _part(tensors, "scale."):
-                self.scales[name] = ScoreScale.from_state(scale)
+            note = {key: value for key, value in entry.items() if key not in ("name", "file")}
+            self.load_expert(name, note, store.expert(name))
         self.flow.load_base_state(store.base())
         self.forget_merged()
 

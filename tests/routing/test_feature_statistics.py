@@ -43,6 +43,7 @@ def test_state_round_trip_is_exact() -> None:
     restored = FeatureStatistics.from_state(state)
     assert restored.count == statistics.count
     assert restored.mean.equal(statistics.mean)
+    assert restored.rows.equal(statistics.rows)
     assert restored.scatter.equal(statistics.scatter)
 
 
