@@ -9,7 +9,7 @@ import jinja2
 from markupsafe import Markup
 
 from moleflow.files import write_text
-from moleflow.report import categories, continual, effects, overview
+from moleflow.report import categories, continual, diagnostics, effects, overview
 from moleflow.report.configurations import benches
 from moleflow.report.content import Content, Options, Section
 from moleflow.report.plots import Plot
@@ -29,6 +29,7 @@ SECTIONS: tuple[Callable[[Content], Section], ...] = (
     effects.backbones,
     continual.continual,
     continual.pictures,
+    diagnostics.diagnostics,
     overview.cost,
     overview.reported,
     effects.not_tried,

@@ -83,6 +83,10 @@ class Evaluator:
             for category in self._bar(categories, title)
         }
 
+    def image_features(self, category: str) -> Tensor:
+        """Return what the router sees of a category's test pictures (N, D)."""
+        return self._set(category).image_features
+
     def _bar(self, categories: Sequence[str], title: str) -> Iterable[str]:
         return tqdm(categories, title, leave=False, disable=not self.progress)
 
