@@ -120,7 +120,7 @@ def test_lora_is_what_the_layers_get() -> None:
         name = f"stack.blocks.{block}.subnet.{layer}.weight"
         change = merged.state_dict()[name] - flow.state_dict()[name]
         exact = torch.linalg.svdvals(change.double())[:3]
-        assert values == pytest.approx(exact.tolist(), abs=1e-5)
+        assert values == pytest.approx(exact.tolist(), rel=1e-3, abs=1e-5)
         sizes.append(float(change.norm() / flow.state_dict()[name].norm()))
     assert len(sizes) == 2 * 4
     assert found["relative_norm"] == pytest.approx(sum(sizes) / len(sizes), rel=1e-4)

@@ -43,7 +43,8 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def finished(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("run") / "run"
-    subprocess.run(command(tree, run), cwd=ROOT, check=True, capture_output=True)
+    more = ("callbacks=diagnostics", "held_out=1")
+    subprocess.run(command(tree, run, *more), cwd=ROOT, check=True, capture_output=True)
     return run
 
 
@@ -56,6 +57,7 @@ def test_everything_is_there_on_one_step_that_never_goes_back(finished: Path) ->
     parts = ("loss", "nll_mean", "nll_tail", "logdet_penalty", "grad_norm", "skipped_steps", "lr", "task")
     assert {f"train/{part}" for part in parts} <= keys
     assert {"task/pixel_ap", "task/image_auroc", "task/routing_accuracy"} <= keys
+    assert {"val/nll", "val/nll_counted", "diagnostics/logdet_sd", "diagnostics/router_minimum_margin"} <= keys
     assert any(key.startswith("tables/task_matrix") for key in keys)
     assert any(key.startswith("tables/categories") for key in keys)
     assert any(key.startswith("tables/routing") for key in keys)

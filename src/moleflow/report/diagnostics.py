@@ -55,9 +55,12 @@ def read(folder: Path) -> list[dict[str, Any]]:
     tasks: list[dict[str, Any]] = []
     while (path := folder / "diagnostics" / f"task{len(tasks)}.json").is_file():
         try:
-            tasks.append(mapping(json.loads(path.read_text(encoding="utf-8"))))
+            task = mapping(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError):
             break
+        if not mapping(task.get("experts")):
+            break
+        tasks.append(task)
     return tasks
 
 

@@ -145,7 +145,7 @@ def _lora(flow: ExpertFlow, name: str) -> dict[str, Any] | str:
             if update.a is None or update.b is None:
                 continue
             values = product_singular_values(update.b.detach(), update.a.detach()) * update.scale
-            layers[f"block{i}.{layer}"] = values.tolist()
+            layers[f"block{i}.{layer}"] = [float(f"{value:.4g}") for value in values.tolist()]
             ranks.append(effective_rank(values))
             sizes.append(float(values.norm() / shared[layer].weight.detach().double().norm()))
     if not layers:
