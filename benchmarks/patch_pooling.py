@@ -6,22 +6,15 @@ Shapes are those of WideResNet-50-2 at 224 pixels: layer2 512 x 28 x 28 and laye
 patch. The two must be equal to 1e-5 before anything is timed.
 """
 
-import argparse
-import json
-import platform
-import statistics
-import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
+from side_by_side import agree, compared, parse, parser, show, take_turns, write
 from torch import Tensor
+from torch.nn import functional as F
 
 from moleflow.features import PatchPooling
-
-SHAPES = ((512, 28, 28), (1024, 14, 14))
-DIM = 768
+from moleflow.randomness import generator
 
 
 def unfold_form(maps: Sequence[Tensor], dim: int) -> Tensor:
@@ -38,52 +31,28 @@ def unfold_form(maps: Sequence[Tensor], dim: int) -> Tensor:
     return torch.stack(reduced).mean(0)
 
 
-def median_milliseconds(call: Callable[[], Tensor], repeats: int, device: torch.device) -> float:
-    """Return the median wall time of ``call`` after one warm-up."""
-    times = []
-    for _ in range(repeats + 1):
-        start = time.perf_counter()
-        call()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append((time.perf_counter() - start) * 1e3)
-    return statistics.median(times[1:])
-
-
-def main() -> None:
+def main(given: Sequence[str] | None = None) -> None:
     """Check, time, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="JSON file for the result")
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--device", default="cpu")
-    arguments = parser.parse_args()
+    made = parser(__doc__)
+    made.add_argument("--batch", type=int, default=8)
+    arguments = parse(made, given)
+    shapes, dim = ((512, 28, 28), (1024, 14, 14)), 768
+    if arguments.smoke:
+        shapes, dim = ((16, 6, 6), (32, 3, 3)), 24
 
-    device = torch.device(arguments.device)
-    generator = torch.Generator().manual_seed(0)
-    maps = [torch.randn(arguments.batch, *shape, generator=generator).to(device) for shape in SHAPES]
-    pooling = PatchPooling([shape[0] for shape in SHAPES], DIM).to(device)
-    error = (pooling(maps) - unfold_form(maps, DIM)).abs().max().item()
-    assert error < 1e-5, f"the two forms differ by {error}"
-
-    slow = median_milliseconds(lambda: unfold_form(maps, DIM), arguments.repeats, device)
-    fast = median_milliseconds(lambda: pooling(maps), arguments.repeats, device)
-    result = {
-        "shapes": SHAPES,
-        "dim": DIM,
-        "batch": arguments.batch,
-        "repeats": arguments.repeats,
-        "unfold_ms": slow,
-        "convolution_ms": fast,
-        "ratio": slow / fast,
-        "max_abs_error": error,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-    }
-    arguments.out.write_text(json.dumps(result, indent=2) + "\n")
-    print(f"{'form':<14}{'median ms':>10}\n{'unfold':<14}{slow:>10.1f}\n{'convolution':<14}{fast:>10.1f}")
-    print(f"ratio {slow / fast:.1f}, largest difference {error:.1e}")
+    draw = generator(0, "benchmark", "maps")
+    maps = [torch.randn(arguments.batch, *shape, generator=draw).to(arguments.device) for shape in shapes]
+    pooling = PatchPooling([shape[0] for shape in shapes], dim).to(arguments.device)
+    difference = agree("features", pooling(maps), unfold_form(maps, dim), 1e-5)
+    times = take_turns(
+        {"convolution": lambda: pooling(maps), "unfold": lambda: unfold_form(maps, dim)},
+        arguments.repeats,
+        arguments.device,
+    )
+    rows = compared(times, "unfold")
+    show(rows, {"form": "", "seconds": ".4f", "ratio": ".1f"})
+    result = {"shapes": shapes, "dim": dim, "batch": arguments.batch, "largest_difference": difference, "rows": rows}
+    write(arguments.out, result, arguments.device)
 
 
 if __name__ == "__main__":

@@ -6,21 +6,17 @@ The maps are as many and as large as those of all MVTec AD test pictures (1,725 
 pixels); what is in them is generated. Equal results are asserted before a time is printed.
 """
 
-import argparse
 import ctypes
-import json
 import os
-import platform
 import statistics
 import threading
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from scipy import ndimage
+from side_by_side import Row, agree, parse, parser, seconds, show, write
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor
 from torch.nn import functional as F
@@ -31,7 +27,6 @@ from moleflow.randomness import generator
 THRESHOLDS = 200
 LIMIT = 0.3
 Metric = Callable[[Tensor, Tensor], tuple[float, ...]]
-Row = dict[str, Any]
 
 
 def category(pictures: int, size: int, number: int) -> tuple[Tensor, Tensor]:
@@ -65,7 +60,7 @@ def ours_apart(maps: Tensor, masks: Tensor) -> tuple[float, ...]:
 
 def scikit(maps: Tensor, masks: Tensor) -> tuple[float, ...]:
     """Return pixel AUROC and AP by scikit-learn."""
-    labels, scores = masks.flatten().numpy(), maps.flatten().numpy()
+    labels, scores = masks.flatten().cpu().numpy(), maps.flatten().cpu().numpy()
     return float(roc_auc_score(labels, scores)), float(average_precision_score(labels, scores))
 
 
@@ -77,11 +72,11 @@ def overlap(maps: Tensor, masks: Tensor) -> tuple[float, ...]:
 def overlap_loop(maps: Tensor, masks: Tensor) -> tuple[float, ...]:
     """Return the per-region overlap by a loop over thresholds, at equal steps of the false-positive rate."""
     offset, labels = 0, np.zeros(maps.shape, dtype=np.int64)
-    for i, mask in enumerate(masks.numpy()):
+    for i, mask in enumerate(masks.cpu().numpy()):
         found, count = ndimage.label(mask, structure=np.ones((3, 3)))
         labels[i] = np.where(mask, found + offset, 0)
         offset += count
-    scores = maps.numpy()
+    scores = maps.cpu().numpy()
     sizes = np.bincount(labels.ravel(), minlength=offset + 1)
     rates, overlaps = [0.0], [0.0]
     for threshold in np.quantile(scores[labels == 0], 1 - np.linspace(0, LIMIT, THRESHOLDS + 1)[1:]):
@@ -121,14 +116,13 @@ def _resident() -> int:
 
 def measure(function: Metric, maps: Tensor, masks: Tensor, repeats: int) -> tuple[tuple[float, ...], float, float]:
     """Return a function's values, the median of its seconds, and its largest peak in MB."""
-    seconds, peaks = [], []
+    values: list[tuple[float, ...]] = []
+    spent, peaks = [], []
     for _ in range(repeats):
         with Peak() as peak:
-            start = time.perf_counter()
-            values = function(maps, masks)
-            seconds.append(time.perf_counter() - start)
+            spent.append(seconds(lambda: values.append(function(maps, masks))))
         peaks.append(peak.megabytes)
-    return values, statistics.median(seconds), max(peaks)
+    return values[-1], statistics.median(spent), max(peaks)
 
 
 def compare(
@@ -138,62 +132,50 @@ def compare(
 
     Seconds are sums over categories of medians.
     """
-    sides = [[measure(f, *pictures, n) for f, n in zip((fast, slow), repeats, strict=True)] for pictures in data]
-    difference = max(float(np.abs(np.subtract(a[0], b[0])).max()) for a, b in sides)
-    assert difference <= tolerance, f"{name}: {fast.__name__} and {slow.__name__} differ by {difference}"
-    seconds, other_seconds = (sum(side[k][1] for side in sides) for k in range(2))
-    peak, other_peak = (max(side[k][2] for side in sides) for k in range(2))
+    both = [[measure(f, *pictures, n) for f, n in zip((fast, slow), repeats, strict=True)] for pictures in data]
+    values = [torch.tensor([pair[side][0] for pair in both], dtype=torch.float64) for side in range(2)]
+    spent = [sum(pair[side][1] for pair in both) for side in range(2)]
     return {
-        "name": name,
-        "seconds": seconds,
+        "metric": name,
+        "seconds": spent[0],
         "other": slow.__name__,
-        "other_seconds": other_seconds,
-        "ratio": other_seconds / seconds,
-        "largest_difference": difference,
-        "peak_mb": peak,
-        "other_peak_mb": other_peak,
+        "other_seconds": spent[1],
+        "ratio": spent[1] / spent[0],
+        "largest_difference": agree(name, *values, tolerance),
+        "peak_mb": max(pair[0][2] for pair in both),
+        "other_peak_mb": max(pair[1][2] for pair in both),
     }
 
 
-def main() -> None:
+def main(given: Sequence[str] | None = None) -> None:
     """Measure, print the table, write JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--categories", type=int, default=15)
-    parser.add_argument("--pictures", type=int, default=115, help="test pictures of each category")
-    parser.add_argument("--size", type=int, default=224, help="side of a map in pixels")
-    parser.add_argument("--repeats", type=int, nargs=2, default=(5, 1), help="runs of the fast and of the slow side")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path, help="JSON file to write")
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+    made = parser(__doc__)
+    made.add_argument("--categories", type=int, default=15)
+    made.add_argument("--pictures", type=int, default=115, help="test pictures of each category")
+    made.add_argument("--size", type=int, default=224, help="side of a map in pixels")
+    made.add_argument("--slow-repeats", type=int, default=1, help="timed calls of the slow side")
+    args = parse(made, given)
+    if args.smoke:
+        args.categories, args.pictures, args.size, args.repeats = 2, 6, 64, 1
 
     data = [category(args.pictures, args.size, number) for number in range(args.categories)]
+    data = [(maps.to(args.device), masks.to(args.device)) for maps, masks in data]
     pixels = sum(maps.numel() for maps, _ in data)
     share = sum(int(masks.sum()) for _, masks in data) / pixels
-    print(f"{pixels / 1e6:.1f} M pixels in {args.categories} categories, {100 * share:.1f} % defect", flush=True)
-    repeats = tuple(args.repeats)
+    repeats = args.repeats, args.slow_repeats
     rows = [
         compare("pixel AUROC + AP, one sort", ours, scikit, 1e-9, data, repeats),
         compare("pixel AUROC + AP, two calls", ours_apart, ours, 0.0, data, (repeats[0], repeats[0])),
         # The loop sees the curve at 200 points only; the exact sum is what it converges to.
         compare(f"per-region overlap to {LIMIT}", overlap, overlap_loop, 2e-3, data, repeats),
     ]
-    print(f"{'':30}{'seconds':>9}{'other':>14}{'seconds':>9}{'ratio':>7}{'difference':>12}{'peak MB':>9}{'other':>7}")
-    for row in rows:
-        print(
-            f"{row['name']:30}{row['seconds']:9.2f}{row['other']:>14}{row['other_seconds']:9.2f}{row['ratio']:7.1f}"
-            f"{row['largest_difference']:12.1e}{row['peak_mb']:9.0f}{row['other_peak_mb']:7.0f}"
-        )
-    if args.out:
-        machine = {
-            "machine": platform.machine(),
-            "cpus": os.cpu_count(),
-            "threads": args.threads,
-            "torch": torch.__version__,
-        }
-        args.out.write_text(
-            json.dumps({"pixels": pixels, "repeats": repeats, "rows": rows, **machine}, indent=2) + "\n"
-        )
+    print(f"{pixels / 1e6:.1f} M pixels in {args.categories} categories, {100 * share:.1f} % defect")
+    show(
+        rows,
+        {"metric": "", "seconds": ".2f", "other": "", "other_seconds": ".2f", "ratio": ".1f"}
+        | {"largest_difference": ".1e", "peak_mb": ".0f", "other_peak_mb": ".0f"},
+    )
+    write(args.out, {"pixels": pixels, "repeats": repeats, "rows": rows}, args.device)
 
 
 if __name__ == "__main__":

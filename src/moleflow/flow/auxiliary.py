@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from moleflow.flow.context import at_least_float32, zero_linear
+from moleflow.flow.affine import affine_step, at_least_float32
+from moleflow.flow.context import zero_linear
 from moleflow.flow.lora import SharedLinear
 from moleflow.flow.subnets import Draw
 
@@ -30,7 +31,8 @@ class Tower(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (..., out_dim) from ``x`` (..., in_dim)."""
-        out: Tensor = self.last(F.relu(self.second(F.relu(self.first(x)))))
+        hidden = F.relu(self.first(x), inplace=True)
+        out: Tensor = self.last(F.relu(self.second(hidden), inplace=True))
         return out
 
 
@@ -58,25 +60,24 @@ class AuxiliaryCoupling(nn.Module):
         self.shift = Tower(passive, hidden, active, "shift", draw)
 
     def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        first, second = x[..., : self.cut], x[..., self.cut :]
+        first, second = x.tensor_split((self.cut,), -1)
         return (second, first) if self.flip else (first, second)
 
     def _join(self, passive: Tensor, active: Tensor) -> Tensor:
         return torch.cat((active, passive) if self.flip else (passive, active), -1)
 
-    def _log_scale(self, passive: Tensor) -> Tensor:
-        return self.clamp * torch.tanh(at_least_float32(self.scale(passive)) / self.clamp)
-
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the transformed grid (B, H, W, D) and each patch's log-determinant (B, H, W), float32."""
         passive, active = self._split(x)
-        scale = self._log_scale(passive)
-        return self._join(passive, active * scale.exp() + self.shift(passive)), scale.sum(-1)
+        raw_scale, raw_shift = self.scale(passive), self.shift(passive)
+        transformed, logdet = affine_step(active, raw_scale, raw_shift, self.clamp, 1 / self.clamp, 1.0)
+        return self._join(passive, transformed), logdet
 
     def inverse(self, y: Tensor) -> Tensor:
         """Return the grid that :meth:`forward` maps to ``y`` (B, H, W, D)."""
         passive, active = self._split(y)
-        return self._join(passive, (active - self.shift(passive)) * (-self._log_scale(passive)).exp())
+        scale = self.clamp * torch.tanh(at_least_float32(self.scale(passive)) / self.clamp)
+        return self._join(passive, (active - self.shift(passive)) * (-scale).exp())
 
 
 def auxiliary_width(dim: int, hidden_ratio: float) -> int:

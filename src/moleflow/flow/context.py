@@ -52,7 +52,8 @@ class ScaleContext(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the context (B, H, W, C) of the grid ``x`` (B, H, W, C)."""
-        return self.max_alpha * torch.sigmoid(self.gate) * depthwise(x, self.weight, self.bias)
+        alpha = self.max_alpha * torch.sigmoid(self.gate)
+        return depthwise(x, alpha * self.weight, alpha * self.bias)  # sooner the few weights than the whole grid
 
 
 class SpatialMixer(nn.Module):
@@ -99,7 +100,7 @@ class SpatialMixer(nn.Module):
             mixed = self.mlp(torch.cat((x, self._deviation(x)), -1))
         else:
             mixed = self.mlp(torch.cat((x, depthwise(x, self.weight, self.bias), self._deviation(x)), -1))
-        return torch.lerp(x, mixed, torch.sigmoid(self.gate).to(x.dtype))
+        return torch.lerp(x, mixed.to(x.dtype), torch.sigmoid(self.gate).to(x.dtype))  # autocast makes the mix half
 
     def kernels(self) -> Tensor | None:
         """Return the convolution that the mixer is, (D, k, k); None where it is none."""
@@ -146,11 +147,6 @@ class Blur(nn.Module):
         """Return the blurred grid (B, H, W, D) of ``x`` (B, H, W, D)."""
         mean = F.avg_pool2d(x.permute(0, 3, 1, 2), self.kernel, 1, self.kernel // 2, count_include_pad=False)
         return torch.lerp(x, mean.permute(0, 2, 3, 1), self.strength)
-
-
-def at_least_float32(x: Tensor) -> Tensor:
-    """Return ``x`` in float32, or in its own type where that is wider: log-determinants are never kept in half."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def zero_linear(in_features: int, out_features: int) -> nn.Linear:

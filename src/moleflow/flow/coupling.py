@@ -17,8 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from moleflow.flow.context import at_least_float32
+from moleflow.flow.affine import affine_step, at_least_float32
 from moleflow.flow.subnets import Subnet
+
+
+_SLOPE = 0.1  # FrEIA's: of log-scale and shift
 
 
 class _Permute(torch.autograd.Function):
@@ -82,10 +85,6 @@ class CouplingBlock(nn.Module):
         self.register_buffer("order", order)
         self.register_buffer("inverse_order", torch.argsort(order), persistent=False)
 
-    def _scale_shift(self, passive: Tensor, updates: nn.ModuleDict | None) -> tuple[Tensor, Tensor]:
-        raw_scale, raw_shift = self.subnet(passive, updates)
-        return self.clamp * torch.tanh(0.1 * at_least_float32(raw_scale)), 0.1 * raw_shift
-
     def forward(self, x: Tensor, updates: nn.ModuleDict | None = None) -> tuple[Tensor, Tensor]:
         """Transform a grid.
 
@@ -96,10 +95,9 @@ class CouplingBlock(nn.Module):
         Returns:
             The transformed grid (B, H, W, D) and the log-determinant of each patch (B, H, W), float32.
         """
-        passive, active = x[..., : self.passive], x[..., self.passive :]
-        scale, shift = self._scale_shift(passive, updates)
-        y = torch.cat((passive, active * scale.exp() + shift), -1)
-        logdet = scale.sum(-1)
+        passive, active = x.tensor_split((self.passive,), -1)
+        transformed, logdet = affine_step(active, *self.subnet(passive, updates), self.clamp, _SLOPE, _SLOPE)
+        y = torch.cat((passive, transformed), -1)
         if self.affine is not None:
             s = self.affine.scale()
             y = y * s + self.affine.offset
@@ -111,9 +109,10 @@ class CouplingBlock(nn.Module):
         y = permute(y, self.inverse_order, self.order)
         if self.affine is not None:
             y = (y - self.affine.offset) / self.affine.scale()
-        passive, active = y[..., : self.passive], y[..., self.passive :]
-        scale, shift = self._scale_shift(passive, updates)
-        return torch.cat((passive, (active - shift) * (-scale).exp()), -1)
+        passive, active = y.tensor_split((self.passive,), -1)
+        raw_scale, raw_shift = self.subnet(passive, updates)
+        scale = self.clamp * torch.tanh(_SLOPE * at_least_float32(raw_scale))
+        return torch.cat((passive, (active - _SLOPE * raw_shift) * (-scale).exp()), -1)
 
 
 class CouplingStack(nn.Module):

@@ -4,10 +4,45 @@ Reference: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", ICLR
 """
 
 import math
+from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+class _LowRankGradient(torch.autograd.Function):
+    """Leave ``y = x (W + (1/r) B A)^T`` as it is and give A and B the gradients that they have in it.
+
+    For a frozen W: with ``g = dL/dy`` these are ``dB = g^T (x A^T) / r`` and ``dA = (g B)^T x / r``, four thin products,
+    where automatic differentiation would form the gradient of the full weight. That of x needs no part here: the
+    product with the merged weight has it.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, x: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
+        ctx.mark_dirty(y)
+        ctx.save_for_backward(x, a, b)
+        ctx.scale = scale
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, Tensor, Tensor, None]:
+        x, a, b = ctx.saved_tensors
+        g = grads[0].flatten(0, -2)
+        x, thin_a, thin_b = x.flatten(0, -2).to(g.dtype), a.to(g.dtype), b.to(g.dtype)
+        grad_a = (ctx.scale * (g @ thin_b)).T @ x
+        grad_b = g.T @ (ctx.scale * (x @ thin_a.T))
+        return grads[0], None, grad_a.to(a.dtype), grad_b.to(b.dtype), None
+
+
+_low_rank_gradient = cast(Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor], _LowRankGradient.apply)
+
+
+def _rows(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Return ``F.linear``; half of a grid's channels is a matrix whose rows lie apart, which it would copy."""
+    return F.linear(x.flatten(0, -2), weight, bias).unflatten(0, x.shape[:-1])
 
 
 class LowRankUpdate(nn.Module):
@@ -72,15 +107,17 @@ class SharedLinear(nn.Linear):
             update: One expert's update of this layer, or None for the base alone.
         """
         if update is None:
-            return F.linear(x, self.weight, self.bias)
+            return _rows(x, self.weight, self.bias)
         bias = self.bias if update.bias is None else self.bias + update.bias
         if update.a is None or update.b is None:
-            return F.linear(x, self.weight, bias)
-        # The update as two thin products costs 3 r (in + out) a row with its gradients, merged it costs in * out for
-        # the gradient of the full weight: at D=128 the full weight is the cheaper one, at D=768 the thin products are.
-        if 3 * len(update.a) * (self.in_features + self.out_features) > self.in_features * self.out_features:
-            return F.linear(x, torch.addmm(self.weight, update.b, update.a, alpha=update.scale), bias)
-        return F.linear(x, self.weight, bias) + update.scale * F.linear(F.linear(x, update.a), update.b)
+            return _rows(x, self.weight, bias)
+        merged = torch.addmm(self.weight, update.b, update.a, alpha=update.scale)
+        # Merging costs next to nothing beside the rows. What costs is the gradient: that of the full weight in * out a
+        # row, from which A and B have theirs for nothing; without it 2 r (in + out).
+        full = self.in_features * self.out_features
+        if self.weight.requires_grad or 2 * len(update.a) * (self.in_features + self.out_features) > full:
+            return _rows(x, merged, bias)
+        return _low_rank_gradient(_rows(x, merged.detach(), bias), x, update.a, update.b, update.scale)
 
     @torch.no_grad()
     def merge(self, update: LowRankUpdate) -> None:

@@ -72,8 +72,8 @@ class ContextSubnet(Subnet):
     def forward(self, x: Tensor, updates: nn.ModuleDict | None = None) -> tuple[Tensor, Tensor]:
         """Return raw log-scale and shift; see :meth:`Subnet.forward`."""
         with_context = torch.cat((x, self.context(x)), -1)
-        scale = F.relu(self.scale_in(with_context, _update(updates, "scale_in")))
-        shift = F.relu(self.shift_in(x, _update(updates, "shift_in")))
+        scale = F.relu(self.scale_in(with_context, _update(updates, "scale_in")), inplace=True)
+        shift = F.relu(self.shift_in(x, _update(updates, "shift_in")), inplace=True)
         return (
             self.scale_out(scale, _update(updates, "scale_out")),
             self.shift_out(shift, _update(updates, "shift_out")),
@@ -96,6 +96,6 @@ class PlainSubnet(Subnet):
 
     def forward(self, x: Tensor, updates: nn.ModuleDict | None = None) -> tuple[Tensor, Tensor]:
         """Return raw log-scale and shift; see :meth:`Subnet.forward`."""
-        hidden = F.relu(self.hidden(x, _update(updates, "hidden")))
+        hidden = F.relu(self.hidden(x, _update(updates, "hidden")), inplace=True)
         scale, shift = self.out(hidden, _update(updates, "out")).chunk(2, -1)
         return scale, shift

@@ -1,0 +1,156 @@
+"""The flow as one writes it first: FrEIA's blocks with dense permutations, LoRA as layers of their own.
+
+The other side of the benchmarks of training. It takes its weights from an :class:`~moleflow.flow.ExpertFlow`, so both
+must give the same latents and log-determinants. What the base does not learn has no gradient here either.
+"""
+
+from typing import cast
+
+import FrEIA.modules as fm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from moleflow.features.position import position_code
+from moleflow.flow import ExpertFlow
+from moleflow.flow.adapters import WhiteningAdapter
+from moleflow.flow.auxiliary import AuxiliaryCoupling, Tower
+from moleflow.flow.context import SpatialMixer
+from moleflow.flow.coupling import CouplingBlock
+from moleflow.flow.lora import LowRankUpdate, SharedLinear
+from moleflow.flow.subnets import ContextSubnet
+
+
+class LoRALinear(nn.Module):
+    """``W x + b + (1/r) B A x + b'`` with the frozen layer and the two thin ones side by side."""
+
+    def __init__(self, layer: SharedLinear, update: LowRankUpdate) -> None:
+        super().__init__()
+        assert update.a is not None
+        assert update.b is not None
+        assert update.bias is not None
+        self.layer = _linear(layer.weight, layer.bias).requires_grad_(False)
+        self.a, self.b = _linear(update.a), _linear(update.b)
+        self.scale = update.scale
+        self.bias = _copied(update.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x) + self.scale * self.b(self.a(x)) + self.bias
+
+
+class FreiaSubnet(nn.Module):
+    """Rows (N, D/2) to [raw log-scale, raw shift] (N, D); the scale tower sees each patch's neighbours."""
+
+    def __init__(self, subnet: ContextSubnet, updates: nn.ModuleDict, owner: "FreiaForm") -> None:
+        super().__init__()
+        context = subnet.context
+        channels, _, kernel, _ = context.weight.shape
+        self.convolution = nn.Conv2d(channels, channels, kernel, padding=kernel // 2, groups=channels)
+        self.convolution.weight, self.convolution.bias = _copied(context.weight), _copied(context.bias)
+        self.gate, self.max_alpha = _copied(context.gate), context.max_alpha
+        self.requires_grad_(False)
+        for name, layer in subnet.linears().items():
+            setattr(self, name, LoRALinear(layer, cast(LowRankUpdate, updates[name])))
+        self._owner = [owner]  # in a list, lest it become a child
+
+    def forward(self, x: Tensor) -> Tensor:
+        grid = x.view(*self._owner[0].grid, -1).permute(0, 3, 1, 2)
+        context = self.max_alpha * torch.sigmoid(self.gate) * self.convolution(grid)
+        context = context.permute(0, 2, 3, 1).reshape(len(x), -1)
+        scale = self.scale_out(F.relu(self.scale_in(torch.cat((x, context), 1))))
+        return torch.cat((scale, self.shift_out(F.relu(self.shift_in(x)))), 1)
+
+
+class PlainAuxiliary(nn.Module):
+    """Rows (N, D) through an affine coupling whose networks are three linear layers each."""
+
+    def __init__(self, block: AuxiliaryCoupling) -> None:
+        super().__init__()
+        self.cut, self.clamp, self.flip = block.cut, block.clamp, block.flip
+        self.scale, self.shift = (self._tower(tower) for tower in (block.scale, block.shift))
+
+    @staticmethod
+    def _tower(tower: Tower) -> nn.Sequential:
+        first, second, last = (_linear(part.weight, part.bias) for part in (tower.first, tower.second, tower.last))
+        return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), last)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        first, second = x[:, : self.cut], x[:, self.cut :]
+        passive, active = (second, first) if self.flip else (first, second)
+        scale = self.clamp * torch.tanh(self.scale(passive) / self.clamp)
+        active = active * torch.exp(scale) + self.shift(passive)
+        return torch.cat((active, passive) if self.flip else (passive, active), 1), scale.sum(1)
+
+
+class FreiaForm(nn.Module):
+    """One expert of a flow in the default configuration, in this form.
+
+    Args:
+        flow: Where the weights come from; copied.
+        name: The expert.
+    """
+
+    def __init__(self, flow: ExpertFlow, name: str) -> None:
+        super().__init__()
+        expert = flow.expert(name)
+        assert isinstance(expert.adapter, WhiteningAdapter)
+        assert isinstance(flow.mixer, SpatialMixer)
+        self.raw_scale, self.raw_offset = _copied(expert.adapter.raw_scale), _copied(expert.adapter.raw_offset)
+        channels, _, kernel, _ = flow.mixer.weight.shape
+        self.mixer = nn.Conv2d(channels, channels, kernel, padding=kernel // 2, groups=channels)
+        self.mixer.weight, self.mixer.bias = _copied(flow.mixer.weight), _copied(flow.mixer.bias)
+        self.gate = _copied(flow.mixer.gate)
+        self.mixer.requires_grad_(False)
+        self.gate.requires_grad_(False)
+        self.blocks = nn.ModuleList()
+        self.grid: tuple[int, ...] = ()
+        for block, updates in zip(flow.stack.blocks, expert.updates, strict=True):
+            self.blocks.append(self._block(cast(CouplingBlock, block), cast(nn.ModuleDict, updates)))
+        self.auxiliary = nn.ModuleList(PlainAuxiliary(cast(AuxiliaryCoupling, block)) for block in expert.auxiliary)
+
+    def _block(self, block: CouplingBlock, updates: nn.ModuleDict) -> fm.AllInOneBlock:
+        subnet, dim = cast(ContextSubnet, block.subnet), len(block.order)
+        made = fm.AllInOneBlock(
+            [(dim,)],
+            subnet_constructor=lambda i, o: FreiaSubnet(subnet, updates, self),
+            affine_clamping=block.clamp,
+            global_affine_type="SOFTPLUS",
+            permute_soft=False,
+        )
+        with torch.no_grad():
+            permutation = torch.eye(dim, device=block.order.device)[block.order]
+            made.w_perm.copy_(permutation)
+            made.w_perm_inv.copy_(permutation.T)
+        made.global_scale.requires_grad_(False)
+        made.global_offset.requires_grad_(False)
+        return made
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return z (B, H, W, D) and the log-determinants (B, H, W) of patch features (B, H, W, D)."""
+        self.grid = tuple(x.shape[:3])
+        dim = x.shape[-1]
+        x = x + position_code(*x.shape[1:3], dim).to(x.device)
+        x = (0.5 + 1.5 * torch.sigmoid(self.raw_scale)) * F.layer_norm(x, (dim,)) + 2 * torch.tanh(self.raw_offset)
+        share = torch.sigmoid(self.gate)
+        x = (1 - share) * x + share * self.mixer(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        rows = x.reshape(-1, dim)
+        logdet = rows.new_zeros(len(rows))
+        for block in self.blocks:
+            (rows,), contribution = block([rows])
+            logdet = logdet + contribution
+        for auxiliary in self.auxiliary:
+            rows, contribution = auxiliary(rows)
+            logdet = logdet + contribution
+        return rows.view(*self.grid, dim), logdet.view(self.grid)
+
+
+def _copied(parameter: nn.Parameter) -> nn.Parameter:
+    return nn.Parameter(parameter.detach().clone())
+
+
+def _linear(weight: nn.Parameter, bias: nn.Parameter | None = None) -> nn.Linear:
+    made = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    made.weight = _copied(weight)
+    if bias is not None:
+        made.bias = _copied(bias)
+    return made

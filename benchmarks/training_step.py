@@ -1,0 +1,112 @@
+"""One optimizer step of a later task: this flow against FrEIA's blocks with dense permutations.
+
+    python benchmarks/training_step.py --out training_step.json
+
+Depth 6, two auxiliary blocks, rank 64, batch 16 of 28 x 28 patches of 768 numbers, the default loss, clipping and
+optimizer on both sides. From the same weights both must give the same latents, log-determinants and gradients before
+anything is timed; then they take turns. With ``--bf16`` both run once more under autocast, which pays on a processor
+that has the instructions (a GPU, or a CPU with AVX512-BF16 or AMX).
+"""
+
+from collections.abc import Sequence
+
+import torch
+from freia_form import FreiaForm
+from side_by_side import Row, agree, compared, parse, parser, show, take_turns, write
+from timm.optim import AdamP
+from torch import Tensor, nn
+
+from moleflow.flow import ExpertFlow
+from moleflow.losses import FlowLoss, patch_nll
+from moleflow.randomness import generator
+
+
+class Side:
+    """One side: a module that maps patches to (z, logdet), its optimizer, and what a step is."""
+
+    def __init__(self, name: str, module: nn.Module, parameters: list[nn.Parameter], expert: str | None) -> None:
+        self.name, self.module, self.parameters = name, module, parameters
+        self._arguments = () if expert is None else (expert,)
+        self._loss = FlowLoss()
+        self._optimizer = AdamP(parameters, lr=3e-4, weight_decay=0.01)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        z, logdet = self.module(x, *self._arguments)
+        return z, logdet
+
+    def gradients(self, x: Tensor) -> Tensor:
+        """Set the gradients of the loss and return their global norm."""
+        z, logdet = self.forward(x)
+        self._optimizer.zero_grad()
+        self._loss(patch_nll(z, logdet), logdet).total.backward()
+        return nn.utils.clip_grad_norm_(self.parameters, 0.5)
+
+    def step(self, x: Tensor) -> None:
+        self.gradients(x)
+        self._optimizer.step()
+
+
+def sides(dim: int, layers: int, rank: int, device: str) -> tuple[Side, Side]:
+    """Return both sides, about to learn a second task from the same weights, none of them zero."""
+    flow = ExpertFlow(dim, coupling_layers=layers, lora_rank=rank)
+    flow.add_expert("first")
+    flow.add_expert("later")
+    draw = generator(0, "benchmark", "weights")
+    with torch.no_grad():  # a fresh expert is the identity, which hides what a side may have forgotten
+        for parameter in flow.parameters():
+            parameter += 0.02 * torch.randn(parameter.shape, generator=draw)
+    flow.to(device).requires_grad_(False)
+    other = FreiaForm(flow, "later").to(device)
+    learning = flow.learning_parameters(["later"])
+    for parameter in learning:
+        parameter.requires_grad_()
+    theirs = [parameter for parameter in other.parameters() if parameter.requires_grad]
+    assert sum(p.numel() for p in learning) == sum(p.numel() for p in theirs)
+    return Side("moleflow", flow, learning, "later"), Side("FrEIA form", other, theirs, None)
+
+
+def check(ours: Side, other: Side, x: Tensor) -> Row:
+    """Return how far the sides are apart from the same weights.
+
+    Raises:
+        AssertionError: If that is more than rounding.
+    """
+    with torch.no_grad():
+        (z, logdet), (z_other, logdet_other) = ours.forward(x), other.forward(x)
+    norm, norm_other = ours.gradients(x), other.gradients(x)
+    return {
+        "z": agree("z", z, z_other, 2e-4),
+        "logdet": agree("logdet", logdet, logdet_other, 2e-3),
+        "gradient_norm_relative": agree("norm of the gradient", norm / norm_other, torch.ones(()), 1e-4),
+    }
+
+
+def main(given: Sequence[str] | None = None) -> None:
+    """Check, time, print and write."""
+    made = parser(__doc__)
+    made.add_argument("--bf16", action="store_true", help="also under bf16 autocast")
+    made.add_argument("--batch", type=int, default=16)
+    arguments = parse(made, given)
+    grid, dim, layers, rank, batch = (28, 768, 6, 64, arguments.batch)
+    if arguments.smoke:
+        grid, dim, layers, rank, batch = (4, 32, 2, 4, 2)
+
+    ours, other = sides(dim, layers, rank, arguments.device)
+    x = torch.randn(batch, grid, grid, dim, generator=generator(0, "benchmark", "patches")).to(arguments.device)
+    differences = check(ours, other, x)
+    kind = torch.device(arguments.device).type
+    rows: list[Row] = []
+    for precision in ("float32", "bfloat16")[: 1 + arguments.bf16]:
+        with torch.autocast(kind, torch.bfloat16, enabled=precision == "bfloat16"):
+            times = take_turns(
+                {side.name: lambda side=side: side.step(x) for side in (ours, other)},
+                arguments.repeats,
+                arguments.device,
+            )
+        rows += compared(times, other.name, precision=precision)
+    show(rows, {"form": "", "precision": "", "seconds": ".3f", "ratio": ".2f"})
+    write(arguments.out, {"shape": [batch, grid, grid, dim], "differences": differences, "rows": rows}, arguments.device)
+
+
+if __name__ == "__main__":
+    main()
