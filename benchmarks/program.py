@@ -6,13 +6,14 @@ from typing import Any, cast
 
 import torch
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig, OmegaConf
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf, open_dict
 from PIL import Image
 
 from moleflow.cli import register_resolvers
 from moleflow.model import PART_NAMES, MoLEFlow
 from moleflow.randomness import generator
-from moleflow.training.run import model_settings
+from moleflow.training.run import model_settings, run
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -21,7 +22,7 @@ def composed(*overrides: str) -> DictConfig:
     """Return the config that ``python train.py OVERRIDES`` would use."""
     register_resolvers()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("config", list(overrides))
+        return compose("config", list(overrides), return_hydra_config=True)
 
 
 def fresh_model(*overrides: str, device: str = "cpu", cache: Any = None) -> MoLEFlow:
@@ -68,3 +69,14 @@ def perturb(model: MoLEFlow) -> None:
         for parameter in model.flow.parameters():
             parameter += 0.02 * torch.randn(parameter.shape, generator=draw).to(parameter.device)
     model.forget_merged()
+
+
+def run_program(folder: Path, *overrides: str) -> dict[str, Any]:
+    """Run ``python train.py OVERRIDES`` in this process, into a folder, and return the content of ``metrics.json``."""
+    config = composed(*overrides, f"hydra.run.dir={folder}")
+    with open_dict(config):
+        config.hydra.runtime.output_dir = str(folder)
+    HydraConfig.instance().set_config(config)
+    with open_dict(config):
+        del config["hydra"]
+    return run(config)

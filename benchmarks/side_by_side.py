@@ -1,4 +1,4 @@
-"""What all benchmarks share: two sides take turns, agree before a time is printed, and end as a table and a JSON file."""
+"""What all benchmarks share: two sides agree, take turns, and end as a table and a JSON file."""
 
 import argparse
 import json
@@ -45,8 +45,10 @@ def seconds(call: Callable[[], object], device: str = "cpu") -> float:
 
 
 def take_turns(sides: dict[str, Callable[[], object]], repeats: int, device: str = "cpu") -> dict[str, float]:
-    """Return the median seconds of each side; after one untimed round they are called in turn, so that both meet the
-    same weather of the machine."""
+    """Return the median seconds of each side, called in turn so that both meet the same weather of the machine.
+
+    A first round is not counted.
+    """
     for call in sides.values():
         call()
     times: dict[str, list[float]] = {name: [] for name in sides}
@@ -67,7 +69,7 @@ def agree(what: str, ours: Tensor, other: Tensor, tolerance: float) -> float:
     Raises:
         AssertionError: If it exceeds the tolerance, or one of them is not finite.
     """
-    difference = float((ours.double() - other.double()).abs().max())
+    difference = float((ours.detach().double() - other.detach().double()).abs().max())
     if not difference <= tolerance:
         raise AssertionError(f"{what}: the two sides differ by {difference}, more than {tolerance}.")
     return difference
@@ -90,7 +92,8 @@ def show(rows: Sequence[Row], columns: dict[str, str]) -> None:
     cells += [[format(row.get(key, ""), form if key in row else "") for key, form in columns.items()] for row in rows]
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
     for line in cells:
-        print("  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths))))
+        padded = [cell.rjust(width) for cell, width in zip(line, widths, strict=True)]
+        print("  ".join([line[0].ljust(widths[0]), *padded[1:]]))
 
 
 def write(out: Path | None, result: Row, device: str = "cpu") -> None:

@@ -4,8 +4,9 @@
 
 Depth 6, two auxiliary blocks, rank 64, batch 16 of 28 x 28 patches of 768 numbers, the default loss, clipping and
 optimizer on both sides. From the same weights both must give the same latents, log-determinants and gradients before
-anything is timed; then they take turns. With ``--bf16`` both run once more under autocast, which pays on a processor
-that has the instructions (a GPU, or a CPU with AVX512-BF16 or AMX).
+anything is timed; then they take turns, with the C library's allocator as it is by default, and as ``train.py`` sets it
+(freed memory is kept; see :mod:`moleflow.memory`), which helps both sides. With ``--bf16`` both run once more under
+autocast, which pays on a processor that has the instructions (a GPU, or a CPU with AVX512-BF16 or AMX).
 """
 
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from moleflow.flow import ExpertFlow
 from moleflow.losses import FlowLoss, patch_nll
+from moleflow.memory import keep_freed_memory
 from moleflow.randomness import generator
 
 
@@ -34,11 +36,14 @@ class Side:
         z, logdet = self.module(x, *self._arguments)
         return z, logdet
 
+    def loss(self, x: Tensor) -> Tensor:
+        z, logdet = self.forward(x)
+        return self._loss(patch_nll(z, logdet), logdet).total
+
     def gradients(self, x: Tensor) -> Tensor:
         """Set the gradients of the loss and return their global norm."""
-        z, logdet = self.forward(x)
         self._optimizer.zero_grad()
-        self._loss(patch_nll(z, logdet), logdet).total.backward()
+        self.loss(x).backward()
         return nn.utils.clip_grad_norm_(self.parameters, 0.5)
 
     def step(self, x: Tensor) -> None:
@@ -96,16 +101,21 @@ def main(given: Sequence[str] | None = None) -> None:
     differences = check(ours, other, x)
     kind = torch.device(arguments.device).type
     rows: list[Row] = []
-    for precision in ("float32", "bfloat16")[: 1 + arguments.bf16]:
-        with torch.autocast(kind, torch.bfloat16, enabled=precision == "bfloat16"):
-            times = take_turns(
-                {side.name: lambda side=side: side.step(x) for side in (ours, other)},
-                arguments.repeats,
-                arguments.device,
-            )
-        rows += compared(times, other.name, precision=precision)
-    show(rows, {"form": "", "precision": "", "seconds": ".3f", "ratio": ".2f"})
-    write(arguments.out, {"shape": [batch, grid, grid, dim], "differences": differences, "rows": rows}, arguments.device)
+    for memory in ("default", "kept"):  # the allocator's default first: there is no way back
+        if memory == "kept" and not keep_freed_memory():
+            break  # the C library is not glibc
+        for precision in ("float32", "bfloat16")[: 1 + arguments.bf16]:
+            with torch.autocast(kind, torch.bfloat16, enabled=precision == "bfloat16"):
+                times = take_turns(
+                    {side.name: lambda side=side: side.step(x) for side in (ours, other)},
+                    arguments.repeats,
+                    arguments.device,
+                )
+            rows += compared(times, other.name, precision=precision, freed_memory=memory)
+    show(rows, {"form": "", "precision": "", "freed_memory": "", "seconds": ".3f", "ratio": ".2f"})
+    write(
+        arguments.out, {"shape": [batch, grid, grid, dim], "differences": differences, "rows": rows}, arguments.device
+    )
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from moleflow.flow.affine import affine_step, at_least_float32
 from moleflow.flow.subnets import Subnet
 
-
 _SLOPE = 0.1  # FrEIA's: of log-scale and shift
 
 

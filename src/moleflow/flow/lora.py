@@ -15,9 +15,9 @@ from torch import Tensor, nn
 class _LowRankGradient(torch.autograd.Function):
     """Leave ``y = x (W + (1/r) B A)^T`` as it is and give A and B the gradients that they have in it.
 
-    For a frozen W: with ``g = dL/dy`` these are ``dB = g^T (x A^T) / r`` and ``dA = (g B)^T x / r``, four thin products,
-    where automatic differentiation would form the gradient of the full weight. That of x needs no part here: the
-    product with the merged weight has it.
+    For a frozen W: with ``g = dL/dy`` these are ``dB = g^T (x A^T) / r`` and ``dA = (g B)^T x / r``, four thin
+    products, where automatic differentiation would form the gradient of the full weight. That of x needs no part here:
+    the product with the merged weight has it.
     """
 
     @staticmethod
@@ -115,7 +115,8 @@ class SharedLinear(nn.Linear):
         # Merging costs next to nothing beside the rows. What costs is the gradient: that of the full weight in * out a
         # row, from which A and B have theirs for nothing; without it 2 r (in + out).
         full = self.in_features * self.out_features
-        if self.weight.requires_grad or 2 * len(update.a) * (self.in_features + self.out_features) > full:
+        thin = 2 * len(update.a) * (self.in_features + self.out_features)
+        if self.weight.requires_grad or not update.a.requires_grad or thin > full:
             return _rows(x, merged, bias)
         return _low_rank_gradient(_rows(x, merged.detach(), bias), x, update.a, update.b, update.scale)
 

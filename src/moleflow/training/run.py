@@ -23,6 +23,7 @@ from moleflow.data import PictureDataModule, cut
 from moleflow.errors import UserError, choice
 from moleflow.files import read_json
 from moleflow.interrupt import Interrupted, interruptible
+from moleflow.memory import keep_freed_memory
 from moleflow.model import PART_NAMES, MoLEFlow
 from moleflow.parts import build_part
 from moleflow.training.loggers import WandbReport, finish_loggers
@@ -77,6 +78,7 @@ def _finished(folder: RunFolder, force: bool) -> dict[str, Any]:
 
 def _run(config: DictConfig, settings: dict[str, Any], folder: RunFolder) -> dict[str, Any]:
     quiet_lightning()
+    keep_freed_memory()
     data = build_data(settings)
     tasks = cut(data.categories, str(settings["scenario"]["split"]))
     cache = settings["features"]["cache_dir"]
