@@ -95,7 +95,8 @@ class CouplingBlock(nn.Module):
             The transformed grid (B, H, W, D) and the log-determinant of each patch (B, H, W), float32.
         """
         passive, active = x.tensor_split((self.passive,), -1)
-        transformed, logdet = affine_step(active, *self.subnet(passive, updates), self.clamp, _SLOPE, _SLOPE)
+        raw_scale, raw_shift = self.subnet(passive, updates)
+        transformed, logdet = affine_step(active, raw_scale, raw_shift, self.clamp, _SLOPE, _SLOPE)
         y = torch.cat((passive, transformed), -1)
         if self.affine is not None:
             s = self.affine.scale()

@@ -42,7 +42,7 @@ _low_rank_gradient = cast(Callable[[Tensor, Tensor, Tensor, Tensor, float], Tens
 
 def _rows(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Return ``F.linear``; half of a grid's channels is a matrix whose rows lie apart, which it would copy."""
-    return F.linear(x.flatten(0, -2), weight, bias).unflatten(0, x.shape[:-1])
+    return F.linear(x.flatten(0, -2), weight, bias).view(*x.shape[:-1], -1)
 
 
 class LowRankUpdate(nn.Module):
