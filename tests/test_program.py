@@ -135,7 +135,7 @@ def test_all_categories_in_tasks_of_two(root: Path, tmp_path: Path) -> None:
     "change",
     ["model.base=trainable", "model.base=separate", "model.base=context", "loss=sum", "router=oracle",
      "model.coupling_layers=0", "model.scale_context_kernel=null", "scoring=percentile", "optimizer=adamw",
-     "scoring=centred", "model=whitened", "model=whitened_memory", "model.expert_start=nearest"],
+     "scoring=centred", "model=whitened", "model=small", "model=whitened_memory", "model.expert_start=nearest"],
 )  # fmt: skip
 def test_every_kind_of_choice_runs(change: str, root: Path, tmp_path: Path) -> None:
     metrics = run_program(overrides(root, change, "dataset.categories=[bottle,screw]", "epochs=1"), tmp_path)
