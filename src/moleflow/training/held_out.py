@@ -28,7 +28,7 @@ def hold_out(samples: Sequence[Sample], amount: float, seed: int) -> tuple[list[
     Raises:
         UserError: If the amount is not allowed or leaves nothing to learn from.
     """
-    if amount < 0 or (amount > 1 and amount != int(amount)):
+    if not isinstance(amount, int | float) or amount < 0 or (amount > 1 and amount != int(amount)):
         raise UserError(f"held_out={amount} must be a share below 1, or a whole number of pictures a category.")
     if not amount:
         return list(samples), []

@@ -190,7 +190,7 @@ def build_task_settings(config: DictConfig, settings: Mapping[str, Any]) -> Task
         final_lr_ratio=float(optimizer["final_lr_ratio"]),
         on_nonfinite=choice("optimizer.on_nonfinite", optimizer["on_nonfinite"], ("error", "skip")),
         lora_delay=_lora_delay(settings),
-        held_out=float(settings["held_out"]),
+        held_out=settings["held_out"],
         seed=settings["seed"],
     )
 

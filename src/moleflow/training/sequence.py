@@ -181,6 +181,8 @@ class TaskSequence:
     def _extract(self) -> None:
         """Compute all features and look at all masks, so that a file that cannot be read ends the run at its begin."""
         splits: tuple[Split, ...] = ("train", "test")
+        for category in self.categories:
+            self.learned_and_held_out(category)  # refused now, not when its task comes
         samples = [s for category in self.categories for split in splits for s in self.data.samples(split, category)]
         for doubt in doubts(samples, self.model.extractor.cache.key):
             log.warning("%s", doubt)
