@@ -107,6 +107,18 @@ def test_faulty_folders_are_lines_and_not_crashes(report: dict[str, Table]) -> N
     assert kinds["seed0"] == "skipped steps"
 
 
+def test_training_that_parts_from_held_out_pictures_is_a_warning(tmp_path: Path) -> None:
+    held = [(9.0, 9.0), (5.0, 6.0), (3.0, 7.0), (1.0, 8.0)]
+    parted = [{"epoch": float(i), "nll_mean": t, "held_out_nll": h} for i, (t, h) in enumerate(held)]
+    learning = {"steps": 6, "skipped_steps": [0, 0, 0], "epochs": [parted[:3], parted, [{"epoch": "x"}]]}
+    write_run(tmp_path, "a/seed0", training=learning)
+    found = tables(build(*read_runs([tmp_path]), Options(), tmp_path))
+    assert [what for kind, what in by(found["warnings"], "kind", "what") if kind == "overfit"] == [
+        "task 2: from epoch 1 to 3 the training NLL went from 5.0 to 1.0, "
+        "but that of held-out normal pictures from 6.0 to 8.0."
+    ]
+
+
 def test_scores_and_pictures_that_are_garbage_are_left_out(tmp_path: Path) -> None:
     folder = write_run(tmp_path, "a/seed0")
     (folder / "scores.csv").write_bytes(b"path,category\n\xff\xfe,,,,\x00")
