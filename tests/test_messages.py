@@ -79,6 +79,18 @@ def test_data(tree: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("mode", "key"), [((), "hydra.run.dir"), (("-m", "seed=0,1"), "hydra.sweep.dir")], ids=["run", "sweep"]
+)
+def test_a_folder_that_cannot_be_made_is_one_message(mode: tuple[str, ...], key: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = run_command("train.py", *mode, "dataset=mvtec", f"{key}={tmp_path / 'file' / 'run'}")
+    assert done.returncode == 1
+    assert f"{tmp_path / 'file' / 'run'} cannot be made: Not a directory" in done.stderr
+    assert f"{key}=" in done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
+@pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["+experiment=quickstrt"], ["Did you mean 'quickstart'"]),

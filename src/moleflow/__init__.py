@@ -3,7 +3,8 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from moleflow.model import MoLEFlow, Scored
+    from moleflow.model import MoLEFlow
+    from moleflow.scored import Scored
 
 __version__ = "0.1.0"
 __all__ = ["MoLEFlow", "Scored", "__version__"]

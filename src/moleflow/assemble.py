@@ -5,9 +5,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from moleflow.errors import UserError
+from moleflow.errors import told
 
 
+@told
 def main(arguments: Sequence[str] | None = None) -> int:
     """Assemble and return the exit status."""
     made = argparse.ArgumentParser(
@@ -25,11 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for text in given.runs:
         path, _, names = (text, "", "") if Path(text).is_dir() else text.rpartition("=")
         sources.append((Path(path or text), [name for name in names.split(",") if name]))
-    try:
-        experts = assemble(sources, given.out)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 1
+    experts = assemble(sources, given.out)
     print(f"{given.out}: {', '.join(experts)}")
     return 0
 

@@ -26,8 +26,8 @@ class JobError(CompactHydraException):
     """A :class:`moleflow.errors.UserError` as Hydra shows it: the message without a traceback."""
 
 
-class SweepFailed(SystemExit):
-    """The end of a sweep of which a job failed; what failed has been said."""
+class Told(SystemExit):
+    """The end of a program that has said what failed."""
 
 
 def command(main: Callable[[], Any], conf: Path) -> None:
@@ -43,7 +43,7 @@ def command(main: Callable[[], Any], conf: Path) -> None:
     except (KeyboardInterrupt, Interrupted) as stop:
         print("\ninterrupted; the same command goes on from here.", file=sys.stderr)
         sys.exit(stop.exit_status if isinstance(stop, Interrupted) else 130)
-    except SweepFailed:
+    except Told:
         raise
     except SystemExit as stop:
         if stop.code == 1 and not HydraConfig.initialized():  # the config could not be composed

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
-from moleflow.errors import UserError
+from moleflow.errors import UserError, told
 
 METRICS = ("pixel_ap", "image_auroc", "pixel_auroc", "image_ap", "pro", "routing_accuracy")
 LOSS_PARTS = ("loss", "nll_mean", "nll_tail", "logdet_penalty", "grad_norm", "lr", "skipped_steps")
@@ -50,6 +50,7 @@ def workspace(entity: str, project: str) -> Any:
     return ws.Workspace(name="moleflow", entity=entity, project=project, sections=sections)
 
 
+@told
 def main(arguments: Sequence[str] | None = None) -> int:
     """Save the workspace and return the exit status."""
     made = argparse.ArgumentParser(
@@ -58,19 +59,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     made.add_argument("project", metavar="ENTITY/PROJECT", help="where the runs are")
     given = made.parse_args(arguments)
     entity, slash, project = given.project.partition("/")
+    if not slash or not entity or not project:
+        raise UserError(f"{given.project} is not of the form ENTITY/PROJECT.")
+    made_workspace = workspace(entity, project)
     try:
-        if not slash or not entity or not project:
-            raise UserError(f"{given.project} is not of the form ENTITY/PROJECT.")
-        made_workspace = workspace(entity, project)
-        try:
-            made_workspace.save()
-        except Exception as error:  # whatever account and network make of it
-            raise UserError(
-                f"W&B refused the workspace: {error}. Log in with `wandb login` and look at the name."
-            ) from error
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 1
+        made_workspace.save()
+    except Exception as error:  # whatever account and network make of it
+        raise UserError(
+            f"W&B refused the workspace: {error}. Log in with `wandb login` and look at the name."
+        ) from error
     print(made_workspace.url)
     return 0
 

@@ -1,7 +1,12 @@
 """Faults that the user can mend, told in one message without a traceback."""
 
-from collections.abc import Iterable
+import functools
+import sys
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
+from typing import ParamSpec
+
+P = ParamSpec("P")
 
 
 class UserError(Exception):
@@ -9,6 +14,29 @@ class UserError(Exception):
 
     The command line prints the message alone and ends with exit status 1.
     """
+
+
+def told(main: Callable[P, int]) -> Callable[P, int]:
+    """Make a small command tell what the user can mend in one message, with exit status 1; Ctrl-C ends it with 130.
+
+    ``moleflow.cli.command`` does that for Hydra programs; here nothing is imported, so that small commands start fast.
+
+    Args:
+        main: Does the work of a command line and returns the exit status.
+    """
+
+    @functools.wraps(main)
+    def run(*args: P.args, **kwargs: P.kwargs) -> int:
+        try:
+            return main(*args, **kwargs)
+        except UserError as error:
+            print(error, file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            print("\ninterrupted", file=sys.stderr)
+            return 130
+
+    return run
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

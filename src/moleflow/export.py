@@ -5,9 +5,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from moleflow.errors import UserError
+from moleflow.errors import told
 
 
+@told
 def main(arguments: Sequence[str] | None = None) -> int:
     """Export and return the exit status."""
     made = argparse.ArgumentParser(prog="python -m moleflow.export", description="Write one expert as an ONNX file.")
@@ -18,11 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from moleflow.inference.export import export
     from moleflow.model import MoLEFlow
 
-    try:
-        path = export(MoLEFlow.load(given.model), given.category, given.out or Path(f"{given.category}.onnx"))
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 1
+    path = export(MoLEFlow.load(given.model), given.category, given.out or Path(f"{given.category}.onnx"))
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
     return 0
 

@@ -4,19 +4,20 @@ No Lightning and no Hydra: training grows one of these, and a notebook can load 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
 from torch import Tensor
 
+from moleflow import saving
 from moleflow.calibration import ScoreScale
 from moleflow.errors import UserError, choice
 from moleflow.features import FeatureCache, FeatureExtractor, FeatureStore, MemoryStore, NoStore, feature_spec
 from moleflow.flow import PatchModel
 from moleflow.parts import build_part
 from moleflow.routing import FeatureStatistics, Router
+from moleflow.scored import Scored, SeenPictures
 from moleflow.scoring import Scoring
 from moleflow.store import ExpertStore
 
@@ -24,39 +25,6 @@ if TYPE_CHECKING:
     from moleflow.inference.predict import Prediction
 
 PART_NAMES = ("transform", "backbone", "model", "router", "scoring")
-
-
-@dataclass(frozen=True)
-class Scored:
-    """What the model says of one picture.
-
-    Attributes:
-        path: The picture.
-        score: Image score; larger is more anomalous.
-        anomaly_map: (H, W) float32 at the scoring's map size.
-        expert: The expert that scored it.
-        margin: How much farther the second nearest expert was; infinite with one expert.
-        distance: The router's distance to the expert.
-    """
-
-    path: Path
-    score: float
-    anomaly_map: Tensor
-    expert: str
-    margin: float
-    distance: float
-
-
-class SeenPictures(NamedTuple):
-    """An expert's training pictures as the finished expert sees them.
-
-    Attributes:
-        features: Image features (N, D) float32.
-        scores: Image scores (N,) float32.
-    """
-
-    features: Tensor
-    scores: Tensor
 
 
 class MoLEFlow:
@@ -289,33 +257,15 @@ class MoLEFlow:
 
     def expert_state(self, name: str) -> dict[str, Tensor]:
         """Return all that an expert owns, as tensors by name."""
-        parts: dict[str, Mapping[str, Tensor]] = {"flow": self.flow.expert(name).state_dict()}
-        if name in self.seen:
-            parts["seen"] = self.seen[name]._asdict()  # and what the router knows follows from the features in it
-        else:
-            parts["router"] = self.router.statistics(name).state()
-        if name in self.scales:
-            parts["scale"] = self.scales[name].state()
-        return {f"{part}.{key}": value for part, state in parts.items() for key, value in state.items()}
+        return saving.expert_state(self, name)
 
     def load_expert(self, name: str, note: Mapping[str, Any], tensors: dict[str, Tensor]) -> None:
         """Create an expert from its note and from what :meth:`expert_state` returned."""
-        self.add_expert(name, note["categories"])
-        self.notes[name] = dict(note)
-        self.flow.expert(name).load_state_dict(_part(tensors, "flow."))
-        if seen := _part(tensors, "seen."):
-            self.seen[name] = SeenPictures(**seen)
-            self.learn_route(name, self.seen[name].features)
-        else:
-            self.router.add(name, FeatureStatistics.from_state(_part(tensors, "router.")))
-        if scale := _part(tensors, "scale."):
-            self.scales[name] = ScoreScale.from_state(scale)
+        saving.load_expert(self, name, note, tensors)
 
     def save(self, folder: Path) -> None:
         """Write the model folder."""
-        experts = {name: self.expert_state(name) for name in self.flow.names}
-        settings = {**self.settings, "backbone_spec": self.backbone_spec}
-        ExpertStore(folder).save(settings, self.flow.base_state(), experts, self.notes)
+        saving.save(self, folder)
 
     def restore(self, folder: Path, experts: Sequence[str] | None = None) -> None:
         """Load base and experts from a model folder into this model, which has none yet.
@@ -327,21 +277,7 @@ class MoLEFlow:
         Raises:
             UserError: If a file is missing or damaged, or the folder was made with other backbone weights.
         """
-        store = ExpertStore(folder)
-        manifest = store.manifest()
-        if manifest["settings"]["backbone_spec"] != self.backbone_spec:
-            raise UserError(f"{folder} was learned on other backbone weights than the ones loaded now.")
-        lost = set(experts or ()) - {entry["name"] for entry in manifest["experts"]}
-        if lost:
-            raise UserError(f"{store.manifest_path} lists no expert named {', '.join(sorted(lost))}.")
-        for entry in manifest["experts"]:
-            name = str(entry["name"])
-            if experts is not None and name not in experts:
-                continue
-            note = {key: value for key, value in entry.items() if key not in ("name", "file")}
-            self.load_expert(name, note, store.expert(name))
-        self.flow.load_base_state(store.base())
-        self.forget_merged()
+        saving.restore(self, folder, experts)
 
     @classmethod
     def load(cls, run_folder: str | Path, device: str | torch.device = "cpu", num_workers: int = 0) -> Self:
@@ -357,7 +293,3 @@ class MoLEFlow:
         model = cls(settings, num_workers=num_workers, device=device)
         model.restore(folder)
         return model
-
-
-def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}

@@ -8,7 +8,7 @@ from glob import glob, has_magic
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from moleflow.errors import UserError
+from moleflow.errors import UserError, told
 
 if TYPE_CHECKING:
     from moleflow.data import PictureTransform
@@ -50,14 +50,10 @@ def pictures(paths: Sequence[str]) -> list[Path]:
     return list(found)
 
 
+@told
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table and return the exit status: 1 if nothing could be scored."""
-    given = parser().parse_args(arguments)
-    try:
-        return 0 if score(given) else 1
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 1
+    return 0 if score(parser().parse_args(arguments)) else 1
 
 
 def score(given: argparse.Namespace) -> int:

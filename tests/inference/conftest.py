@@ -1,15 +1,12 @@
 """A small trained run that all tests of inference share."""
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
+from helpers.program import TINY, run_command
 from helpers.trees import write_mvtec_tree
-
-ROOT = Path(__file__).parents[2]
 
 
 class Trained(NamedTuple):
@@ -18,23 +15,9 @@ class Trained(NamedTuple):
 
 
 def train(tree: Path, run: Path, *overrides: str) -> None:
-    tiny = [
-        "dataset=folder",
-        "backbone=resnet18",
-        "backbone.pretrained=false",
-        "backbone.dim=32",
-        "transform.size=64",
-        "epochs=8",
-        "batch_size=4",
-        "model.coupling_layers=2",
-        "model.lora_rank=4",
-        "optimizer.lr=3e-3",
-        "features.cache_dir=null",
-        "progress=false",
-        "trainer=cpu",
-    ]
-    command = [sys.executable, "train.py", *tiny, f"dataset.root={tree}", f"hydra.run.dir={run}", *overrides]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    places = ("dataset=folder", f"dataset.root={tree}", f"hydra.run.dir={run}")
+    done = run_command("train.py", *TINY, *places, "epochs=8", "optimizer.lr=3e-3", *overrides)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture(scope="session")

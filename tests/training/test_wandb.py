@@ -9,30 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from helpers.program import ROOT, TINY
 from helpers.trees import write_mvtec_tree
 from helpers.wandb_log import items, records
 
-ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
 
 
 def command(tree: Path, run: Path, *overrides: str) -> list[str]:
-    tiny = [
-        "dataset=folder",
-        "backbone=resnet18",
-        "backbone.pretrained=false",
-        "backbone.dim=32",
-        "transform.size=64",
-        "epochs=2",
-        "batch_size=4",
-        "model.coupling_layers=2",
-        "model.lora_rank=4",
-        "features.cache_dir=null",
-        "logger=wandb",
-        "progress=false",
-        "trainer=cpu",
-    ]
-    return [sys.executable, "train.py", *tiny, f"dataset.root={tree}", f"hydra.run.dir={run}", *overrides]
+    places = ("dataset=folder", f"dataset.root={tree}", f"hydra.run.dir={run}")
+    return [sys.executable, "train.py", *TINY, *places, "logger=wandb", *overrides]
 
 
 @pytest.fixture(scope="module")

@@ -8,14 +8,15 @@ from pathlib import Path
 from moleflow.catalogue.entries import Entry, entries, find_conf
 from moleflow.catalogue.measured import finished_runs, means, measured, verdict
 from moleflow.catalogue.records import OTHER_TOLERANCE, TOLERANCE
-from moleflow.errors import UserError
+from moleflow.errors import UserError, told
 from moleflow.training.tables import aligned
 
 HEADER = ("name", "group", "image AUROC", "pixel AP", "here", "here", "runs", "verdict", "description")
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Print the table of all experiments and ablations.
+@told
+def main(arguments: list[str] | None = None) -> int:
+    """Print the table of all experiments and ablations; return the exit status.
 
     Args:
         arguments: The command line; by default that of the process.
@@ -24,11 +25,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("runs", nargs="?", type=Path, help="folder with run folders: adds what was measured here")
     parser.add_argument("--group", help="only this group, such as report, mole6_dia2 or visa")
     options = parser.parse_args(arguments)
-    try:
-        print(table(options.runs, options.group))
-    except UserError as error:
-        print(error, file=sys.stderr)
-        sys.exit(1)
+    print(table(options.runs, options.group))
+    return 0
 
 
 def table(runs: Path | None = None, group: str | None = None) -> str:
@@ -85,4 +83,4 @@ def _description(entry: Entry) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

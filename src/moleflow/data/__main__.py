@@ -5,20 +5,17 @@ import sys
 from pathlib import Path
 
 from moleflow.data.check import check
-from moleflow.errors import UserError
+from moleflow.errors import told
 
 
+@told
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return 0 if no error was found, 1 otherwise."""
     parser = argparse.ArgumentParser(prog="python -m moleflow.data", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     checking = commands.add_parser("check", help="decode every picture and mask and list what is wrong")
     checking.add_argument("root", type=Path, help="the folder that holds the categories (MVTec's tree, or VisA)")
-    try:
-        findings, count = check(parser.parse_args(arguments).root.expanduser())
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 1
+    findings, count = check(parser.parse_args(arguments).root.expanduser())
     for finding in findings:
         print(f"{finding.severity:7}  {finding.category}: {finding.message}")
     errors = sum(finding.severity == "error" for finding in findings)

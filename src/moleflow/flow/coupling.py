@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moleflow.flow.affine import affine_step, at_least_float32
-from moleflow.flow.subnets import Subnet
+from moleflow.flow.subnets import ContextSubnet, PlainSubnet, Subnet
+from moleflow.randomness import generator
 
 _SLOPE = 0.1  # FrEIA's: of log-scale and shift
 
@@ -150,3 +151,33 @@ class CouplingStack(nn.Module):
         for block, update in self._pairs(updates):
             if update is not None:
                 block.subnet.merge(update)
+
+
+def new_stack(
+    dim: int, layers: int, scale_context_kernel: int | None, clamp: float, global_affine: bool, seed: int, where: str
+) -> CouplingStack:
+    """Return coupling blocks with fresh weights.
+
+    Args:
+        dim: Channels D of a patch.
+        layers: Blocks.
+        scale_context_kernel: Odd kernel size of the context inside the blocks; None leaves it out.
+        clamp: Bound of each block's log-scale.
+        global_affine: Whether each block has a global affine.
+        seed: Seed of weights and permutations. All stacks of a seed share their permutations.
+        where: Names the draws of the weights.
+    """
+    passive = dim - dim // 2
+    blocks = []
+    for i in range(layers):
+
+        def draw(part: str, place: str = f"{where}/block{i}") -> torch.Generator:
+            return generator(seed, "weights", place, part)
+
+        subnet: Subnet
+        if scale_context_kernel is None:
+            subnet = PlainSubnet(passive, dim - passive, draw)
+        else:
+            subnet = ContextSubnet(passive, dim - passive, scale_context_kernel, draw)
+        blocks.append(CouplingBlock(dim, subnet, clamp, global_affine, generator(seed, "permutation", i)))
+    return CouplingStack(blocks)

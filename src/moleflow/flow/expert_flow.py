@@ -14,40 +14,17 @@ from torch import Tensor, nn
 
 from moleflow.errors import UserError, choice
 from moleflow.features.position import position_code
-from moleflow.flow.adapters import InputAdapter, StatisticsAdapter, input_adapter
+from moleflow.flow.adapters import StatisticsAdapter, input_adapter
 from moleflow.flow.auxiliary import AuxiliaryCoupling, auxiliary_width
 from moleflow.flow.context import MIXER_MODES, Blur, SpatialMixer
-from moleflow.flow.coupling import CouplingBlock, CouplingStack
+from moleflow.flow.coupling import CouplingBlock, CouplingStack, new_stack
+from moleflow.flow.expert import Expert
 from moleflow.flow.patch_model import PatchModel
-from moleflow.flow.subnets import ContextSubnet, Draw, PlainSubnet, Subnet
+from moleflow.flow.subnets import Draw
 from moleflow.losses import patch_nll
 from moleflow.randomness import generator
 
 BASE_POLICIES = ("frozen", "context", "trainable", "separate")
-
-
-class Expert(nn.Module):
-    """What one category (or task) owns.
-
-    Args:
-        adapter: Input adapter.
-        updates: Low-rank updates of the shared linear layers, one entry a coupling block.
-        auxiliary: Auxiliary coupling blocks.
-        stack: Coupling blocks of its own in place of the shared ones, under the base policy ``separate``.
-    """
-
-    def __init__(
-        self,
-        adapter: InputAdapter,
-        updates: nn.ModuleList,
-        auxiliary: list[AuxiliaryCoupling],
-        stack: CouplingStack | None = None,
-    ) -> None:
-        super().__init__()
-        self.adapter = adapter
-        self.updates = updates
-        self.auxiliary = nn.ModuleList(auxiliary)
-        self.stack = stack
 
 
 class ExpertFlow(PatchModel):
@@ -293,24 +270,10 @@ class ExpertFlow(PatchModel):
         alone._names = [name]
         return alone.requires_grad_(False).eval()
 
-    # -- parts --------------------------------------------------------------------------------------------------------
-
     def _new_stack(self, where: str, global_affine: bool) -> CouplingStack:
-        blocks = []
-        for i in range(self.coupling_layers):
-            passive = self.dim - self.dim // 2
-
-            def draw(part: str, place: str = f"{where}/block{i}") -> torch.Generator:
-                return generator(self.seed, "weights", place, part)
-
-            subnet: Subnet
-            if self.scale_context_kernel is None:
-                subnet = PlainSubnet(passive, self.dim - passive, draw)
-            else:
-                subnet = ContextSubnet(passive, self.dim - passive, self.scale_context_kernel, draw)
-            order = generator(self.seed, "permutation", i)
-            blocks.append(CouplingBlock(self.dim, subnet, self.clamp, global_affine, order))
-        return CouplingStack(blocks)
+        return new_stack(
+            self.dim, self.coupling_layers, self.scale_context_kernel, self.clamp, global_affine, self.seed, where
+        )
 
     def _code(self, x: Tensor) -> Tensor:
         grid = (x.shape[1], x.shape[2])

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from moleflow.errors import UserError
 from moleflow.flow.context import SpatialMixer
-from moleflow.flow.expert_flow import Expert, ExpertFlow
+from moleflow.flow.expert import Expert
+from moleflow.flow.expert_flow import ExpertFlow
 from moleflow.randomness import generator
 from moleflow.selection import nearest_distance, select
 

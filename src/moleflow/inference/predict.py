@@ -9,7 +9,8 @@ from typing import Literal
 from torch import Tensor
 
 from moleflow.errors import UserError
-from moleflow.model import MoLEFlow, Scored
+from moleflow.model import MoLEFlow
+from moleflow.scored import Scored
 
 Verdict = Literal["normal", "defect", "unknown", "error"]
 

@@ -4,33 +4,31 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from moleflow.errors import UserError
+from moleflow.errors import told
 from moleflow.migrate.flags import page
 from moleflow.migrate.translate import translate
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Print the new command, and notes on the error stream.
+@told
+def main(arguments: Sequence[str]) -> int:
+    """Print the new command, and notes on the error stream; return the exit status.
 
     Args:
         arguments: ``--page`` prints ``docs/migration.md``; anything else is the old command line, after ``--`` or not.
     """
     if list(arguments) == ["--page"]:
         print(page(), end="")
-        return
+        return 0
     words = list(arguments[1:] if arguments[:1] == ["--"] else arguments)
     if not words or words in (["-h"], ["--help"]):
         print(__doc__)
-        return
-    try:
-        command, notes = translate(words)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        sys.exit(1)
+        return 0
+    command, notes = translate(words)
     print(shlex.join(command))
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
+    return 0
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from moleflow.errors import UserError
+from moleflow.errors import told
 
 
 def parser() -> argparse.ArgumentParser:
@@ -27,14 +27,10 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
+@told
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the report and return the exit status."""
-    given = parser().parse_args(arguments)
-    try:
-        page, found, faults = report(given)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 1
+    page, found, faults = report(parser().parse_args(arguments))
     print(f"{page}: {found} runs, {faults} folders that gave none.")
     return 0
 

@@ -9,7 +9,7 @@ import jinja2
 from markupsafe import Markup
 
 from moleflow.files import write_text
-from moleflow.report import categories, continual, diagnostics, effects, overview
+from moleflow.report import categories, continual, diagnostics, doubts, effects, overview, synergy
 from moleflow.report.configurations import benches
 from moleflow.report.content import Content, Options, Section
 from moleflow.report.plots import Plot
@@ -18,11 +18,11 @@ from moleflow.report.tables import Table
 
 SECTIONS: tuple[Callable[[Content], Section], ...] = (
     overview.summary,
-    overview.warnings,
+    doubts.warnings,
     overview.leaderboard,
     effects.ablations,
     effects.effects,
-    effects.synergy,
+    synergy.synergy,
     categories.per_category,
     overview.pareto,
     categories.datasets,

@@ -14,7 +14,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict, read_write
 
-from moleflow.cli import JobError, SweepFailed, register_resolvers
+from moleflow.cli import JobError, Told, register_resolvers
 from moleflow.files import read_json, replacing, write_json
 from moleflow.training.run_folder import folder_name, override_key
 from moleflow.training.tables import aligned
@@ -77,7 +77,7 @@ class SweepReport(Callback):
         """Print the table, and what failed.
 
         Raises:
-            SweepFailed: If a job failed.
+            Told: If a job failed.
         """
         assert self.ledger is not None
         records = sorted((read_json(path) for path in self.ledger.glob("*.json")), key=lambda record: record["job"])
@@ -96,7 +96,7 @@ class SweepReport(Callback):
                     f"\n  job {record['job']}: {record['overrides']}\n    " + record["reason"].replace("\n", "\n    ")
                 )
             print("\nThe same command runs them again, and only them.", flush=True)
-            raise SweepFailed(1)
+            raise Told(1)
 
 
 def swept_keys(overrides: Sequence[str]) -> list[str]:
