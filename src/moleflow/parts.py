@@ -13,7 +13,7 @@ from moleflow.errors import UserError, nearest
 from moleflow.features import PatchBackbone
 from moleflow.flow import ExpertFlow, MemoryFlow
 from moleflow.losses import FlowLoss
-from moleflow.rivals import PatchMemory, PositionGaussian
+from moleflow.rivals import PatchMemory, PatchMixture, PositionGaussian
 from moleflow.routing import Router
 from moleflow.scoring import Scoring
 
@@ -24,6 +24,7 @@ PARTS: dict[str, Callable[..., Any]] = {
     "moleflow.flow.MemoryFlow": MemoryFlow,
     "moleflow.losses.FlowLoss": FlowLoss,
     "moleflow.rivals.PatchMemory": PatchMemory,
+    "moleflow.rivals.PatchMixture": PatchMixture,
     "moleflow.rivals.PositionGaussian": PositionGaussian,
     "moleflow.routing.Router": Router,
     "moleflow.scoring.Scoring": Scoring,

@@ -1,4 +1,6 @@
-"""Which few patches stand for many."""
+"""Which few patches stand for many, and how far others are from them."""
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,36 +13,89 @@ _PROJECTED = 32  # channels in which greedy measures
 _ROUNDS = 10  # of kmeans
 
 
-def select(patches: Tensor, size: int, selection: str, generator: torch.Generator) -> Tensor:
-    """Return patches that stand for all.
+class Memory(NamedTuple):
+    """Some patches of some training pictures.
+
+    Attributes:
+        patches: (K, D).
+        pictures: (K,) the training picture that each is of; -1 for a mean of several.
+    """
+
+    patches: Tensor
+    pictures: Tensor
+
+
+class Nearest(NamedTuple):
+    """What of a memory is nearest to some patches.
+
+    Attributes:
+        distance: (N,) to the nearest one.
+        index: (N,) which one that is.
+    """
+
+    distance: Tensor
+    index: Tensor
+
+
+def remember(grids: Tensor, size: int, selection: str, generator: torch.Generator) -> Memory:
+    """Return patches that stand for all of some training pictures.
 
     Args:
-        patches: (N, D).
+        grids: (N, H, W, D), one entry a picture.
         size: How many to return; all of them, if there are fewer.
         selection: ``greedy`` takes the patch farthest from those taken, seen through a random projection; ``kmeans``
             takes cluster means; ``random`` takes any.
         generator: Source of the draws, on the CPU.
 
     Returns:
-        (min(size, N), D).
+        A memory of min(size, N H W) patches.
 
     Raises:
         UserError: If the selection is unknown.
     """
     choice("model.selection", selection, SELECTIONS)
+    patches, each = grids.flatten(0, 2), grids.shape[1] * grids.shape[2]
     size = min(size, len(patches))
-    start = torch.randperm(len(patches), generator=generator)[:size].to(patches.device)
-    if selection == "random" or size == len(patches):
-        return patches[start]
-    if selection == "kmeans":
-        return kmeans(patches, patches[start], _ROUNDS)
-    projection = torch.randn(patches.shape[1], _PROJECTED, generator=generator).to(patches.device)
-    return patches[farthest_first(patches @ projection, int(start[0]), size)]
+    rows = torch.randperm(len(patches), generator=generator)[:size].to(patches.device)
+    if selection == "kmeans" and size < len(patches):
+        return Memory(kmeans(patches, patches[rows], _ROUNDS), torch.full_like(rows, -1))
+    if selection == "greedy" and size < len(patches):
+        projection = torch.randn(patches.shape[1], _PROJECTED, generator=generator).to(patches.device)
+        rows = farthest_first(patches @ projection, int(rows[0]), size)
+    return Memory(patches[rows], rows // each)
 
 
-def nearest_distance(patches: Tensor, memory: Tensor) -> Tensor:
-    """Return the distance of each patch (N, D) to the nearest of the memory (K, D), (N,)."""
-    return torch.cat([torch.cdist(part, memory).amin(1) for part in torch.split(patches, _CHUNK)])
+def nearest(patches: Tensor, memory: Tensor, leave_out: tuple[Tensor, Tensor] | None = None) -> Nearest:
+    """Return the nearest remembered patch of each patch.
+
+    Args:
+        patches: (N, D).
+        memory: (K, D).
+        leave_out: Pictures of the patches (N,) and of the memory (K,): a patch is not compared with those of its own
+            picture. Where the memory is of that picture alone, nothing is left out.
+    """
+    found = []
+    for start in range(0, len(patches), _CHUNK):
+        distances = torch.cdist(patches[start : start + _CHUNK], memory)
+        if leave_out is not None:
+            own = leave_out[0][start : start + _CHUNK, None] == leave_out[1][None]
+            distances.masked_fill_(own & ~own.all(1, keepdim=True), torch.inf)
+        found.append(distances.min(1))
+    return Nearest(torch.cat([part.values for part in found]), torch.cat([part.indices for part in found]))
+
+
+def leave_own_out(grids: Tensor, pictures: Tensor | None, remembered: Tensor | None) -> tuple[Tensor, Tensor] | None:
+    """Return what :func:`nearest` leaves out for the patches of some training pictures.
+
+    Args:
+        grids: (B, H, W, D), one entry a picture.
+        pictures: (B,) which training pictures they are; None if they are none.
+        remembered: (K,) the training picture that each remembered patch is of; None if that is not known any more.
+    """
+    if pictures is None or remembered is None:
+        return None
+    each = grids.shape[1] * grids.shape[2]
+    return pictures.to(grids.device).repeat_interleave(each), remembered
 
 
 def farthest_first(points: Tensor, start: int, count: int) -> Tensor:
@@ -59,8 +114,8 @@ def farthest_first(points: Tensor, start: int, count: int) -> Tensor:
 def kmeans(points: Tensor, centres: Tensor, rounds: int) -> Tensor:
     """Return cluster means (K, D) of points (N, D) after Lloyd's rounds from ``centres``; an empty one stays put."""
     for _ in range(rounds):
-        nearest = torch.cat([torch.cdist(part, centres).argmin(1) for part in torch.split(points, _CHUNK)])
-        counts = torch.bincount(nearest, minlength=len(centres))[:, None]
-        sums = torch.zeros_like(centres).index_add_(0, nearest, points)
+        closest = nearest(points, centres).index
+        counts = torch.bincount(closest, minlength=len(centres))[:, None]
+        sums = torch.zeros_like(centres).index_add_(0, closest, points)
         centres = torch.where(counts > 0, sums / counts.clamp_min(1), centres)
     return centres

@@ -12,8 +12,8 @@ from helpers.trees import write_mvtec_tree
 from moleflow import MoLEFlow
 from moleflow.errors import UserError
 from moleflow.randomness import generator
-from moleflow.rivals import PatchMemory, PositionGaussian
-from moleflow.selection import SELECTIONS, farthest_first, kmeans
+from moleflow.rivals import PatchMemory, PatchMixture, PositionGaussian
+from moleflow.selection import SELECTIONS, farthest_first, kmeans, nearest, remember
 
 
 def grids(count: int = 6, seed: int = 0) -> Tensor:
@@ -57,6 +57,77 @@ def test_kmeans_finds_separate_clusters() -> None:
     torch.testing.assert_close(found, points.reshape(3, 50, 2).mean(1))
 
 
+def test_the_nearest_is_that_of_another_picture_where_there_is_one() -> None:
+    x, memory = grids(3), remember(grids(3), 25, "random", generator(0, "memory"))
+    rows, pictures = x.flatten(0, 2), torch.arange(3).repeat_interleave(20)
+    found = nearest(rows, memory.patches, (pictures, memory.pictures))
+    for i, row in enumerate(rows):
+        others = [j for j in range(25) if memory.pictures[j] != pictures[i]]
+        distances = [float((row - memory.patches[j]).norm()) for j in others]
+        assert int(found.index[i]) == others[int(np.argmin(distances))]
+        assert float(found.distance[i]) == pytest.approx(min(distances), rel=1e-4)
+    alone = nearest(rows[:20], rows[:20], (pictures[:20], pictures[:20]))
+    assert alone.index.tolist() == list(range(20)), "a memory of one picture leaves nothing out"
+
+
+def test_a_mixture_is_the_likelihood_of_its_nearest_component() -> None:
+    model, x, y = PatchMixture(8, size=30, power=0.25, blur=0.3, shrinkage=0.01), grids(6), grids(2, seed=1)
+    model.add_expert("a")
+    model.fit("a", [x[:2], x[2:]])
+
+    def shrunk(rows: np.ndarray) -> np.ndarray:
+        moments = rows.T @ rows / len(rows)
+        return 0.99 * moments + 0.01 * np.trace(moments) / 8 * np.eye(8)
+
+    blurred = model.blur(x).flatten(0, 2).double().numpy()
+    mean = blurred.mean(0)
+    values = np.linalg.eigvalsh(shrunk(blurred - mean))
+    metric = model.expert("a").get_buffer("metric").double().numpy()
+    order = np.linalg.eigvalsh(metric @ metric.T)  # the eigenvectors' signs are free, their lengths are not
+    np.testing.assert_allclose(order, np.sort(values**-0.5), rtol=1e-3)
+    centres = model.expert("a").get_buffer("patches").double().numpy()
+    seen = (blurred - mean) @ metric
+    owner = [int(np.argmin(np.abs(seen - c).sum(1))) // 20 for c in centres]
+    left = []
+    for i, row in enumerate(seen):
+        others = [c for c, of in zip(centres, owner, strict=True) if of != i // 20]
+        left.append(min((row - c for c in others), key=np.linalg.norm))
+    shape = shrunk(np.stack(left))
+    rows = (model.blur(y).flatten(0, 2).double().numpy() - mean) @ metric
+    expected = []
+    for row in rows:
+        gap = min((row - c for c in centres), key=np.linalg.norm)
+        energy = gap @ np.linalg.inv(shape) @ gap + np.linalg.slogdet(shape)[1] + 8 * np.log(2 * np.pi)
+        expected.append(0.5 * energy + np.log(30) + 0.25 * np.log(values).sum())
+    scores = model.patch_scores(y, "a").flatten()
+    torch.testing.assert_close(scores.double(), torch.tensor(expected), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(model.merged("a").patch_scores(y, "a").flatten(), scores)
+
+
+def test_a_mixture_of_one_component_integrates_to_one() -> None:
+    model = PatchMixture(2, size=1, blur=0.0)
+    model.add_expert("a")
+    model.fit("a", [grids(8)[..., :2] * torch.tensor([2.0, 0.5]) + 1])
+    axis = torch.linspace(-25, 25, 401)
+    plane = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), -1)[None]
+    mass = (-model.patch_scores(plane, "a").double()).exp().sum() * (axis[1] - axis[0]).double() ** 2
+    assert float(mass) == pytest.approx(1.0, rel=1e-3)
+
+
+@pytest.mark.parametrize("model", [PatchMemory(8, size=40), PatchMixture(8, size=40)])
+def test_training_pictures_are_scored_without_their_own_patches(model: PatchMemory | PatchMixture) -> None:
+    x, new = grids(6), grids(6, seed=7)
+    model.add_expert("a")
+    model.fit("a", [x])
+    seen, held_out, fresh = (
+        model.patch_scores(x, "a"),
+        model.held_out_scores(x, "a", torch.arange(6)),
+        model.patch_scores(new, "a"),
+    )
+    assert float(held_out.mean()) > float(seen.mean())
+    assert abs(float(held_out.mean() - fresh.mean())) < 0.5 * abs(float(seen.mean() - fresh.mean()))
+
+
 def test_position_gaussian_is_the_mahalanobis_distance_at_its_place() -> None:
     model, x = PositionGaussian(8, channels=8, ridge=0.1), grids(30)
     model.add_expert("a")
@@ -80,9 +151,13 @@ def test_bad_settings_name_the_key() -> None:
         PatchMemory(8, size=0)
     with pytest.raises(UserError, match="ridge"):
         PositionGaussian(8, ridge=0)
+    with pytest.raises(UserError, match=r"model\.power=0\.6"):
+        PatchMixture(8, power=0.6)
+    with pytest.raises(UserError, match=r"model\.shrinkage=0"):
+        PatchMixture(8, shrinkage=0)
 
 
-@pytest.mark.parametrize("rival", ["gaussian", "patchcore", "padim"])
+@pytest.mark.parametrize("rival", ["gaussian", "patchcore", "padim", "mixture"])
 def test_a_run_of_a_rival_can_be_loaded_and_gives_its_scores(rival: str, tmp_path: Path) -> None:
     root = write_mvtec_tree(tmp_path / "tree", ("bottle", "screw"))
     tiny = [setting for setting in TINY if not setting.startswith("model.")]

@@ -11,7 +11,7 @@ from moleflow.flow.context import SpatialMixer
 from moleflow.flow.expert import Expert
 from moleflow.flow.expert_flow import ExpertFlow
 from moleflow.randomness import generator
-from moleflow.selection import nearest_distance, select
+from moleflow.selection import leave_own_out, nearest, remember
 
 
 class MemoryHead(nn.Module):
@@ -55,6 +55,7 @@ class MemoryFlow(ExpertFlow):
             raise UserError("A memory needs model.adapter=statistics and model.spatial_context_mode=blur or none.")
         self.memory_size = memory_size
         self.memory_weight = memory_weight
+        self._pictures: dict[str, Tensor] = {}
 
     def add_expert(self, name: str) -> Expert:
         """Create an expert with an empty memory; see :meth:`ExpertFlow.add_expert`."""
@@ -67,14 +68,22 @@ class MemoryFlow(ExpertFlow):
         """Fit the adapter, then fill the memory; see :meth:`PatchModel.fit`."""
         grids = list(features)
         super().fit(name, grids)
-        patches = torch.cat([self.prepare(x, name).flatten(0, 2) for x in grids])
-        self._memory(name).patches = select(patches, self.memory_size, "greedy", generator(self.seed, "memory", name))
+        prepared = torch.cat([self.prepare(x, name) for x in grids])
+        memory = remember(prepared, self.memory_size, "greedy", generator(self.seed, "memory", name))
+        self._memory(name).patches, self._pictures[name] = memory
 
     def patch_scores(self, x: Tensor, name: str) -> Tensor:
         """Return likelihood and memory together; see :meth:`PatchModel.patch_scores`."""
-        distance = nearest_distance(self.prepare(x, name).flatten(0, 2), self._memory(name).patches)
-        energy = 0.5 * distance.square().reshape(x.shape[:3])
-        return super().patch_scores(x, name) + self.memory_weight * energy
+        return super().patch_scores(x, name) + self._energy(x, name, None)
+
+    def held_out_scores(self, x: Tensor, name: str, pictures: Tensor) -> Tensor:
+        """Return the same without the pictures' own patches; see :meth:`PatchModel.held_out_scores`."""
+        return super().patch_scores(x, name) + self._energy(x, name, pictures)
+
+    def _energy(self, x: Tensor, name: str, pictures: Tensor | None) -> Tensor:
+        own = leave_own_out(x, pictures, self._pictures.get(name))
+        found = nearest(self.prepare(x, name).flatten(0, 2), self._memory(name).patches, own)
+        return self.memory_weight * 0.5 * found.distance.square().reshape(x.shape[:3])
 
     def _memory(self, name: str) -> MemoryHead:
         memory = self.expert(name).memory

@@ -66,6 +66,19 @@ class PatchModel(nn.Module, ABC):
             name: The expert.
         """
 
+    def held_out_scores(self, x: Tensor, name: str, pictures: Tensor) -> Tensor:
+        """Return the scores that training pictures would have, had the expert not remembered their own patches.
+
+        What is told from training scores (a scale, a limit of what is normal) then holds for new pictures. A model that
+        remembers no patches scores them as any other picture.
+
+        Args:
+            x: Patch features (B, H, W, D) of training pictures.
+            name: The expert; :meth:`fit` must have been called in this process.
+            pictures: (B,) their positions among the pictures that :meth:`fit` was given.
+        """
+        return self.patch_scores(x, name)
+
     @abstractmethod
     def merged(self, name: str) -> Self:
         """Return a copy with one expert alone, in the form that scores fastest."""

@@ -67,6 +67,6 @@ class ClosedForm(PatchModel):
     def merged(self, name: str) -> Self:
         """Return a copy with one expert alone."""
         alone = copy.copy(self)
-        alone._modules = {"experts": nn.ModuleList([copy.deepcopy(self.expert(name))])}
+        alone._modules = self._modules | {"experts": nn.ModuleList([copy.deepcopy(self.expert(name))])}
         alone._names = [name]
         return alone.eval()

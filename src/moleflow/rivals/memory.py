@@ -9,7 +9,7 @@ from torch import Tensor
 from moleflow.errors import UserError, choice
 from moleflow.randomness import generator
 from moleflow.rivals.closed_form import ClosedForm
-from moleflow.selection import SELECTIONS, nearest_distance, select
+from moleflow.selection import SELECTIONS, leave_own_out, nearest, remember
 
 
 class PatchMemory(ClosedForm):
@@ -20,7 +20,7 @@ class PatchMemory(ClosedForm):
     Args:
         dim: Channels D of a patch.
         size: Patches remembered by an expert; all of them, if it has fewer.
-        selection: How they are chosen: ``greedy``, ``kmeans`` or ``random``; see :func:`moleflow.selection.select`.
+        selection: How they are chosen: ``greedy``, ``kmeans`` or ``random``; see :func:`moleflow.selection.remember`.
         seed: Seed of the draws.
 
     Raises:
@@ -35,14 +35,23 @@ class PatchMemory(ClosedForm):
         self.size = size
         self.selection = choice("model.selection", selection, SELECTIONS)
         self.seed = seed
+        self._pictures: dict[str, Tensor] = {}
 
     def compute(self, name: str, features: Tensor) -> dict[str, Tensor]:
         """Return the patches to remember; see :meth:`ClosedForm.compute`."""
-        return {
-            "patches": select(features.flatten(0, 2), self.size, self.selection, generator(self.seed, "memory", name))
-        }
+        memory = remember(features, self.size, self.selection, generator(self.seed, "memory", name))
+        self._pictures[name] = memory.pictures
+        return {"patches": memory.patches}
 
     def patch_scores(self, x: Tensor, name: str) -> Tensor:
         """Return distances to the nearest remembered patch; see :meth:`PatchModel.patch_scores`."""
+        return self._distances(x, name, None)
+
+    def held_out_scores(self, x: Tensor, name: str, pictures: Tensor) -> Tensor:
+        """Return distances to the nearest patch of another picture; see :meth:`PatchModel.held_out_scores`."""
+        return self._distances(x, name, pictures)
+
+    def _distances(self, x: Tensor, name: str, pictures: Tensor | None) -> Tensor:
+        own = leave_own_out(x, pictures, self._pictures.get(name))
         memory = self.expert(name).get_buffer("patches")
-        return nearest_distance(x.float().flatten(0, 2), memory).reshape(x.shape[:3])
+        return nearest(x.float().flatten(0, 2), memory, own).distance.reshape(x.shape[:3])

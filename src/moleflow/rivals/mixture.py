@@ -1,0 +1,118 @@
+"""A mixture of Gaussians around remembered patches, all of one shape: a memory whose distances are likelihoods.
+
+With few pictures and many kinds of patches neither one Gaussian (one kind) nor a plain memory (every direction counts
+alike) fits. Here each remembered patch is the centre of a component, and what is left of a patch beside its centre has
+one covariance for all of them, measured between different pictures. Of the mixture's sum the nearest component is
+taken, as in hard-assignment clustering; the covariance is shrunk as in Ledoit and Wolf, "A well-conditioned estimator
+for large-dimensional covariance matrices", J. Multivariate Analysis 2004. The memory is chosen as in Roth et al.,
+"Towards Total Recall in Industrial Anomaly Detection", CVPR 2022; a density of what is left beside the nearest normal
+patch is also the idea of Yao et al., "ResAD", NeurIPS 2024.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from moleflow.errors import UserError
+from moleflow.flow.context import Blur
+from moleflow.randomness import generator
+from moleflow.rivals.closed_form import ClosedForm
+from moleflow.selection import leave_own_out, nearest, remember
+
+_KERNEL = 3
+
+
+class PatchMixture(ClosedForm):
+    """Scores the negative log-likelihood of a patch under a mixture of Gaussians with one covariance, in nats.
+
+    A patch x is blurred, then brought to ``y = (x - m) U L^-p``, with m and ``U L U^T`` mean and covariance of the
+    training patches: at p = 0 the memory sees plain distances, at 1/2 Mahalanobis ones. With c the nearest of K
+    remembered y and S the covariance of y - c over the training patches, each against the memory of the other
+    pictures, ``score = (y - c)^T S^-1 (y - c) / 2 + ln K + (ln det S + D ln 2 pi) / 2 + p ln det L``. The blur's
+    Jacobian, a constant, is not counted.
+
+    Args:
+        dim: Channels D of a patch.
+        size: Components K of an expert; all patches, if it has fewer.
+        power: p, in [0, 1/2].
+        blur: Strength of the blur before everything, in [0, 1]; see :class:`moleflow.flow.context.Blur`.
+        shrinkage: Shrinkage of both covariances toward their mean eigenvalue, in (0, 1].
+        seed: Seed of the draws.
+
+    Raises:
+        UserError: If a value is not allowed.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        size: int = 3000,
+        power: float = 0.25,
+        blur: float = 0.3,
+        shrinkage: float = 0.01,
+        seed: int = 0,
+    ) -> None:
+        super().__init__("mean", "metric", "patches", "whitening", "offset")
+        if size < 1:
+            raise UserError(f"model.size={size} must be at least 1.")
+        if not 0 <= power <= 0.5:
+            raise UserError(f"model.power={power} must lie in [0, 0.5]: from plain to Mahalanobis distances.")
+        if not 0 < shrinkage <= 1:
+            raise UserError(f"model.shrinkage={shrinkage} must lie in (0, 1].")
+        self.dim = dim
+        self.size = size
+        self.power = power
+        self.blur = Blur(_KERNEL, blur)
+        self.shrinkage = shrinkage
+        self.seed = seed
+        self._pictures: dict[str, Tensor] = {}
+
+    def compute(self, name: str, features: Tensor) -> dict[str, Tensor]:
+        """Return mean, metric, memory and the shape of the components; see :meth:`ClosedForm.compute`."""
+        x = self.blur(features.float())
+        mean = x.flatten(0, 2).double().mean(0)
+        metric, scale = self._root(x.flatten(0, 2).double() - mean, self.power)
+        facts = {"mean": mean.float(), "metric": metric.float()}
+        y = (x - facts["mean"]) @ facts["metric"]
+        memory = remember(y, self.size, "greedy", generator(self.seed, "memory", name))
+        self._pictures[name] = memory.pictures
+        every = torch.arange(len(y), device=y.device)
+        own = leave_own_out(y, every, memory.pictures)
+        found = nearest(y.flatten(0, 2), memory.patches, own)
+        whitening, shape = self._root((y.flatten(0, 2) - memory.patches[found.index]).double(), 0.5)
+        offset = math.log(len(memory.patches)) + 0.5 * self.dim * math.log(2 * math.pi) + scale + shape
+        return facts | {
+            "patches": memory.patches,
+            "whitening": whitening.float(),
+            "offset": offset.float().reshape(1),
+        }
+
+    def patch_scores(self, x: Tensor, name: str) -> Tensor:
+        """Return negative log-likelihoods in nats; see :meth:`PatchModel.patch_scores`."""
+        return self._nll(x, name, None)
+
+    def held_out_scores(self, x: Tensor, name: str, pictures: Tensor) -> Tensor:
+        """Return the same without the pictures' own components; see :meth:`PatchModel.held_out_scores`."""
+        return self._nll(x, name, pictures)
+
+    def _nll(self, x: Tensor, name: str, pictures: Tensor | None) -> Tensor:
+        expert = self.expert(name)
+        patches = expert.get_buffer("patches")
+        y = ((self.blur(x.float()) - expert.get_buffer("mean")) @ expert.get_buffer("metric")).flatten(0, 2)
+        found = nearest(y, patches, leave_own_out(x, pictures, self._pictures.get(name)))
+        white = (y - patches[found.index]) @ expert.get_buffer("whitening")
+        return (0.5 * white.square().sum(1) + expert.get_buffer("offset")).reshape(x.shape[:3])
+
+    def _root(self, rows: Tensor, power: float) -> tuple[Tensor, Tensor]:
+        """Return ``U L^-p`` (D, D) of the rows' shrunk second moments and ``p ln det L``, float64.
+
+        Args:
+            rows: (N, D) float64.
+            power: p.
+        """
+        moments = rows.T @ rows / len(rows)
+        level = moments.diagonal().mean() + torch.finfo(torch.float32).tiny  # patches may all be alike
+        eye = torch.eye(len(moments), dtype=rows.dtype, device=rows.device)
+        values, vectors = torch.linalg.eigh((1 - self.shrinkage) * moments + self.shrinkage * level * eye)
+        return vectors * values**-power, power * values.log().sum()
