@@ -18,7 +18,7 @@ class Memory(NamedTuple):
 
     Attributes:
         patches: (K, D).
-        pictures: (K,) the training picture that each is of; -1 for a mean of several.
+        pictures: (K,) int32, the training picture that each is of; -1 for a mean of several.
     """
 
     patches: Tensor
@@ -30,11 +30,11 @@ class Nearest(NamedTuple):
 
     Attributes:
         distance: (N,) to the nearest one.
-        index: (N,) which one that is.
+        rows: (N,) which one that is.
     """
 
     distance: Tensor
-    index: Tensor
+    rows: Tensor
 
 
 def remember(grids: Tensor, size: int, selection: str, generator: torch.Generator) -> Memory:
@@ -58,11 +58,11 @@ def remember(grids: Tensor, size: int, selection: str, generator: torch.Generato
     size = min(size, len(patches))
     rows = torch.randperm(len(patches), generator=generator)[:size].to(patches.device)
     if selection == "kmeans" and size < len(patches):
-        return Memory(kmeans(patches, patches[rows], _ROUNDS), torch.full_like(rows, -1))
+        return Memory(kmeans(patches, patches[rows], _ROUNDS), torch.full_like(rows, -1, dtype=torch.int32))
     if selection == "greedy" and size < len(patches):
         projection = torch.randn(patches.shape[1], _PROJECTED, generator=generator).to(patches.device)
         rows = farthest_first(patches @ projection, int(rows[0]), size)
-    return Memory(patches[rows], rows // each)
+    return Memory(patches[rows], (rows // each).int())
 
 
 def nearest(patches: Tensor, memory: Tensor, leave_out: tuple[Tensor, Tensor] | None = None) -> Nearest:
@@ -84,18 +84,18 @@ def nearest(patches: Tensor, memory: Tensor, leave_out: tuple[Tensor, Tensor] | 
     return Nearest(torch.cat([part.values for part in found]), torch.cat([part.indices for part in found]))
 
 
-def leave_own_out(grids: Tensor, pictures: Tensor | None, remembered: Tensor | None) -> tuple[Tensor, Tensor] | None:
+def leave_own_out(grids: Tensor, pictures: Tensor | None, remembered: Tensor) -> tuple[Tensor, Tensor] | None:
     """Return what :func:`nearest` leaves out for the patches of some training pictures.
 
     Args:
         grids: (B, H, W, D), one entry a picture.
         pictures: (B,) which training pictures they are; None if they are none.
-        remembered: (K,) the training picture that each remembered patch is of; None if that is not known any more.
+        remembered: (K,) the training picture that each remembered patch is of; empty if that is not on record.
     """
-    if pictures is None or remembered is None:
+    if pictures is None or not len(remembered):
         return None
     each = grids.shape[1] * grids.shape[2]
-    return pictures.to(grids.device).repeat_interleave(each), remembered
+    return pictures.to(remembered).repeat_interleave(each), remembered
 
 
 def farthest_first(points: Tensor, start: int, count: int) -> Tensor:
@@ -114,7 +114,7 @@ def farthest_first(points: Tensor, start: int, count: int) -> Tensor:
 def kmeans(points: Tensor, centres: Tensor, rounds: int) -> Tensor:
     """Return cluster means (K, D) of points (N, D) after Lloyd's rounds from ``centres``; an empty one stays put."""
     for _ in range(rounds):
-        closest = nearest(points, centres).index
+        closest = nearest(points, centres).rows
         counts = torch.bincount(closest, minlength=len(centres))[:, None]
         sums = torch.zeros_like(centres).index_add_(0, closest, points)
         centres = torch.where(counts > 0, sums / counts.clamp_min(1), centres)

@@ -64,10 +64,10 @@ def test_the_nearest_is_that_of_another_picture_where_there_is_one() -> None:
     for i, row in enumerate(rows):
         others = [j for j in range(25) if memory.pictures[j] != pictures[i]]
         distances = [float((row - memory.patches[j]).norm()) for j in others]
-        assert int(found.index[i]) == others[int(np.argmin(distances))]
+        assert int(found.rows[i]) == others[int(np.argmin(distances))]
         assert float(found.distance[i]) == pytest.approx(min(distances), rel=1e-4)
     alone = nearest(rows[:20], rows[:20], (pictures[:20], pictures[:20]))
-    assert alone.index.tolist() == list(range(20)), "a memory of one picture leaves nothing out"
+    assert alone.rows.tolist() == list(range(20)), "a memory of one picture leaves nothing out"
 
 
 def test_a_mixture_is_the_likelihood_of_its_nearest_component() -> None:

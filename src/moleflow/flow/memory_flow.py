@@ -1,6 +1,6 @@
 """The flow with a small memory of patches beside it: not a likelihood any more, and named for what it is."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -15,16 +15,21 @@ from moleflow.selection import leave_own_out, nearest, remember
 
 
 class MemoryHead(nn.Module):
-    """Some whitened training patches of one expert (K, D); empty until it is fitted or loaded."""
+    """Some whitened training patches of one expert (K, D) and the pictures (K,) that they are of; empty at first."""
 
     patches: Tensor
+    pictures: Tensor
 
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("patches", torch.empty(0))
+        self.register_buffer("pictures", torch.empty(0, dtype=torch.int32))
 
-    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
-        self.patches = torch.empty_like(state_dict[f"{prefix}patches"], device=self.patches.device)
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        for name in ("patches", "pictures"):
+            # Older files do not have the pictures: then they stay empty.
+            value = state_dict.setdefault(f"{prefix}{name}", self.get_buffer(name)[:0])
+            setattr(self, name, torch.empty_like(value, device=self.patches.device))
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
@@ -55,7 +60,6 @@ class MemoryFlow(ExpertFlow):
             raise UserError("A memory needs model.adapter=statistics and model.spatial_context_mode=blur or none.")
         self.memory_size = memory_size
         self.memory_weight = memory_weight
-        self._pictures: dict[str, Tensor] = {}
 
     def add_expert(self, name: str) -> Expert:
         """Create an expert with an empty memory; see :meth:`ExpertFlow.add_expert`."""
@@ -69,8 +73,9 @@ class MemoryFlow(ExpertFlow):
         grids = list(features)
         super().fit(name, grids)
         prepared = torch.cat([self.prepare(x, name) for x in grids])
-        memory = remember(prepared, self.memory_size, "greedy", generator(self.seed, "memory", name))
-        self._memory(name).patches, self._pictures[name] = memory
+        memory = self._memory(name)
+        kept = remember(prepared, self.memory_size, "greedy", generator(self.seed, "memory", name))
+        memory.patches, memory.pictures = kept.patches, kept.pictures
 
     def patch_scores(self, x: Tensor, name: str) -> Tensor:
         """Return likelihood and memory together; see :meth:`PatchModel.patch_scores`."""
@@ -81,8 +86,9 @@ class MemoryFlow(ExpertFlow):
         return super().patch_scores(x, name) + self._energy(x, name, pictures)
 
     def _energy(self, x: Tensor, name: str, pictures: Tensor | None) -> Tensor:
-        own = leave_own_out(x, pictures, self._pictures.get(name))
-        found = nearest(self.prepare(x, name).flatten(0, 2), self._memory(name).patches, own)
+        memory = self._memory(name)
+        own = leave_own_out(x, pictures, memory.pictures)
+        found = nearest(self.prepare(x, name).flatten(0, 2), memory.patches, own)
         return self.memory_weight * 0.5 * found.distance.square().reshape(x.shape[:3])
 
     def _memory(self, name: str) -> MemoryHead:

@@ -74,7 +74,7 @@ class PatchModel(nn.Module, ABC):
 
         Args:
             x: Patch features (B, H, W, D) of training pictures.
-            name: The expert; :meth:`fit` must have been called in this process.
+            name: The expert.
             pictures: (B,) their positions among the pictures that :meth:`fit` was given.
         """
         return self.patch_scores(x, name)

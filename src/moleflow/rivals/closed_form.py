@@ -24,11 +24,15 @@ class Facts(nn.Module):
             self.register_buffer(name, torch.empty(0))
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Load tensors of any shape; see :meth:`torch.nn.Module.load_state_dict`."""
+        """Load tensors of any shape; see :meth:`torch.nn.Module.load_state_dict`.
+
+        What older files lack of a memory, the pictures of its patches, stays empty.
+        """
         for name, value in state_dict.items():
             if name in self._buffers:
                 setattr(self, name, torch.empty_like(value, device=self.get_buffer(name).device))
-        return super().load_state_dict(state_dict, strict, assign)
+        absent = {"pictures": self.pictures} if "pictures" in self._buffers and "pictures" not in state_dict else {}
+        return super().load_state_dict({**state_dict, **absent}, strict, assign)
 
 
 class ClosedForm(PatchModel):

@@ -28,20 +28,18 @@ class PatchMemory(ClosedForm):
     """
 
     def __init__(self, dim: int, size: int = 3000, selection: str = "greedy", seed: int = 0) -> None:
-        super().__init__("patches")
+        super().__init__("patches", "pictures")
         if size < 1:
             raise UserError(f"model.size={size} must be at least 1.")
         self.dim = dim
         self.size = size
         self.selection = choice("model.selection", selection, SELECTIONS)
         self.seed = seed
-        self._pictures: dict[str, Tensor] = {}
 
     def compute(self, name: str, features: Tensor) -> dict[str, Tensor]:
         """Return the patches to remember; see :meth:`ClosedForm.compute`."""
         memory = remember(features, self.size, self.selection, generator(self.seed, "memory", name))
-        self._pictures[name] = memory.pictures
-        return {"patches": memory.patches}
+        return memory._asdict()
 
     def patch_scores(self, x: Tensor, name: str) -> Tensor:
         """Return distances to the nearest remembered patch; see :meth:`PatchModel.patch_scores`."""
@@ -52,6 +50,6 @@ class PatchMemory(ClosedForm):
         return self._distances(x, name, pictures)
 
     def _distances(self, x: Tensor, name: str, pictures: Tensor | None) -> Tensor:
-        own = leave_own_out(x, pictures, self._pictures.get(name))
-        memory = self.expert(name).get_buffer("patches")
-        return nearest(x.float().flatten(0, 2), memory, own).distance.reshape(x.shape[:3])
+        expert = self.expert(name)
+        own = leave_own_out(x, pictures, expert.get_buffer("pictures"))
+        return nearest(x.float().flatten(0, 2), expert.get_buffer("patches"), own).distance.reshape(x.shape[:3])

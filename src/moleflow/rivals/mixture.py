@@ -53,7 +53,7 @@ class PatchMixture(ClosedForm):
         shrinkage: float = 0.01,
         seed: int = 0,
     ) -> None:
-        super().__init__("mean", "metric", "patches", "whitening", "offset")
+        super().__init__("mean", "metric", "patches", "pictures", "whitening", "offset")
         if size < 1:
             raise UserError(f"model.size={size} must be at least 1.")
         if not 0 <= power <= 0.5:
@@ -66,7 +66,6 @@ class PatchMixture(ClosedForm):
         self.blur = Blur(_KERNEL, blur)
         self.shrinkage = shrinkage
         self.seed = seed
-        self._pictures: dict[str, Tensor] = {}
 
     def compute(self, name: str, features: Tensor) -> dict[str, Tensor]:
         """Return mean, metric, memory and the shape of the components; see :meth:`ClosedForm.compute`."""
@@ -76,17 +75,13 @@ class PatchMixture(ClosedForm):
         facts = {"mean": mean.float(), "metric": metric.float()}
         y = (x - facts["mean"]) @ facts["metric"]
         memory = remember(y, self.size, "greedy", generator(self.seed, "memory", name))
-        self._pictures[name] = memory.pictures
         every = torch.arange(len(y), device=y.device)
         own = leave_own_out(y, every, memory.pictures)
         found = nearest(y.flatten(0, 2), memory.patches, own)
-        whitening, shape = self._root((y.flatten(0, 2) - memory.patches[found.index]).double(), 0.5)
-        offset = math.log(len(memory.patches)) + 0.5 * self.dim * math.log(2 * math.pi) + scale + shape
-        return facts | {
-            "patches": memory.patches,
-            "whitening": whitening.float(),
-            "offset": offset.float().reshape(1),
-        }
+        whitening, volume = self._root((y.flatten(0, 2) - memory.patches[found.rows]).double(), 0.5)
+        offset = math.log(len(memory.patches)) + 0.5 * self.dim * math.log(2 * math.pi) + scale + volume
+        shape = {"whitening": whitening.float(), "offset": offset.float().reshape(1)}
+        return facts | memory._asdict() | shape
 
     def patch_scores(self, x: Tensor, name: str) -> Tensor:
         """Return negative log-likelihoods in nats; see :meth:`PatchModel.patch_scores`."""
@@ -100,9 +95,10 @@ class PatchMixture(ClosedForm):
         expert = self.expert(name)
         patches = expert.get_buffer("patches")
         y = ((self.blur(x.float()) - expert.get_buffer("mean")) @ expert.get_buffer("metric")).flatten(0, 2)
-        found = nearest(y, patches, leave_own_out(x, pictures, self._pictures.get(name)))
-        white = (y - patches[found.index]) @ expert.get_buffer("whitening")
-        return (0.5 * white.square().sum(1) + expert.get_buffer("offset")).reshape(x.shape[:3])
+        found = nearest(y, patches, leave_own_out(x, pictures, expert.get_buffer("pictures")))
+        white = (y - patches[found.rows]) @ expert.get_buffer("whitening")
+        scores: Tensor = 0.5 * white.square().sum(1) + expert.get_buffer("offset")
+        return scores.reshape(x.shape[:3])
 
     def _root(self, rows: Tensor, power: float) -> tuple[Tensor, Tensor]:
         """Return ``U L^-p`` (D, D) of the rows' shrunk second moments and ``p ln det L``, float64.
