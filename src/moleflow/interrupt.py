@@ -21,7 +21,12 @@ class Interrupted(BaseException):
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
+        self.number = number
         self.exit_status = 128 + number
+
+    def __reduce__(self) -> tuple[type["Interrupted"], tuple[int]]:
+        """Return how a parallel job's interruption comes to the process that launched it."""
+        return type(self), (self.number,)
 
 
 @contextmanager

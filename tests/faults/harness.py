@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -180,15 +181,16 @@ TaskCheckpoints.add = then_die
 
 
 class Bench:
-    """A place for experiments: a tree of two categories, and the run on it that nothing happened to.
+    """A place for experiments: a tree of some categories, and the run on it that nothing happened to.
 
     Args:
         base: An empty folder.
+        categories: Those of the tree.
     """
 
-    def __init__(self, base: Path) -> None:
+    def __init__(self, base: Path, categories: Sequence[str] = ("bottle", "screw")) -> None:
         self.base = base
-        self.tree = write_mvtec_tree(base / "tree", ("bottle", "screw"))
+        self.tree = write_mvtec_tree(base / "tree", categories)
         self.processes = Processes()
         self.reference = self.job("reference")
         self.duration = -time.monotonic()

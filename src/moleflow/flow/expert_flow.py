@@ -175,6 +175,13 @@ class ExpertFlow(PatchModel):
         """Whether later tasks change what earlier experts use."""
         return self.base in ("context", "trainable")
 
+    @property
+    def needs_earlier(self) -> str | None:
+        """The setting by which later tasks need those before them; see :attr:`PatchModel.needs_earlier`."""
+        if self.base_moves:
+            return f"model.base={self.base}"
+        return "model.expert_start=nearest" if self.expert_start == "nearest" else None
+
     # -- what learns --------------------------------------------------------------------------------------------------
 
     def base_parameters(self) -> Iterator[nn.Parameter]:

@@ -32,6 +32,11 @@ class PatchModel(nn.Module, ABC):
         """Whether later tasks change what earlier experts use."""
         return False
 
+    @property
+    def needs_earlier(self) -> str | None:
+        """The setting, if there is one, by which a task after the first needs all those before it."""
+        return None
+
     @abstractmethod
     def add_expert(self, name: str) -> nn.Module:
         """Create an expert; the only place where parameters appear after construction.

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 import wandb
 from lightning.pytorch.loggers import Logger, WandbLogger
 
 from moleflow.files import plain
 from moleflow.metrics import mean_over_categories
 from moleflow.training.callbacks import RunCallback
+from moleflow.training.module import epoch_line
 
 if TYPE_CHECKING:
     from moleflow.training.sequence import TaskReport, TaskSequence
@@ -79,6 +81,30 @@ def finish_loggers(loggers: Sequence[Logger], status: str) -> None:
         logger.finalize(status)
         if isinstance(logger, WandbLogger):
             logger.experiment.finish(exit_code=0 if status == "success" else 1)
+
+
+def log_history(
+    loggers: Sequence[Logger], task: int, history: Sequence[dict[str, float]], before: int, steps: int
+) -> None:
+    """Log the epochs of a task that another process has learned, as Lightning would have logged them here.
+
+    Args:
+        loggers: Lightning loggers.
+        task: Index of the task.
+        history: The task's epochs.
+        before: Optimizer steps of all earlier tasks.
+        steps: Those of the task; every epoch has as many.
+    """
+    for i, epoch in enumerate(history):
+        line = {key: _single(value) for key, value in epoch_line(task, epoch).items()}
+        for logger in loggers:
+            logger.log_metrics(line, step=before + steps * (i + 1) // len(history))
+            logger.save()
+
+
+def _single(value: float) -> float:
+    """Return a value as Lightning logs it: through single precision."""
+    return float(torch.tensor(value, dtype=torch.float32))
 
 
 class WandbReport(RunCallback):

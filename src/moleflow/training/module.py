@@ -145,8 +145,7 @@ class ExpertTraining(L.LightningModule):
         if self.trainer.is_global_zero:
             warn_of_overfit(self.history, self.title)
         self.log("step", float(self.global_training_step), sync_dist=True)
-        self.log_dict({"train/task": float(self.task)} | {f"train/{k}": v for k, v in means.items()}, sync_dist=True)
-        self.log_dict({f"val/{k.removeprefix('held_out_')}": v for k, v in held.items()}, sync_dist=True)
+        self.log_dict(epoch_line(self.task, self.history[-1]), sync_dist=True)
         if self.current_epoch + 1 == self.settings.epochs and self.trainer.global_step == self.skipped_steps:
             raise UserError(
                 f"{self.title}: not one optimizer step was made, every loss was not finite. "
@@ -164,16 +163,23 @@ class ExpertTraining(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what the task trains; the rest lies in the model folder."""
-        learning = {id(parameter) for parameter in self.learning}
-        names = {name for name, parameter in self.named_parameters() if id(parameter) in learning}
-        checkpoint["state_dict"] = {name: value for name, value in checkpoint["state_dict"].items() if name in names}
+        checkpoint["state_dict"] = {name: checkpoint["state_dict"][name] for name in self._learning_names()}
         checkpoint["history"] = self.history
         checkpoint["skipped_steps"] = self.skipped_steps
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take up what :meth:`on_save_checkpoint` kept."""
+        """Take up what :meth:`on_save_checkpoint` kept.
+
+        By order and not by name: names count experts, and a parallel job has no others than the first task's.
+        """
+        kept = checkpoint["state_dict"].values()
+        checkpoint["state_dict"] = dict(zip(self._learning_names(), kept, strict=True))
         self.history = checkpoint["history"]
         self.skipped_steps = checkpoint["skipped_steps"]
+
+    def _learning_names(self) -> list[str]:
+        learning = {id(parameter) for parameter in self.learning}
+        return [name for name, parameter in self.named_parameters() if id(parameter) in learning]
 
     def _count(self, **values: Tensor) -> None:
         for name, value in values.items():
@@ -195,3 +201,14 @@ class ExpertTraining(L.LightningModule):
         raise UserError(
             f"{place} Lower optimizer.lr, or set optimizer.on_nonfinite=skip to leave such steps out and count them."
         )
+
+
+def epoch_line(task: int, epoch: dict[str, float]) -> dict[str, float]:
+    """Return what loggers are told of an epoch, by the names that they know it by."""
+    line = {"train/task": float(task)}
+    for key, value in epoch.items():
+        if key.startswith("held_out_"):
+            line[f"val/{key.removeprefix('held_out_')}"] = value
+        elif key != "epoch":
+            line[f"train/{key}"] = value
+    return line

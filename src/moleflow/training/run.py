@@ -1,6 +1,7 @@
 """One run, from a Hydra config to a finished run folder."""
 
 import logging
+import os
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -27,6 +28,7 @@ from moleflow.memory import keep_freed_memory
 from moleflow.model import PART_NAMES, MoLEFlow
 from moleflow.parts import build_part
 from moleflow.training.loggers import WandbReport, finish_loggers
+from moleflow.training.parallel import check_independent, learn_alone, learn_in_jobs
 from moleflow.training.results import summary, write_results
 from moleflow.training.run_folder import RunFolder
 from moleflow.training.sequence import TaskSequence
@@ -77,33 +79,13 @@ def _finished(folder: RunFolder, force: bool) -> dict[str, Any]:
 
 
 def _run(config: DictConfig, settings: dict[str, Any], folder: RunFolder) -> dict[str, Any]:
-    quiet_lightning()
-    keep_freed_memory()
-    data = build_data(settings)
-    tasks = cut(data.categories, str(settings["scenario"]["split"]))
-    cache = settings["features"]["cache_dir"]
-    model = MoLEFlow(
-        model_settings(settings),
-        cache="memory" if cache is None else Path(cache).expanduser(),
-        num_workers=settings["features"]["num_workers"],
-        device=device_of(settings["trainer"]),
-    )
-    task_settings = build_task_settings(config, settings)
+    sequence = build_sequence(config, settings, folder.path)
+    if settings["scenario"]["parallel"]:
+        check_independent(sequence.model.flow, settings["trainer"])
+        sequence.ahead = partial(learn_in_jobs, partial(_learn_alone, settings, folder.path, os.getpid()), sequence)
     loggers = [_instantiate(f"logger.{name}", logger) for name, logger in config.logger.items()]
-    callbacks = [_instantiate(f"callbacks.{name}", callback) for name, callback in config.callbacks.items()]
-    callbacks += [WandbReport(logger) for logger in loggers if isinstance(logger, WandbLogger)]
-    sequence = TaskSequence(
-        model=model,
-        data=data,
-        tasks=tasks,
-        settings=task_settings,
-        folder=folder.path,
-        make_trainer=partial(_make_trainer, config, folder.path),
-        callbacks=callbacks,
-        loggers=loggers,
-        oracle=bool(settings["router"]["oracle"]),
-        show_progress=bool(settings["progress"]),
-    )
+    sequence.loggers = loggers
+    sequence.callbacks += [WandbReport(logger) for logger in loggers if isinstance(logger, WandbLogger)]
     started = time.time()
     status = "failed"
     try:
@@ -119,6 +101,49 @@ def _run(config: DictConfig, settings: dict[str, Any], folder: RunFolder) -> dic
         raise
     finally:
         finish_loggers(loggers, status)
+
+
+def build_sequence(config: DictConfig, settings: dict[str, Any], folder: Path) -> TaskSequence:
+    """Return the run of a config, without its loggers.
+
+    Args:
+        config: The configuration, for what Hydra instantiates.
+        settings: The same, resolved.
+        folder: The run folder.
+
+    Raises:
+        UserError: If a part refuses its settings, or the data set is not as its layout says.
+    """
+    quiet_lightning()
+    keep_freed_memory()
+    data = build_data(settings)
+    tasks = cut(data.categories, str(settings["scenario"]["split"]))
+    cache = settings["features"]["cache_dir"]
+    model = MoLEFlow(
+        model_settings(settings),
+        cache="memory" if cache is None else Path(cache).expanduser(),
+        num_workers=settings["features"]["num_workers"],
+        device=device_of(settings["trainer"]),
+    )
+    task_settings = build_task_settings(config, settings)
+    callbacks = [_instantiate(f"callbacks.{name}", callback) for name, callback in config.callbacks.items()]
+    return TaskSequence(
+        model=model,
+        data=data,
+        tasks=tasks,
+        settings=task_settings,
+        folder=folder,
+        make_trainer=partial(_make_trainer, config, folder),
+        callbacks=callbacks,
+        oracle=bool(settings["router"]["oracle"]),
+        show_progress=bool(settings["progress"]),
+    )
+
+
+def _learn_alone(settings: dict[str, Any], folder: Path, owner: int, index: int) -> None:
+    """Learn one task in a process that a launcher has started."""
+    with interruptible(), plain_disk_errors(folder):
+        learn_alone(build_sequence(OmegaConf.create(settings), settings, folder), index, owner)
 
 
 def process_rank() -> int:

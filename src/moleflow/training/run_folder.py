@@ -6,6 +6,7 @@ import hashlib
 import logging
 import os
 import re
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from moleflow.files import read_sealed, remove_remains, sha256, write_sealed, wr
 # Where a run computes, how it is watched and what others measured is not what it is.
 CIRCUMSTANCES = (
     "resume", "logger", "callbacks", "features.cache_dir", "features.num_workers", "progress",
-    "description", "reported", "expected", "objective",
+    "description", "reported", "expected", "objective", "scenario.parallel",
     *(f"trainer.{key}" for key in ("accelerator", "devices", "num_nodes", "strategy", "deterministic")),
 )  # fmt: skip
 _UNNAMED = ("sweep", "seed", "hydra", "dataset.root", "trainer", *CIRCUMSTANCES)
@@ -157,6 +158,8 @@ class RunFolder:
                 log.warning("resume=force: %s was %r, is %r from here on.", key, old, new)
             for checkpoint in (self.path / "state").glob("*.ckpt"):
                 checkpoint.unlink()
+            for learned in (self.path / "state").glob("task*/"):
+                shutil.rmtree(learned)
         if self.finished():  # not one file of it is touched any more
             return
         write_text(path, yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True))

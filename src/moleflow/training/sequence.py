@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,7 @@ from torch import Tensor
 from moleflow.data import PictureDataModule, Sample, Split, Task
 from moleflow.data.doubts import doubts
 from moleflow.errors import UserError
-from moleflow.files import read_sealed, write_sealed
 from moleflow.flow import ExpertFlow
-from moleflow.metrics import TaskMatrix
 from moleflow.model import MoLEFlow
 from moleflow.store import ExpertStore
 from moleflow.training.batches import FeatureBatches
@@ -24,7 +22,10 @@ from moleflow.training.callbacks import EpochCheckpoint, RunCallback
 from moleflow.training.checkpoints import TaskCheckpoints
 from moleflow.training.evaluation import CategoryResult, Evaluator
 from moleflow.training.held_out import hold_out
+from moleflow.training.learned import LearnedTask
+from moleflow.training.loggers import log_history
 from moleflow.training.module import ExpertTraining
+from moleflow.training.progress import Progress
 from moleflow.training.settings import TaskSettings
 
 log = logging.getLogger(__name__)
@@ -45,45 +46,6 @@ class TaskReport:
     step: int
     history: list[dict[str, float]]
     routed: dict[str, CategoryResult]
-
-
-@dataclass
-class Progress:
-    """What a continued run has to know of its past; kept in ``state/progress.json``.
-
-    Attributes:
-        tasks_done: Number of tasks that are learned, saved and evaluated.
-        step: Optimizer steps so far.
-        matrix: The task matrix so far.
-        seconds: Seconds spent on features, training and evaluation.
-        skipped_steps: Optimizer steps left out by ``on_nonfinite=skip``, by task.
-        histories: Each task's epochs.
-    """
-
-    tasks_done: int = 0
-    step: int = 0
-    matrix: TaskMatrix = field(default_factory=TaskMatrix)
-    seconds: dict[str, float] = field(
-        default_factory=lambda: dict.fromkeys(("features", "training", "evaluation"), 0.0)
-    )
-    skipped_steps: list[int] = field(default_factory=list)
-    histories: list[list[dict[str, float]]] = field(default_factory=list)
-
-    def write(self, path: Path) -> None:
-        """Write everything to a JSON file."""
-        write_sealed(path, vars(self) | {"matrix": self.matrix.to_dict()})
-
-    @classmethod
-    def read(cls, path: Path) -> "Progress":
-        """Return what :meth:`write` wrote, or a fresh start if there is no file.
-
-        Raises:
-            UserError: If the file is damaged.
-        """
-        if not path.is_file():
-            return cls()
-        content = read_sealed(path)
-        return cls(**(content | {"matrix": TaskMatrix.from_dict(content["matrix"])}))
 
 
 class TaskSequence:
@@ -131,11 +93,18 @@ class TaskSequence:
         self.evaluate = self.evaluator.oracle if oracle else self.evaluator.routed
         self.progress = Progress()
         self.is_global_zero = True
+        self.ahead: Callable[[Sequence[Task]], None] | None = None
+        """Learns later tasks beside each other and leaves them as :class:`LearnedTask`, if somebody sets it."""
 
     @property
     def categories(self) -> list[str]:
         """All categories in the order of their arrival."""
         return [category for task in self.tasks for category in task.categories]
+
+    @property
+    def state(self) -> Path:
+        """Where an unfinished run keeps what it needs to go on."""
+        return self.folder / "state"
 
     @property
     def run_callbacks(self) -> list[RunCallback]:
@@ -148,22 +117,33 @@ class TaskSequence:
         Raises:
             UserError: If a picture, a loss or a score is not as it must be; see the parts.
         """
-        self.progress = Progress.read(self.folder / "state" / "progress.json")
+        self.progress = Progress.read(self.state / "progress.json")
         if self.progress.tasks_done:
             log.info("Going on after task %d of %d.", self.progress.tasks_done, len(self.tasks))
-            self._restore()
+            self.restore(self.progress.tasks_done)
         self._extract()
+        if not self.progress.tasks_done:
+            self._advance(self.tasks[0])
+        if self.ahead is not None:
+            with self.clock("training"):
+                self.ahead(self.tasks[self.progress.tasks_done :])
         for task in self.tasks[self.progress.tasks_done :]:
-            self._learn(task)
+            self._advance(task)
         return self.evaluate(self.categories, "evaluate") if self.is_global_zero else {}
 
-    def _restore(self) -> None:
-        """Load what the tasks done have learned."""
-        done = [name for task in self.tasks[: self.progress.tasks_done] for name in self._groups(task)]
+    def restore(self, task: int) -> None:
+        """Load what the tasks before this one have learned.
+
+        Args:
+            task: Index of the task that is next.
+
+        Raises:
+            UserError: If it is damaged or missing.
+        """
+        done = [name for earlier in self.tasks[:task] for name in self.groups(earlier)]
         folder = self.folder / "model"
         saved = {str(entry["name"]) for entry in ExpertStore(folder).manifest()["experts"]}
         ahead = saved - set(done)  # the run was killed between saving a task and writing down that it is done
-        task = self.progress.tasks_done
         if ahead and self.model.flow.base in ("context", "trainable") and self._checkpoints(task).latest() is None:
             raise UserError(
                 f"{folder} holds a base that task {task + 1} has changed already, and the checkpoint of that task is "
@@ -190,16 +170,37 @@ class TaskSequence:
         with self.clock("features"):
             self.model.extractor.extract(paths, progress="features" if self.show_progress else None)
 
-    def _learn(self, task: Task) -> None:
-        title = f"task {task.index + 1}/{len(self.tasks)} {task.name}"
-        groups = self._groups(task)
+    def title(self, task: Task) -> str:
+        """Return how messages call a task."""
+        return f"task {task.index + 1}/{len(self.tasks)} {task.name}"
+
+    def _advance(self, task: Task) -> None:
+        """Learn a task, or take in what a job has learned, then save, evaluate and report."""
+        ready = LearnedTask(self.state, task.index)
+        learned = ready.join(self.model)
+        if learned is None:
+            skipped, history = self.learn(task)
+        else:
+            skipped, history = learned.skipped_steps, learned.history
+            log_history(self.loggers, task.index, history, self.progress.step, learned.steps)
+            self.progress.step += learned.steps
+        self._account(task, skipped, history)
+        ready.clear()
+
+    def learn(self, task: Task) -> tuple[int, list[dict[str, float]]]:
+        """Learn one task, whose experts are not there yet; return how many steps were skipped, and its epochs.
+
+        Raises:
+            UserError: If a loss or a score is not finite.
+        """
+        groups = self.groups(task)
         for name, categories in groups.items():
             self.model.add_expert(name, categories)
         with self.clock("training"):
             features, pictures, held = self._training_set(groups)
             for name, grids in features.items():
                 self.model.fit(name, grids)
-            skipped, history = self._train(task, title, features, pictures, held)
+            skipped, history = self._train(task, features, pictures, held)
         for name, grids in features.items():
             self.model.learn_route(name, self.model.image_features(grids))
         self.model.forget_merged()
@@ -209,9 +210,9 @@ class TaskSequence:
             self.model.learn_normal(name, grids, paths)
         if self.model.flow.base_moves:
             self.evaluator.forget()
-        self._account(task, skipped, history)
+        return skipped, history
 
-    def _groups(self, task: Task) -> dict[str, Sequence[str]]:
+    def groups(self, task: Task) -> dict[str, Sequence[str]]:
         """Return the categories of each of the task's experts, by the expert's name."""
         if self.settings.experts == "category":
             return {category: (category,) for category in task.categories}
@@ -238,7 +239,6 @@ class TaskSequence:
     def _train(
         self,
         task: Task,
-        title: str,
         features: dict[str, Tensor],
         pictures: dict[str, list[str]],
         held_out: dict[str, Tensor],
@@ -255,7 +255,7 @@ class TaskSequence:
             held_out=held_out,
             pictures=pictures,
             settings=settings,
-            title=title,
+            title=self.title(task),
             task=task.index,
             steps_before=self.progress.step,
         )
@@ -270,7 +270,7 @@ class TaskSequence:
         return module.skipped_steps, module.history
 
     def _checkpoints(self, task: int) -> TaskCheckpoints:
-        return TaskCheckpoints(self.folder / "state", task)
+        return TaskCheckpoints(self.state, task)
 
     def _account(self, task: Task, skipped: int, history: list[dict[str, float]]) -> None:
         """Save, evaluate and report; in a run of several processes the first one alone does so."""
@@ -289,5 +289,5 @@ class TaskSequence:
         report = TaskReport(task, progress.step, history, routed)
         for callback in self.run_callbacks:
             callback.on_task_evaluated(self, report)
-        progress.write(self.folder / "state" / "progress.json")
+        progress.write(self.state / "progress.json")
         self._checkpoints(task.index).clear()

@@ -1,0 +1,46 @@
+"""What a run that was stopped has to know of its past."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from moleflow.files import read_sealed, write_sealed
+from moleflow.metrics import TaskMatrix
+
+
+@dataclass
+class Progress:
+    """What a continued run has to know of its past; kept in ``state/progress.json``.
+
+    Attributes:
+        tasks_done: Number of tasks that are learned, saved and evaluated.
+        step: Optimizer steps so far.
+        matrix: The task matrix so far.
+        seconds: Seconds spent on features, training and evaluation.
+        skipped_steps: Optimizer steps left out by ``on_nonfinite=skip``, by task.
+        histories: Each task's epochs.
+    """
+
+    tasks_done: int = 0
+    step: int = 0
+    matrix: TaskMatrix = field(default_factory=TaskMatrix)
+    seconds: dict[str, float] = field(
+        default_factory=lambda: dict.fromkeys(("features", "training", "evaluation"), 0.0)
+    )
+    skipped_steps: list[int] = field(default_factory=list)
+    histories: list[list[dict[str, float]]] = field(default_factory=list)
+
+    def write(self, path: Path) -> None:
+        """Write everything to a JSON file."""
+        write_sealed(path, vars(self) | {"matrix": self.matrix.to_dict()})
+
+    @classmethod
+    def read(cls, path: Path) -> "Progress":
+        """Return what :meth:`write` wrote, or a fresh start if there is no file.
+
+        Raises:
+            UserError: If the file is damaged.
+        """
+        if not path.is_file():
+            return cls()
+        content = read_sealed(path)
+        return cls(**(content | {"matrix": TaskMatrix.from_dict(content["matrix"])}))
