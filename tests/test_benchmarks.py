@@ -17,6 +17,7 @@ COMPARING = {
     "later_task": ["rows", "differences", "whole_mvtec_extrapolated"],
     "routed_inference": ["rows", "differences"],
     "growth": ["tasks"],
+    "router": ["routers"],
 }
 
 
