@@ -118,9 +118,9 @@ def test_an_added_expert_is_added_to_the_sum_and_earlier_ones_are_not_gone_throu
         asked = 0
 
         @property
-        def scatter(self) -> torch.Tensor:
+        def centred(self) -> torch.Tensor:
             type(self).asked += 1
-            return super().scatter
+            return super().centred
 
     router = Router()
     for i in range(8):

@@ -163,10 +163,12 @@ class Router:
     def _pooled_covariance(self, experts: list[FeatureStatistics]) -> Tensor:
         """Return the (D, D) covariance within experts, shrunk toward its mean eigenvalue."""
         freedom = max(1, sum(expert.count - 1 for expert in experts))
+        if self._scatter is None:
+            self._scatter = experts[0].mean.new_zeros(2 * experts[0].mean.shape)
         for expert in experts[self._summed :]:
-            self._scatter = expert.scatter if self._scatter is None else self._scatter + expert.scatter
+            centred = expert.centred
+            self._scatter.addmm_(centred.T, centred)
         self._summed = len(experts)
-        assert self._scatter is not None
         covariance = self._scatter / freedom
         level = covariance.diagonal().mean()
         if level == 0:  # nothing but single pictures: every direction is as good as another

@@ -42,9 +42,14 @@ class FeatureStatistics:
         return cls(len(values), mean, mean + _fewest(values - mean))
 
     @property
+    def centred(self) -> Tensor:
+        """(R, D) float64: ``rows`` less their mean, a root of the scatter. Computed at each call."""
+        return self.rows.double() - self.mean
+
+    @property
     def scatter(self) -> Tensor:
         """(D, D) float64: sum over pictures of (f - mean)(f - mean)^T. Computed at each call."""
-        centred = self.rows.double() - self.mean
+        centred = self.centred
         return centred.T @ centred
 
     def merge(self, other: "FeatureStatistics") -> Self:
@@ -57,8 +62,7 @@ class FeatureStatistics:
         gap = other.mean - self.mean
         mean = self.mean + gap * (other.count / count)
         between = gap * (self.count * other.count / count) ** 0.5
-        centred = torch.cat((self.rows.double() - self.mean, other.rows.double() - other.mean, between[None]))
-        return type(self)(count, mean, mean + _fewest(centred))
+        return type(self)(count, mean, mean + _fewest(torch.cat((self.centred, other.centred, between[None]))))
 
     def state(self) -> dict[str, Tensor]:
         """Return the statistics as tensors, for a safetensors file."""
