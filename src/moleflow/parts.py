@@ -13,7 +13,7 @@ from moleflow.errors import UserError, nearest
 from moleflow.features import PatchBackbone
 from moleflow.flow import ExpertFlow, MemoryFlow
 from moleflow.losses import FlowLoss
-from moleflow.rivals import PatchMemory, PatchMixture, PositionGaussian
+from moleflow.rivals import OneFlow, PatchMemory, PatchMixture, PositionGaussian
 from moleflow.routing import Router
 from moleflow.scoring import Scoring
 
@@ -23,6 +23,7 @@ PARTS: dict[str, Callable[..., Any]] = {
     "moleflow.flow.ExpertFlow": ExpertFlow,
     "moleflow.flow.MemoryFlow": MemoryFlow,
     "moleflow.losses.FlowLoss": FlowLoss,
+    "moleflow.rivals.OneFlow": OneFlow,
     "moleflow.rivals.PatchMemory": PatchMemory,
     "moleflow.rivals.PatchMixture": PatchMixture,
     "moleflow.rivals.PositionGaussian": PositionGaussian,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def expert_state(model: "MoLEFlow", name: str) -> dict[str, Tensor]:
     """Return all that an expert owns, as tensors by name."""
-    parts: dict[str, Mapping[str, Tensor]] = {"flow": model.flow.expert(name).state_dict()}
+    parts: dict[str, Mapping[str, Tensor]] = {"flow": model.flow.expert_state(name)}
     if name in model.seen:
         parts["seen"] = model.seen[name]._asdict()  # and what the router knows follows from the features in it
     else:
@@ -32,7 +32,7 @@ def load_expert(model: "MoLEFlow", name: str, note: Mapping[str, Any], tensors: 
     """Create an expert from its note and from what :func:`expert_state` returned."""
     model.add_expert(name, note["categories"])
     model.notes[name] = dict(note)
-    model.flow.expert(name).load_state_dict(_part(tensors, "flow."))
+    model.flow.load_expert_state(name, _part(tensors, "flow."))
     if seen := _part(tensors, "seen."):
         model.seen[name] = SeenPictures(**seen)
         model.learn_route(name, model.seen[name].features)

@@ -16,7 +16,7 @@ from moleflow.errors import UserError, choice
 from moleflow.features.position import position_code
 from moleflow.flow.adapters import StatisticsAdapter, input_adapter
 from moleflow.flow.auxiliary import AuxiliaryCoupling, auxiliary_width
-from moleflow.flow.context import MIXER_MODES, Blur, SpatialMixer
+from moleflow.flow.context import LEARNED_MIXERS, MIXER_MODES, Blur, SpatialMixer
 from moleflow.flow.coupling import CouplingBlock, CouplingStack, new_stack
 from moleflow.flow.expert import Expert
 from moleflow.flow.patch_model import PatchModel
@@ -24,7 +24,7 @@ from moleflow.flow.subnets import Draw
 from moleflow.losses import patch_nll
 from moleflow.randomness import generator
 
-BASE_POLICIES = ("frozen", "context", "trainable", "separate")
+BASE_POLICIES = ("frozen", "context", "trainable", "separate", "alone")
 
 
 class ExpertFlow(PatchModel):
@@ -52,7 +52,8 @@ class ExpertFlow(PatchModel):
         clamp: Bound of each block's log-scale.
         base: What happens to the base after the first task. ``frozen``: nothing moves. ``context``: spatial mixer,
             scale context and a global affine go on learning. ``trainable``: everything does. ``separate``: each later
-            expert learns coupling blocks of its own.
+            expert learns coupling blocks of its own. ``alone``: there is no base; every expert is a flow like that of a
+            first task.
         expert_start: How later experts start: ``fresh``, or with the weights of the ``nearest`` expert, as far as they
             have the same shape.
         seed: Seed of every initial draw.
@@ -109,12 +110,16 @@ class ExpertFlow(PatchModel):
         self.base = choice("model.base", base, BASE_POLICIES)
         self.expert_start = choice("model.expert_start", expert_start, ("fresh", "nearest"))
         self.seed = seed
+        self.mixer_mode = choice("model.spatial_context_mode", spatial_context_mode, MIXER_MODES)
+        self.mixer_kernel = spatial_context_kernel
         self.mixer: Blur | SpatialMixer | None = None
-        if choice("model.spatial_context_mode", spatial_context_mode, MIXER_MODES) == "blur":
+        if self.mixer_mode == "blur":
             self.mixer = Blur(spatial_context_kernel, spatial_context_strength)
-        elif spatial_context_mode != "none":
-            self.mixer = SpatialMixer(dim, spatial_context_mode, spatial_context_kernel, generator(seed, "mixer"))
+        else:
+            self.mixer = self._new_mixer()
         self.stack = self._new_stack("base", global_affine=base in ("context", "trainable"))
+        if base == "alone":
+            self.mixer, self.stack = self.mixer if self.mixer_mode == "blur" else None, CouplingStack([])
         self._codes: dict[tuple[int, int], Tensor] = {}
 
     # -- experts ------------------------------------------------------------------------------------------------------
@@ -126,13 +131,15 @@ class ExpertFlow(PatchModel):
             UserError: If an expert of this name is there already.
         """
         self.check_new(name)
-        first = not self._names
+        first = not self._names or self.base == "alone"
 
         def draw(part: str) -> torch.Generator:
             return generator(self.seed, "expert", name, part)
 
-        own = None
-        if self.base == "separate" and not first:
+        own, mixer = None, None
+        if self.base == "alone":
+            own, mixer = self._new_stack("base", global_affine=False), self._new_mixer()
+        elif self.base == "separate" and not first:
             own = self._new_stack(f"own/{name}", global_affine=True)
         updates = nn.ModuleList()
         if self.lora_rank and own is None:
@@ -147,13 +154,17 @@ class ExpertFlow(PatchModel):
         adapter = input_adapter(
             self.adapter, self.dim, first, self.adapter_start, self.adapter_rank, self.adapter_shrinkage, draw
         )
-        expert = Expert(adapter, updates, auxiliary, own)
+        expert = Expert(adapter, updates, auxiliary, own, mixer)
         self.keep(name, expert)
         return expert
 
     def expert(self, name: str) -> Expert:
         """Return an expert by name; see :meth:`PatchModel.expert`."""
         return cast(Expert, super().expert(name))
+
+    def mixer_of(self, name: str) -> Blur | SpatialMixer | None:
+        """Return the mixer of an expert: the shared one, unless it has its own."""
+        return self.expert(name).mixer or self.mixer
 
     def start_from(self, name: str, nearest: str) -> None:
         """Copy the nearest expert's weights, if experts start so; see :meth:`PatchModel.start_from`."""
@@ -216,7 +227,8 @@ class ExpertFlow(PatchModel):
         if self.position_code:
             x = x + self._code(x)
         x = self.expert(name).adapter(x)
-        return x if self.mixer is None else self.mixer(x)
+        mixer = self.mixer_of(name)
+        return x if mixer is None else mixer(x)
 
     def forward(self, x: Tensor, name: str) -> tuple[Tensor, Tensor]:
         """Map patch features to the latent space by one expert.
@@ -272,10 +284,15 @@ class ExpertFlow(PatchModel):
         else:
             alone.stack, copied.stack = cast(CouplingStack, copied.stack), None
         copied.updates = nn.ModuleList()
-        alone.mixer = copy.deepcopy(self.mixer)
+        alone.mixer, copied.mixer = copy.deepcopy(self.mixer_of(name)), None
         alone.experts = nn.ModuleList([copied])
         alone._names = [name]
         return alone.requires_grad_(False).eval()
+
+    def _new_mixer(self) -> SpatialMixer | None:
+        if self.mixer_mode not in LEARNED_MIXERS:
+            return None
+        return SpatialMixer(self.dim, self.mixer_mode, self.mixer_kernel, generator(self.seed, "mixer"))
 
     def _new_stack(self, where: str, global_affine: bool) -> CouplingStack:
         return new_stack(

@@ -96,6 +96,11 @@ class PatchModel(nn.Module, ABC):
         """Return what a task with these experts trains by gradient; nothing, if all is in closed form."""
         return []
 
+    def numbers(self, name: str | None = None) -> int:
+        """Return how many numbers an expert keeps, trained and fitted, or those that all share."""
+        state = self.base_state() if name is None else self.expert_state(name)
+        return sum(value.numel() for value in state.values() if value.is_floating_point())
+
     def expert(self, name: str) -> nn.Module:
         """Return an expert by name.
 
@@ -121,6 +126,18 @@ class PatchModel(nn.Module, ABC):
         device = next(self.parameters(), next(self.buffers(), torch.empty(0))).device
         self.experts.append(expert.to(device))
         self._names.append(name)
+
+    def expert_state(self, name: str) -> dict[str, Tensor]:
+        """Return the tensors that one expert owns, by name."""
+        return self.expert(name).state_dict()
+
+    def load_expert_state(self, name: str, state: dict[str, Tensor]) -> None:
+        """Load what :meth:`expert_state` returned.
+
+        Raises:
+            RuntimeError: If names or shapes differ.
+        """
+        self.expert(name).load_state_dict(state)
 
     def base_state(self) -> dict[str, Tensor]:
         """Return the tensors that all experts share, by name."""

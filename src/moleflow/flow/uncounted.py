@@ -27,7 +27,7 @@ def uncounted_log_determinant(flow: ExpertFlow, name: str, grid: tuple[int, int]
     Returns:
         Nats a patch; None where it differs from picture to picture (a mixer with an MLP, the adapter ``soft_norm``).
     """
-    adapter, mixer = flow.expert(name).adapter, flow.mixer
+    adapter, mixer = flow.expert(name).adapter, flow.mixer_of(name)
     total = 0.0
     if isinstance(adapter, SoftNormAdapter):
         return None

@@ -64,7 +64,7 @@ class ExpertTraining(L.LightningModule):
             parameter.requires_grad_()
         # Held back: adapter and auxiliary blocks answer first, to a base that is as the first task left it.
         self._updates = [p for name in experts for p in flow.expert(name).updates.parameters()] if task else []
-        self._warms_up = task > 0 and flow.base != "separate"
+        self._warms_up = task > 0 and flow.base not in ("separate", "alone")
         self._sums: dict[str, Tensor | float] = {}
         self._counts: dict[str, int] = {}
         self._epoch_lr = settings.lr
@@ -107,7 +107,11 @@ class ExpertTraining(L.LightningModule):
         self._count(
             loss=parts.total, nll_mean=parts.mean_nll, nll_tail=parts.tail_nll, logdet_penalty=parts.logdet_penalty
         )
-        return parts.total * batch.weight
+        penalty = self.settings.strategy.penalty(self.flow)
+        if penalty is None:
+            return parts.total * batch.weight
+        self._count(penalty=penalty)
+        return parts.total * batch.weight + penalty
 
     def configure_gradient_clipping(
         self,

@@ -18,6 +18,7 @@ class Progress:
         seconds: Seconds spent on features, training and evaluation.
         skipped_steps: Optimizer steps left out by ``on_nonfinite=skip``, by task.
         histories: Each task's epochs.
+        kept: File in ``state`` of what the strategy keeps; see :mod:`moleflow.training.kept`.
     """
 
     tasks_done: int = 0
@@ -28,6 +29,7 @@ class Progress:
     )
     skipped_steps: list[int] = field(default_factory=list)
     histories: list[list[dict[str, float]]] = field(default_factory=list)
+    kept: str | None = None
 
     def write(self, path: Path) -> None:
         """Write everything to a JSON file."""

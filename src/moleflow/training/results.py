@@ -84,8 +84,9 @@ def collect(
             "counts": {category: dict(Counter(result.routes)) for category, result in routed.items()},
         },
         "parameters": {
-            "base": sum(p.numel() for p in flow.base_parameters()),
-            "experts": {name: sum(p.numel() for p in flow.expert(name).parameters()) for name in flow.names},
+            "base": flow.numbers(),
+            "experts": {name: flow.numbers(name) for name in flow.names},
+            "kept": sum(value.numel() for value in run.settings.strategy.state().values()),
             "backbone": sum(p.numel() for p in run.model.extractor.backbone.parameters()),
         },
         "training": {

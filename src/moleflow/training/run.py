@@ -217,6 +217,7 @@ def build_task_settings(config: DictConfig, settings: Mapping[str, Any]) -> Task
         lora_delay=_lora_delay(settings),
         held_out=settings["held_out"],
         seed=settings["seed"],
+        strategy=_instantiate("continual", config.continual),
     )
 
 

@@ -22,6 +22,7 @@ from moleflow.training.callbacks import EpochCheckpoint, RunCallback
 from moleflow.training.checkpoints import TaskCheckpoints
 from moleflow.training.evaluation import CategoryResult, Evaluator
 from moleflow.training.held_out import hold_out
+from moleflow.training.kept import drop_kept, read_kept, write_kept
 from moleflow.training.learned import LearnedTask
 from moleflow.training.loggers import log_history
 from moleflow.training.module import ExpertTraining
@@ -93,6 +94,7 @@ class TaskSequence:
         self.evaluate = self.evaluator.oracle if oracle else self.evaluator.routed
         self.progress = Progress()
         self.is_global_zero = True
+        settings.strategy.check(model.flow)
         self.ahead: Callable[[Sequence[Task]], None] | None = None
         """Learns later tasks beside each other and leaves them as :class:`LearnedTask`, if somebody sets it."""
 
@@ -144,12 +146,14 @@ class TaskSequence:
         folder = self.folder / "model"
         saved = {str(entry["name"]) for entry in ExpertStore(folder).manifest()["experts"]}
         ahead = saved - set(done)  # the run was killed between saving a task and writing down that it is done
-        if ahead and self.model.flow.base in ("context", "trainable") and self._checkpoints(task).latest() is None:
+        if ahead and self.model.flow.base_moves and self._checkpoints(task).latest() is None:
             raise UserError(
                 f"{folder} holds a base that task {task + 1} has changed already, and the checkpoint of that task is "
                 "missing or damaged. Start again in a new folder with hydra.run.dir=..."
             )
         self.model.restore(folder, done)
+        kept = read_kept(self.state, self.progress.kept)
+        self.settings.strategy.load({name: value.to(self.model.device) for name, value in kept.items()})
 
     @contextmanager
     def clock(self, what: str) -> Iterator[None]:
@@ -201,6 +205,7 @@ class TaskSequence:
             for name, grids in features.items():
                 self.model.fit(name, grids)
             skipped, history = self._train(task, features, pictures, held)
+            self.settings.strategy.learned(self.model.flow, features)
         for name, grids in features.items():
             self.model.learn_route(name, self.model.image_features(grids))
         self.model.forget_merged()
@@ -248,12 +253,14 @@ class TaskSequence:
         if not flow.learning_parameters(list(features)):
             return 0, []
         assert isinstance(flow, ExpertFlow)
+        again = settings.strategy.rehearsal(sum(len(grids) for grids in features.values()))
+        remembered = {name: [f"{name}/remembered"] * len(grids) for name, grids in again.items()}
         module = ExpertTraining(
             flow=flow,
             experts=list(features),
-            batches=FeatureBatches(features, settings.batch_size, settings.seed, task.index),
+            batches=FeatureBatches(features | again, settings.batch_size, settings.seed, task.index),
             held_out=held_out,
-            pictures=pictures,
+            pictures=pictures | remembered,
             settings=settings,
             title=self.title(task),
             task=task.index,
@@ -289,5 +296,7 @@ class TaskSequence:
         report = TaskReport(task, progress.step, history, routed)
         for callback in self.run_callbacks:
             callback.on_task_evaluated(self, report)
+        progress.kept = write_kept(self.state, task.index, self.settings.strategy.state())
         progress.write(self.state / "progress.json")
+        drop_kept(self.state, progress.kept)
         self._checkpoints(task.index).clear()

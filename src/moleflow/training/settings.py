@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
+from moleflow.continual import Strategy
 from moleflow.losses import FlowLoss
 
 OptimizerFactory = Callable[..., torch.optim.Optimizer]
@@ -26,6 +27,7 @@ class TaskSettings:
         lora_delay: Epochs at the begin of each later task in which the experts' updates of the base stay as they are.
         held_out: Training pictures of a category that nothing is learned from: a share below 1, or a number.
         seed: The run's seed.
+        strategy: What a task does for the tasks before it.
     """
 
     epochs: int
@@ -39,3 +41,4 @@ class TaskSettings:
     lora_delay: int
     held_out: float
     seed: int
+    strategy: Strategy
