@@ -121,12 +121,15 @@ def test_another_configuration_is_not_continued(finished: tuple[Path, dict[str, 
         run_program(overrides(root, "epochs=3"), finished[0])
 
 
-def test_all_categories_in_tasks_of_two(root: Path, tmp_path: Path) -> None:
+def test_all_categories_in_tasks_of_two(root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     more = ["scenario=10-1", "scenario.split=2-1"]
     together = run_program(overrides(root, *more), tmp_path / "task")
+    assert "share one expert (bottle+cable)" in caplog.text
+    caplog.clear()
     assert together["task_matrix"]["tasks"] == [["bottle", "cable"], ["screw"]]
     assert list(together["parameters"]["experts"]) == ["bottle+cable", "screw"]
     apart = run_program(overrides(root, *more, "scenario.experts=category"), tmp_path / "category")
+    assert "share one expert" not in caplog.text
     assert list(apart["parameters"]["experts"]) == list(CATEGORIES)
     assert apart["task_matrix"]["tasks"] == together["task_matrix"]["tasks"]
 

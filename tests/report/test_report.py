@@ -13,6 +13,7 @@ from moleflow.errors import UserError
 from moleflow.report.__main__ import main
 from moleflow.report.content import Options, Section
 from moleflow.report.page import build, write
+from moleflow.report.plots import Plot
 from moleflow.report.runs import read_runs
 from moleflow.report.tables import Table, plain_rows
 
@@ -117,6 +118,14 @@ def test_training_that_parts_from_held_out_pictures_is_a_warning(tmp_path: Path)
         "task 2: from epoch 1 to 3 the training NLL went from 5.0 to 1.0, "
         "but that of held-out normal pictures from 6.0 to 8.0."
     ]
+
+
+def test_routing_is_followed_as_categories_arrive(tmp_path: Path) -> None:
+    write_run(tmp_path, "a/seed0")
+    built = build(*read_runs([tmp_path]), Options(), tmp_path)
+    assert by(tables(built)["continual1"], "forgetting of routing_accuracy") == [(0.15,)]
+    plots = [block.title for section in built for block in section.blocks if isinstance(block, Plot)]
+    assert any(title.startswith("Task matrix of routing_accuracy") for title in plots)
 
 
 def test_scores_and_pictures_that_are_garbage_are_left_out(tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ def continual(content: Content) -> Section:
             f"continual{i + 1}", f"{bench.dataset}: forgetting and routing",
             ("name", "configuration", "scenario", f"{metric} routed", f"{metric} oracle", "routed less oracle",
              "routing_accuracy",
-             f"forgetting of {metric}", "backward transfer", "forgetting of image_auroc"),
+             f"forgetting of {metric}", "backward transfer", "forgetting of image_auroc",
+             "forgetting of routing_accuracy"),
             note="Oracle: the true category picks the expert. Forgetting: the fall "
             "from a task's best value to its last.",
         )  # fmt: skip
@@ -37,6 +38,7 @@ def continual(content: Content) -> Section:
                         ("forgetting", metric),
                         ("backward_transfer", metric),
                         ("forgetting", "image_auroc"),
+                        ("forgetting", "routing_accuracy"),
                     )
                 ]
             )
@@ -54,13 +56,16 @@ def _shown(content: Content, bench: Bench) -> list[tuple[str, Configuration]]:
 def _matrices(run: Run, metric: str, title: str) -> list[Plot]:
     plots = []
     matrix = mapping(run.metrics.get("task_matrix"))
-    tasks, rows = matrix.get("tasks"), matrix.get(metric)
-    if isinstance(tasks, list) and isinstance(rows, list) and len(tasks) > 1:
+    tasks = matrix.get("tasks")
+    for shown in dict.fromkeys((metric, "routing_accuracy")):
+        rows = matrix.get(shown)
+        if not isinstance(tasks, list) or not isinstance(rows, list) or len(tasks) < 2:
+            continue
         names = [shortened([str(c) for c in task]) for task in tasks]
         values = [[number({"v": v}, "v") for v in row] for row in rows]
         note = f"Run {run.place}. A column that stays the same downwards was not forgotten."
         plot = heat_map(
-            f"Task matrix of {metric}: {title}", values, names[: len(values)], names, "after task", "tested on task", 3
+            f"Task matrix of {shown}: {title}", values, names[: len(values)], names, "after task", "tested on task", 3
         )
         plots.append(Plot(plot.title, plot.uri, note))
     routing = mapping(run.metrics.get("routing"))

@@ -122,7 +122,8 @@ def cost(content: Content) -> Section:
         "cost",
         "What a run costs",
         ("data set", "name", "configuration", "features s", "training s", "evaluation s", "s a task", "base parameters",
-         "parameters an expert", "backbone parameters", "model MB", "peak memory MB", "peak GPU MB", "device"),
+         "parameters an expert", "kept for later tasks",
+         "backbone parameters", "model MB", "peak memory MB", "peak GPU MB", "device"),
         note="Means over seeds. Seconds depend on the machine: compare them where the device is the same.",
     )  # fmt: skip
     for bench in content.benches:
@@ -142,7 +143,7 @@ def cost(content: Content) -> Section:
                 + [_plain(None if training is None else training / tasks, 1, link(c))]
                 + [_plain(run.value("parameters", "base"), 0, link(c))]
                 + [_plain(sum(experts) / len(experts) if experts else None, 0, link(c))]
-                + [_plain(run.value("parameters", "backbone"), 0, link(c))]
+                + [_plain(run.value("parameters", kind), 0, link(c)) for kind in ("kept", "backbone")]
                 + [_plain(_model_megabytes(run), 1, link(c))]
                 + [_plain(_mega(c.mean("memory", key)), 0, link(c)) for key in ("peak_bytes", "peak_gpu_bytes")]
                 + [str(run.metrics.get("device", "–"))]

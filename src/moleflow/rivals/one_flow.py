@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from moleflow.errors import UserError
-from moleflow.flow.expert_flow import Expert, ExpertFlow
+from moleflow.flow import Expert, ExpertFlow
 
 
 class OneFlow(ExpertFlow):

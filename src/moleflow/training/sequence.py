@@ -124,6 +124,13 @@ class TaskSequence:
             log.info("Going on after task %d of %d.", self.progress.tasks_done, len(self.tasks))
             self.restore(self.progress.tasks_done)
         self._extract()
+        shared = [task.name for task in self.tasks if len(task.categories) > len(self.groups(task))]
+        if shared and not self.model.flow.base_moves:
+            log.warning(
+                "Several categories share one expert (%s), as in the recorded runs. scenario.experts=category gives "
+                "each its own.",
+                ", ".join(shared),
+            )
         if not self.progress.tasks_done:
             self._advance(self.tasks[0])
         if self.ahead is not None:
