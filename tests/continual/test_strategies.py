@@ -35,7 +35,7 @@ def nll(flow: ExpertFlow, x: Tensor, name: str) -> Tensor:
     return patch_nll(z, logdet).mean()
 
 
-def learn(flow: ExpertFlow, name: str, x: Tensor, strategy: Strategy, steps: int = 40) -> None:
+def learn(flow: ExpertFlow, name: str, x: Tensor, strategy: Strategy, steps: int = 60) -> None:
     """Learn one task as the program does, with plain steps in place of its trainer."""
     flow.add_expert(name)
     flow.requires_grad_(False)
@@ -69,7 +69,7 @@ def forgotten(kind: type[ExpertFlow], strategy: Strategy, **changes: Any) -> flo
 
 def test_one_flow_forgets_experts_do_not_and_rivals_lie_between() -> None:
     lost = forgotten(OneFlow, Strategy())
-    assert lost > 3
+    assert lost > 10
     assert forgotten(ExpertFlow, Strategy(), lora_rank=2) == 0
     assert forgotten(OneFlow, ElasticWeights(weight=100.0)) < lost / 2
     assert forgotten(OneFlow, Replay(pictures=6)) < lost / 2
