@@ -50,7 +50,8 @@ def category(pictures: int, size: int, number: int) -> tuple[Tensor, Tensor]:
 def ours(maps: Tensor, masks: Tensor) -> tuple[float, ...]:
     """Return pixel AUROC and AP by one sort."""
     ranking = rank(maps, masks)
-    return ranking.auroc(), ranking.average_precision()
+    standing = ranking.standing()
+    return standing.auroc(), standing.average_precision()
 
 
 def ours_apart(maps: Tensor, masks: Tensor) -> tuple[float, ...]:

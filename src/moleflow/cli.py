@@ -90,7 +90,7 @@ def _keys(conf: Path) -> set[str]:
     for path in conf.rglob("*.yaml"):
         content = OmegaConf.to_container(OmegaConf.load(path))
         group = path.relative_to(conf).parent.as_posix()
-        prefix = "" if group in (".", "experiment", "ablation", "sweep") else f"{group}."
+        prefix = "" if group in (".", "experiment", "ablation", "sweep", "view") else f"{group}."
         if isinstance(content, dict):
             keys |= set(_walk(content, prefix))
     return keys

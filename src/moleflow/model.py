@@ -5,16 +5,19 @@ No Lightning and no Hydra: training grows one of these, and a notebook can load 
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 import torch
 from torch import Tensor
 
 from moleflow import saving
 from moleflow.calibration import ScoreScale
-from moleflow.errors import UserError, choice
-from moleflow.features import FeatureCache, FeatureExtractor, FeatureStore, MemoryStore, NoStore, feature_spec
+from moleflow.data.transforms import PictureTransform
+from moleflow.errors import UserError
+from moleflow.features import FeatureExtractor
 from moleflow.flow import PatchModel
+from moleflow.own_parts import OwnParts
+from moleflow.own_settings import Own
 from moleflow.parts import build_part
 from moleflow.routing import FeatureStatistics, Router
 from moleflow.scored import Scored, SeenPictures
@@ -55,24 +58,15 @@ class MoLEFlow:
         self.settings = settings
         self.device = torch.device(device)
         self.score_batch = int(settings["score_batch"])
-        transform = build_part("transform", settings["transform"])
-        backbone = build_part("backbone", settings["backbone"])
+        self.parts = OwnParts(settings, cache, num_workers, self.device)
         self.flow: PatchModel = build_part("model", settings["model"]).to(self.device)
         self.router: Router = build_part("router", settings["router"])
-        self.scoring: Scoring = build_part("scoring", settings["scoring"])
-        grid = backbone.grid(transform.height, transform.width)
-        self.scoring.image_scores(torch.zeros(1, *grid))  # a top_k beyond the grid is known before any training
+        self.extractor = self.parts.extractor({})
+        self.scoring = self.parts.scoring({})
         if self.scoring.standardise and self.flow.base_moves:
             raise UserError("scoring.standardise needs experts that stay as they are. Set model.base=frozen.")
-        self.backbone_spec = backbone.spec()
-        dtype = getattr(torch, choice("features.dtype", settings["feature_dtype"], ("float32", "float16")))
-        spec = feature_spec(backbone, transform, self.score_batch, self.device)
-        store: FeatureStore
-        if isinstance(cache, Path):
-            store = FeatureCache(cache, spec, dtype)
-        else:
-            store = NoStore(dtype) if cache is None else MemoryStore(dtype)
-        self.extractor = FeatureExtractor(backbone, transform, store, self.score_batch, self.device, num_workers)
+        self.backbone_spec = self.parts.backbone.spec()
+        self._own: dict[str, tuple[Scoring, FeatureExtractor]] = {}
         self.notes: dict[str, dict[str, Any]] = {}
         self.seen: dict[str, SeenPictures] = {}
         self.scales: dict[str, ScoreScale] = {}
@@ -80,22 +74,57 @@ class MoLEFlow:
 
     # -- learning -----------------------------------------------------------------------------------------------------
 
-    def add_expert(self, name: str, categories: Sequence[str]) -> None:
-        """Create an expert for some categories; it has yet to be trained and made known to the router."""
-        self.flow.add_expert(name)
+    def add_expert(self, name: str, categories: Sequence[str], own: Own | None = None) -> None:
+        """Create an expert for some categories; it has yet to be trained and made known to the router.
+
+        Args:
+            name: Its name.
+            categories: What it is to learn.
+            own: Where its settings differ from the model's; see :mod:`moleflow.own_settings`.
+
+        Raises:
+            UserError: If a setting is unknown, or its value not allowed.
+        """
+        own = own or {}
+        self.flow.add_expert(name, **own.get("model", {}))
         self.notes[name] = {"categories": list(categories)}
+        if own:
+            self.notes[name]["settings"] = dict(own)
+            self._own[name] = self.parts.scoring(own), self.parts.extractor(own)
+
+    def scoring_of(self, expert: str) -> Scoring:
+        """Return how an expert's patch scores become image scores and maps."""
+        return self._own[expert][0] if expert in self._own else self.scoring
+
+    def extractor_of(self, expert: str) -> FeatureExtractor:
+        """Return what makes the patch grids that an expert scores: the common extractor, or one of its own size."""
+        return self._own[expert][1] if expert in self._own else self.extractor
+
+    def grid_of(self, expert: str) -> tuple[int, int]:
+        """Return rows and columns of the patches that an expert scores."""
+        transform = cast(PictureTransform, self.extractor_of(expert).transform)
+        return self.parts.backbone.grid(transform.height, transform.width)
+
+    def parameter_counts(self) -> dict[str, Any]:
+        """Return how many numbers ``base``, ``experts`` (by name) and ``backbone`` hold."""
+        flow = self.flow
+        return {
+            "base": flow.numbers(),
+            "experts": {name: flow.numbers(name) for name in flow.names},
+            "backbone": sum(p.numel() for p in self.extractor.backbone.parameters()),
+        }
 
     @torch.no_grad()
-    def fit(self, name: str, grids: Tensor) -> None:
+    def fit(self, name: str, grids: Tensor, image_features: Tensor) -> None:
         """Give a fresh expert its start: what the nearest one offers, and what its training patches say themselves.
 
         Args:
             name: The expert.
             grids: Training patches (N, h, w, D).
+            image_features: (N, D), one row a training picture, as the router sees it.
         """
         if self.router.names:
-            mean = self.image_features(grids).mean(0, keepdim=True)
-            self.flow.start_from(name, self.router.route(mean)[0])
+            self.flow.start_from(name, self.router.route(image_features.mean(0, keepdim=True))[0])
         self.flow.fit(name, (part.to(self.device) for part in torch.split(grids, 32)))
 
     def calibrate(self, name: str, grids: Tensor, paths: Sequence[Path]) -> None:
@@ -107,7 +136,7 @@ class MoLEFlow:
             paths: Its training pictures, for messages.
         """
         if self.scoring.standardise:
-            self.scales[name] = ScoreScale.from_training(self.patch_scores(grids, name, paths), self.scoring)
+            self.scales[name] = ScoreScale.from_training(self.patch_scores(grids, name, paths), self.scoring_of(name))
 
     def learn_route(self, name: str, image_features: Tensor) -> None:
         """Tell the router what an expert's training pictures look like.
@@ -118,16 +147,17 @@ class MoLEFlow:
         """
         self.router.add(name, FeatureStatistics.from_features(image_features.cpu()))
 
-    def learn_normal(self, name: str, grids: Tensor, paths: Sequence[Path]) -> None:
+    def learn_normal(self, name: str, grids: Tensor, image_features: Tensor, paths: Sequence[Path]) -> None:
         """Remember what an expert says of its own training pictures: what is normal is told by it.
 
         Args:
             name: The expert, trained.
             grids: Patch features (N, h, w, D), one entry a training picture.
+            image_features: (N, D), as the router sees the same pictures.
             paths: Where the pictures lie, for messages.
         """
         scores = self.image_scores(self.patch_scores(grids, name, paths), [name] * len(grids))
-        self.seen[name] = SeenPictures(self.image_features(grids), scores)
+        self.seen[name] = SeenPictures(image_features, scores)
 
     def expert_of(self, category: str) -> str:
         """Return the expert that learned a category.
@@ -150,6 +180,18 @@ class MoLEFlow:
             grids: Patch features (N, h, w, D).
         """
         return torch.stack([grid.clone().flatten(0, 1).mean(0) for grid in grids]).cpu()
+
+    def patches_of(self, paths: Sequence[Path], expert: str, common: Tensor | None = None) -> Tensor:
+        """Return the patch scores of pictures under one expert, (N, h, w); see :meth:`patch_scores`.
+
+        Args:
+            paths: The pictures.
+            expert: Its name.
+            common: Patch features of the pictures at the common size, if the caller has them.
+        """
+        extractor = self.extractor_of(expert)
+        grids = extractor.features(paths) if common is None or extractor is not self.extractor else common
+        return self.patch_scores(grids, expert, paths)
 
     @torch.inference_mode()
     def patch_scores(self, grids: Tensor, expert: str, paths: Sequence[Path]) -> Tensor:
@@ -181,18 +223,31 @@ class MoLEFlow:
             )
         return self.scales[expert].patches(joined) if expert in self.scales else joined
 
-    def image_scores(self, patch_scores: Tensor, experts: Sequence[str]) -> Tensor:
+    def image_scores(self, patch_scores: Sequence[Tensor] | Tensor, experts: Sequence[str]) -> Tensor:
         """Return one score a picture, (N,) float32.
 
         Args:
-            patch_scores: What :meth:`patch_scores` returned (N, h, w).
+            patch_scores: What :meth:`patch_scores` returned, (h, w) a picture; experts may differ in their grids.
             experts: The expert that scored each picture.
         """
-        scores = self.scoring.image_scores(patch_scores)
-        for i, name in enumerate(experts):
+        scores = torch.empty(len(experts))
+        for i, (grid, name) in enumerate(zip(patch_scores, experts, strict=True)):
+            scores[i] = self.scoring_of(name).image_scores(grid[None])[0]
             if name in self.scales:
                 scores[i] = self.scales[name].images(scores[i])
         return scores
+
+    def anomaly_maps(self, patch_scores: Sequence[Tensor] | Tensor, experts: Sequence[str]) -> Tensor:
+        """Return one map a picture, (N, H, W) float32 at the scoring's map size.
+
+        Args:
+            patch_scores: As :meth:`image_scores`.
+            experts: As :meth:`image_scores`.
+        """
+        maps = torch.empty(len(experts), *self.scoring.map_shape)
+        for i, (grid, name) in enumerate(zip(patch_scores, experts, strict=True)):
+            maps[i] = self.scoring_of(name).anomaly_maps(grid[None])[0]
+        return maps
 
     def score(self, paths: Sequence[Path | str], expert: str | None = None) -> list[Scored]:
         """Score pictures; see :meth:`stream`."""
@@ -236,8 +291,9 @@ class MoLEFlow:
         for name in dict.fromkeys(routes):
             chosen = [i for i, route in enumerate(routes) if route == name]
             column = self.router.names.index(name)
-            patches = self.patch_scores(grids[chosen], name, [paths[i] for i in chosen])
-            scores, maps = self.image_scores(patches, [name] * len(chosen)), self.scoring.anomaly_maps(patches)
+            patches = self.patches_of([paths[i] for i in chosen], name, grids[chosen])
+            names = [name] * len(chosen)
+            scores, maps = self.image_scores(patches, names), self.anomaly_maps(patches, names)
             for i, score, anomaly_map in zip(chosen, scores.tolist(), maps, strict=True):
                 scored[i] = Scored(paths[i], score, anomaly_map, name, margins[i], float(distances[i, column]))
         return [scored[i] for i in range(len(paths))]
@@ -280,8 +336,14 @@ class MoLEFlow:
         saving.restore(self, folder, experts)
 
     @classmethod
-    def load(cls, run_folder: str | Path, device: str | torch.device = "cpu", num_workers: int = 0) -> Self:
-        """Return the model of a run folder (or of a model folder), ready to score pictures.
+    def load(
+        cls,
+        run_folder: str | Path,
+        device: str | torch.device = "cpu",
+        num_workers: int = 0,
+        cache: Path | Literal["memory"] | None = None,
+    ) -> Self:
+        """Return the model of a run folder (or of a model folder), ready to score pictures; see :class:`MoLEFlow`.
 
         Raises:
             UserError: If there is no model, or a file of it is missing or damaged.
@@ -290,6 +352,6 @@ class MoLEFlow:
         folder = folder if (folder / "manifest.json").is_file() else folder / "model"
         settings = dict(ExpertStore(folder).manifest()["settings"])
         settings.pop("backbone_spec")
-        model = cls(settings, num_workers=num_workers, device=device)
+        model = cls(settings, cache, num_workers, device)
         model.restore(folder)
         return model

@@ -65,13 +65,13 @@ def score(given: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from moleflow.files import plain, write_json
+    from moleflow.inference.ensemble import load_model
     from moleflow.inference.predict import Predictor
-    from moleflow.model import MoLEFlow
 
     found = pictures(given.paths)
     if not found:
         raise UserError(f"There is no picture in {', '.join(given.paths)}.")
-    predictor = Predictor(MoLEFlow.load(given.model, given.device))
+    predictor = Predictor(load_model(given.model, given.device))
     rows = []
     print("  ".join(COLUMNS))
     for prediction in tqdm(

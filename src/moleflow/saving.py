@@ -30,7 +30,7 @@ def expert_state(model: "MoLEFlow", name: str) -> dict[str, Tensor]:
 
 def load_expert(model: "MoLEFlow", name: str, note: Mapping[str, Any], tensors: dict[str, Tensor]) -> None:
     """Create an expert from its note and from what :func:`expert_state` returned."""
-    model.add_expert(name, note["categories"])
+    model.add_expert(name, note["categories"], note.get("settings"))
     model.notes[name] = dict(note)
     model.flow.load_expert_state(name, _part(tensors, "flow."))
     if seen := _part(tensors, "seen."):

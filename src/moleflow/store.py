@@ -25,6 +25,7 @@ from moleflow.errors import UserError
 from moleflow.files import read_sealed, replacing, sha256, write_sealed
 
 FORMAT = 1
+_OWN_PARTS = ("transform", "model", "scoring")  # what an expert's own settings may say of the model
 
 
 class ExpertStore:
@@ -160,6 +161,8 @@ def _is_sound(manifest: Mapping[str, Any]) -> bool:
             and isinstance(entry.get("file"), str)
             and isinstance(entry.get("categories"), list)
             and all(isinstance(category, str) for category in entry["categories"])
+            and isinstance(entry.get("settings", {}), dict)
+            and all(isinstance(entry.get("settings", {}).get(part, {}), dict) for part in _OWN_PARTS)
             for entry in experts
         )
     )

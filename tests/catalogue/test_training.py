@@ -16,12 +16,26 @@ NAMES = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_mvtec_tree(tmp_path_factory.mktemp("tree"), ["bottle"], train=2, good=1, defect=1)
+    own = [
+        "screw",
+        "grid",
+        "zipper",
+        "capsule",
+        "macaroni1",
+        "macaroni2",
+        "pcb2",
+        "candle",
+    ]  # have settings of their own
+    return write_mvtec_tree(tmp_path_factory.mktemp("tree"), ["bottle", *own], train=2, good=1, defect=1)
 
 
 def tiny(config: dict[str, Any], tree: Path) -> dict[str, Any]:
     """Return the configuration with what costs time made small, and all else as it is."""
-    config["dataset"] = {"_target_": "moleflow.data.FolderDataModule", "root": str(tree), "categories": None}
+    categories = list(config["per_category"]) or ["bottle"]
+    config["dataset"] = {"_target_": "moleflow.data.FolderDataModule", "root": str(tree), "categories": categories}
+    for own in config["per_category"].values():
+        own |= {"epochs": 1} if "epochs" in own else {}
+        own |= {"transform": {"size": 96}} if "transform" in own else {}
     config["backbone"] |= {
         "name": "resnet18",
         "layers": ["layer2", "layer3"],
@@ -41,6 +55,6 @@ def test_one_step(name: str, tree: Path, tmp_path: Path) -> None:
     config = tiny(once(f"+experiment={name}"), tree)
     metrics = _run(OmegaConf.create(config), config, RunFolder(tmp_path, config))
     assert metrics["status"] == "finished"
-    assert metrics["training"]["steps"] == 1
+    assert metrics["training"]["steps"] == len(metrics["per_category"])
     assert metrics["image_auroc"] is not None
     assert (tmp_path / "metrics.json").is_file()

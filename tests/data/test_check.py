@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 
 from helpers.trees import write_mvtec_tree, write_visa_tree
+from moleflow.data import FolderDataModule, PictureTransform
 from moleflow.data.__main__ import main
 from moleflow.data.check import check
 from moleflow.data.doubts import doubts
-from moleflow.data.layouts import mvtec_samples
 from moleflow.files import sha256
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "realad_mini"
@@ -53,7 +53,7 @@ def test_every_fault_is_listed_at_once(tree: Path, capsys: pytest.CaptureFixture
     ):
         assert expected.replace("{}", str(bottle)) in found, found
     assert main(["check", str(tree)]) == 1
-    assert "5 errors, 3 warnings" in capsys.readouterr().out
+    assert "5 errors, 4 warnings" in capsys.readouterr().out
 
 
 def test_missing_kinds_of_pictures(tree: Path) -> None:
@@ -67,7 +67,9 @@ def test_missing_kinds_of_pictures(tree: Path) -> None:
 
 def test_elongated_pictures(tmp_path: Path) -> None:
     root = write_mvtec_tree(tmp_path / "long", ("bottle",), size=(32, 80))
-    assert "cuts 60% off" in messages(root)
+    found = messages(root)
+    assert "cuts 60% off" in found
+    assert "bottle: of 3 marked defects" in found
 
 
 def test_faults_of_a_visa_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -86,7 +88,7 @@ def test_what_a_run_says_by_itself(tree: Path) -> None:
     bottle = tree / "bottle"
     shutil.copy(bottle / "train/good/001.png", bottle / "test/good/000.png")
     Image.new("L", (40, 32)).save(bottle / "ground_truth/dent/000_mask.png")
-    said = "\n".join(doubts(mvtec_samples(tree, ["bottle"]), sha256))
+    said = "\n".join(doubts(FolderDataModule(tree, PictureTransform(32), ["bottle"]), sha256))
     assert "same content as" in said
     assert "dent/000_mask.png marks nothing" in said
 

@@ -160,7 +160,7 @@ def test_a_blocks_name_on_a_vit_asks_for_numbers() -> None:
 
 def test_picture_that_does_not_divide_into_patches() -> None:
     network = backbone("vit_small_patch14_dinov2", [0], 16)
-    with pytest.raises(UserError, match=r"224 x 230 .*14 x 14 patches.*224 x 224"):
+    with pytest.raises(UserError, match=r"224 x 230 .*14 x 14 patches.*\[224, 224\] and \[224, 238\]"):
         network(picture(224, 230))
     with pytest.raises(UserError, match="patches"):
         network.grid(220, 224)

@@ -51,7 +51,10 @@ def test_a_run_leaves_one_file_a_task(finished: Path, root: Path) -> None:
     assert second["router"]["bottle"]["median"] == pytest.approx(float(margins.quantile(0.5)))
     # And the expert is the one that was saved.
     grids = model.extractor.features(sorted((root / "cable" / "train" / "good").iterdir()))
-    assert second["experts"]["cable"] == json.loads(json.dumps(examine(model.flow, "cable", grids, FlowLoss())))
+    again = json.loads(json.dumps(examine(model.flow, "cable", grids, FlowLoss())))
+    shares, same = (entry.pop("gradient")["shares"] for entry in (again, second["experts"]["cable"]))
+    assert same == pytest.approx(shares, rel=1e-6)  # sums of gradients round by where they lie in memory
+    assert second["experts"]["cable"] == again
 
 
 def test_a_killed_run_has_the_same_files(finished: Path, root: Path, tmp_path: Path) -> None:

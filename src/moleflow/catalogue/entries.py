@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from moleflow.catalogue.records import experiment_rows
 from moleflow.cli import register_resolvers
 from moleflow.errors import UserError
-from moleflow.training.run_folder import CIRCUMSTANCES, flat, is_any_of
+from moleflow.training.run_folder import BEFORE, CIRCUMSTANCES, flat, is_any_of
 
 METRICS = ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap")
 # A run of the same configuration may have another name, lie elsewhere and draw other numbers.
@@ -82,7 +82,7 @@ def composed(conf: Path, overrides: list[str]) -> dict[str, Any]:
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the part of a resolved configuration that decides what is measured, as dotted keys."""
-    return {key: value for key, value in flat(config).items() if not is_any_of(key, _IGNORED)}
+    return {key: value for key, value in (BEFORE | flat(config)).items() if not is_any_of(key, _IGNORED)}
 
 
 def _entry(path: Path) -> Entry:

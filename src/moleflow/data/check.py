@@ -12,11 +12,15 @@ from PIL import Image
 
 from moleflow.data.doubts import shared_pictures
 from moleflow.data.layouts import available_categories, is_visa_release, mvtec_pairs, visa_rows
+from moleflow.data.marks import Marks, lost, marks
 from moleflow.data.read import read_mask, read_picture
 from moleflow.data.sample import GOOD, Sample
+from moleflow.data.transforms import PictureTransform
 from moleflow.errors import UserError, choice
 from moleflow.files import sha256
 
+DEFAULT_VIEW = PictureTransform(224)
+"""What is said of cut defects holds for a run without further settings."""
 Severity = Literal["error", "warning"]
 ELONGATED = 1.5
 """Longer over shorter side from which the default crop loses a third of the picture."""
@@ -43,7 +47,7 @@ class _Seen:
 
     size: tuple[int, int] | None
     mask_size: tuple[int, int] | None
-    mask_empty: bool
+    marks: Marks | None
     faults: tuple[str, ...]
 
 
@@ -108,9 +112,8 @@ def _seen(sample: Sample) -> _Seen:
             return None
 
     picture, mask = opened(read_picture, sample.path), opened(read_mask, sample.mask)
-    empty = mask is not None and not any(mask.getextrema())
     sizes = [None if image is None else image.size for image in (picture, mask)]
-    return _Seen(sizes[0], sizes[1], empty, tuple(faults))
+    return _Seen(sizes[0], sizes[1], None if mask is None else marks(mask, DEFAULT_VIEW), tuple(faults))
 
 
 def _of_category(category: str, samples: Sequence[Sample], seen: Sequence[_Seen]) -> Iterator[Finding]:
@@ -136,18 +139,21 @@ def _of_category(category: str, samples: Sequence[Sample], seen: Sequence[_Seen]
             yield error(f"{sample.path} is to be learned from, yet it has the defect {sample.defect}.")
         if masked and sample.label and not sample.mask:
             yield error(f"{sample.path} has no mask, while other pictures of {category} have one.")
-        if shown.mask_empty:
+        if shown.marks is not None and not shown.marks.pixels:
             yield warning(f"{sample.mask} marks nothing.")
         if shown.size and shown.mask_size and shown.size != shown.mask_size:
             yield error(f"{sample.mask} is {_text(shown.mask_size)} pixels, its picture {_text(shown.size)}.")
         if shown.size and abs(shown.size[0] / shown.size[1] / usual - 1) > 0.1:
             yield warning(f"{sample.path} is {_text(shown.size)}: of another shape than most of {category}.")
     if max(usual, 1 / usual) > ELONGATED:
-        lost = 1 - min(usual, 1 / usual)
+        cut = 1 - min(usual, 1 / usual)
         yield warning(
-            f"{category} has pictures of {usual:.2f}:1; the default transform.mode=crop cuts {lost:.0%} off. "
-            "Consider transform.mode=pad."
+            f"{category} has pictures of {usual:.2f}:1; the default transform.mode=crop cuts {cut:.0%} off. "
+            "Consider view=full."
         )
+    lacking = lost(shown.marks for shown in seen if shown.marks is not None)
+    if lacking.emptied or lacking.pixels:
+        yield warning(lacking.sentence(category, DEFAULT_VIEW))
     readable = [sample for sample, shown in zip(samples, seen, strict=True) if shown.size]
     digests = {sample.path: sha256(sample.path) for sample in readable}
     for learned, tested in shared_pictures(readable, digests.__getitem__):

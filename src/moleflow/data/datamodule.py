@@ -10,10 +10,14 @@ import lightning as L
 from moleflow.data import demo
 from moleflow.data.dataset import PictureLoader, picture_loader
 from moleflow.data.layouts import available_categories, mvtec_samples, visa_samples
+from moleflow.data.marks import Lost, Marks, lost, marks
+from moleflow.data.read import read_mask
 from moleflow.data.sample import Sample, Split
 from moleflow.data.scenario import ORDERS
 from moleflow.data.transforms import PictureTransform
-from moleflow.errors import UserError
+from moleflow.errors import UserError, choice
+
+MASKS = ("seen", "native")
 
 
 class PictureDataModule(L.LightningDataModule):
@@ -29,9 +33,11 @@ class PictureDataModule(L.LightningDataModule):
             category. By default the data set's own order, else every category of the root alphabetically.
         batch_size: Pictures a batch; the last batch may be smaller.
         num_workers: Processes that read pictures; 0 reads in this one.
+        masks: Whether defects are measured as the model sees them (``seen``: masks go through the transform), or pixel
+            by pixel of the files (``native``).
 
     Raises:
-        UserError: If root is None, or categories is empty or names one twice.
+        UserError: If root is None, categories is empty or names one twice, or masks is unknown.
     """
 
     default_order: ClassVar[tuple[str, ...]] = ()
@@ -43,8 +49,10 @@ class PictureDataModule(L.LightningDataModule):
         categories: Sequence[str] | None = None,
         batch_size: int = 32,
         num_workers: int = 0,
+        masks: str = "seen",
     ) -> None:
         super().__init__()
+        self.native_masks = choice("masks", masks, MASKS) == "native"
         if root is None:
             raise UserError("The data set's folder is not set: set dataset.root=/path to the folder of its categories.")
         if isinstance(categories, str):
@@ -53,6 +61,7 @@ class PictureDataModule(L.LightningDataModule):
         self.transform = transform
         self.batch_size = batch_size
         self.num_workers = num_workers
+        self._marks: dict[Sample, Marks] = {}
         self._asked = None if categories is None else tuple(categories)
         if self._asked is not None and (not self._asked or len(set(self._asked)) < len(self._asked)):
             raise UserError(f"dataset.categories={list(self._asked)}: name at least one category, and each only once.")
@@ -87,6 +96,22 @@ class PictureDataModule(L.LightningDataModule):
     def has_masks(self, category: str) -> bool:
         """Whether the category's defects are marked pixel by pixel, so that pixel metrics exist."""
         return any(sample.mask for sample in self.samples("test", category))
+
+    def marks(self, sample: Sample) -> Marks:
+        """Return what the transform leaves of a sample's mask, which is read once; nothing marked, nothing lost.
+
+        Raises:
+            UserError: If the mask cannot be read.
+        """
+        if sample not in self._marks:
+            none = Marks(0, 0, 0)
+            self._marks[sample] = none if sample.mask is None else marks(read_mask(sample.mask), self.transform)
+        return self._marks[sample]
+
+    def lost(self, category: str | None = None) -> Lost:
+        """Return what the transform loses of the marked defects of a category, or of all."""
+        tests = self._of("test") if category is None else self.samples("test", category)
+        return lost(self.marks(sample) for sample in tests)
 
     def loader(self, samples: Sequence[Sample], masks: bool) -> PictureLoader:
         """Return a loader over some samples, in their order.
@@ -154,6 +179,7 @@ class DemoDataModule(PictureDataModule):
         categories: As `PictureDataModule`.
         batch_size: As `PictureDataModule`.
         num_workers: As `PictureDataModule`.
+        masks: As `PictureDataModule`.
         seed: Which pictures are drawn; not the run's seed, so that runs that differ in seed share their data.
         size: Side of a picture in pixels.
         train: Training pictures a category.
@@ -170,13 +196,14 @@ class DemoDataModule(PictureDataModule):
         categories: Sequence[str] | None = None,
         batch_size: int = 32,
         num_workers: int = 0,
+        masks: str = "seen",
         seed: int = 0,
         size: int = 256,
         train: int = 24,
         test_good: int = 8,
         test_defect: int = 12,
     ) -> None:
-        super().__init__(root, transform, categories, batch_size, num_workers)
+        super().__init__(root, transform, categories, batch_size, num_workers, masks)
         self._settings = {
             "seed": seed, "size": size, "train": train, "test_good": test_good, "test_defect": test_defect
         }  # fmt: skip

@@ -4,32 +4,38 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from moleflow.data.read import read_mask
-from moleflow.data.sample import Sample
+from moleflow.data.datamodule import PictureDataModule
+from moleflow.data.sample import Sample, Split
 
 
-def doubts(samples: Sequence[Sample], key: Callable[[Path], str]) -> Iterator[str]:
-    """Yield one sentence for each thing that makes results of these samples doubtful.
+def doubts(data: PictureDataModule, key: Callable[[Path], str]) -> Iterator[str]:
+    """Yield one sentence for each thing that makes results of these pictures doubtful.
 
     The whole examination is ``python -m moleflow.data check ROOT``; this is its cheap part, for every run.
 
     Args:
-        samples: Training and test pictures of the run.
+        data: Training and test pictures of the run.
         key: Names a picture by its content.
 
     Raises:
         UserError: If a picture or a mask cannot be read.
     """
-    for category in dict.fromkeys(sample.category for sample in samples):
-        tests = [sample for sample in samples if (sample.category, sample.split) == (category, "test")]
+    splits: tuple[Split, ...] = ("train", "test")
+    samples = [sample for category in data.categories for split in splits for sample in data.samples(split, category)]
+    for category in data.categories:
+        tests = data.samples("test", category)
         for label, what in ((0, "normal test pictures"), (1, "test pictures with a defect")):
             if not any(sample.label == label for sample in tests):
                 yield f"{category} has no {what}: its AUROC does not exist and is left out of the means."
     for learned, tested in shared_pictures(samples, key):
         yield f"{tested.path} has the same content as {learned.path}: it is tested on and was learned from."
     for sample in samples:
-        if sample.mask and not any(read_mask(sample.mask).getextrema()):
+        if sample.mask and not data.marks(sample).pixels:
             yield f"{sample.mask} marks nothing, though {sample.path} is said to have a defect."
+    for category in data.categories:
+        lost = data.lost(category)
+        if lost.emptied or lost.pixels:
+            yield lost.sentence(category, data.transform)
 
 
 def shared_pictures(samples: Sequence[Sample], key: Callable[[Path], str]) -> Iterator[tuple[Sample, Sample]]:

@@ -52,14 +52,14 @@ class PictureTransform:
 
     def __call__(self, picture: Image.Image) -> Tensor:
         """Return the RGB picture as a float32 tensor (3, H, W), normalised."""
-        resized = picture.convert("RGB").resize(self._resized(picture), Image.Resampling.LANCZOS)
+        resized = picture.convert("RGB").resize(self._resized(picture.size), Image.Resampling.LANCZOS)
         channels = torch.from_numpy(np.array(resized)).permute(2, 0, 1).float().div(255)
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
         return self._placed((channels - mean) / std).contiguous()
 
     def mask(self, mask: Image.Image) -> Tensor:
         """Return the mask as a bool tensor (H, W): true where any non-zero pixel marks a defect."""
-        resized = binary(mask).resize(self._resized(mask), Image.Resampling.NEAREST)
+        resized = binary(mask).resize(self._resized(mask.size), Image.Resampling.NEAREST)
         return self._placed(torch.from_numpy(np.array(resized))).contiguous() > 0
 
     def spec(self) -> dict[str, Any]:
@@ -72,9 +72,37 @@ class PictureTransform:
             "std": list(self.std),
         }
 
-    def _resized(self, picture: Image.Image) -> tuple[int, int]:
-        """(width, height) to which the picture is resized before it is placed."""
-        width, height = picture.size
+    def seen(self, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Return which rows (h,) and columns (w,), bool, of a picture of ``size`` (w, h) the model sees."""
+        rows, columns = (((places >= 0) & (places <= 1)) for places in self._places(size))
+        return rows, columns
+
+    def to_picture(self, anomaly_map: Tensor, size: tuple[int, int]) -> Tensor:
+        """Bring a map of what the model sees back to the pixels of the picture, bilinearly.
+
+        Args:
+            anomaly_map: (H, W) of any resolution.
+            size: (width, height) of the picture.
+
+        Returns:
+            (height, width), -inf where ``crop`` cut the picture off: nothing was looked at, so nothing was found.
+        """
+        on_picture = anomaly_map
+        for axis, places in enumerate(self._places(size)):
+            on_picture = _sampled(on_picture, places, axis)
+        rows, columns = self.seen(size)
+        on_picture[~rows] = -torch.inf
+        on_picture[:, ~columns] = -torch.inf
+        return on_picture
+
+    def _places(self, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Where the pixels' rows (h,) and columns (w,) lie on what the model sees, which reaches from 0 to 1."""
+        width, height = self._resized(size)
+        return _places(size[1], height, self.height), _places(size[0], width, self.width)
+
+    def _resized(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(width, height) to which a picture of ``size`` (width, height) is resized before it is placed."""
+        width, height = size
         if self.mode == "squash":
             return self.width, self.height
         taller = height * self.width >= width * self.height  # than the target, in proportion
@@ -93,3 +121,17 @@ class PictureTransform:
 def _before(have: int, want: int) -> int:
     """Pixels to add before (negative: to cut off), rounded as torchvision's centre crop rounds."""
     return -round((have - want) / 2)
+
+
+def _places(pixels: int, resized: int, side: int) -> Tensor:
+    """Centres (pixels,) float64 of an axis's pixels after it is resized and placed on ``side``, in units of that."""
+    return ((torch.arange(pixels, dtype=torch.float64) + 0.5) * resized / pixels + _before(resized, side)) / side
+
+
+def _sampled(values: Tensor, places: Tensor, axis: int) -> Tensor:
+    """Interpolate values (H, W) along one axis at places in [0, 1]; what lies outside takes the border's value."""
+    count = values.shape[axis]
+    cells = (places * count - 0.5).clamp(0, count - 1)
+    low = cells.long()
+    weight = (cells - low).to(values.dtype).view((-1, 1) if axis == 0 else (1, -1))
+    return torch.lerp(values.index_select(axis, low), values.index_select(axis, (low + 1).clamp(max=count - 1)), weight)

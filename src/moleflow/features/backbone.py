@@ -199,9 +199,12 @@ class _TokenBody(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         (height, width), (down, across) = images.shape[-2:], self.patch
         if height % down or width % across:
+            smaller, larger = (
+                f"[{_multiple(height, down, up)}, {_multiple(width, across, up)}]" for up in (False, True)
+            )
             raise UserError(
                 f"A picture of {height} x {width} pixels does not divide into the {down} x {across} patches of "
-                f"{self.name}. Use multiples, for example {_multiple(height, down)} x {_multiple(width, across)}."
+                f"{self.name}. The nearest sizes are transform.size={smaller} and {larger}."
             )
         # timm leaves out model.num_prefix_tokens here, whatever kinds of extra tokens the network has.
         tokens = self.model.forward_intermediates(
@@ -213,8 +216,9 @@ class _TokenBody(nn.Module):
         return mean.reshape(-1, height // down, width // across, self.dim)
 
 
-def _multiple(length: int, step: int) -> int:
-    return max(step, round(length / step) * step)
+def _multiple(length: int, step: int, up: bool) -> int:
+    """Return the multiple of ``step`` next to ``length``, at least one step."""
+    return max(step, (-(-length // step) if up else length // step) * step)
 
 
 def _digest(model: nn.Module) -> str:

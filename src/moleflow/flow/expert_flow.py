@@ -7,7 +7,7 @@ deleted without touching another one.
 
 import copy
 from collections.abc import Iterable, Iterator
-from typing import cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -61,6 +61,8 @@ class ExpertFlow(PatchModel):
     Raises:
         UserError: If a value is not allowed; the message names it and the remedy.
     """
+
+    own_keys: ClassVar[tuple[str, ...]] = ("adapter", "adapter_start", "adapter_rank", "adapter_shrinkage")
 
     def __init__(
         self,
@@ -124,25 +126,21 @@ class ExpertFlow(PatchModel):
 
     # -- experts ------------------------------------------------------------------------------------------------------
 
-    def add_expert(self, name: str) -> Expert:
-        """Create an expert; the only place where parameters appear after construction.
-
-        Raises:
-            UserError: If an expert of this name is there already.
-        """
-        self.check_new(name)
+    def add_expert(self, name: str, **own: Any) -> Expert:
+        """Create an expert; see :meth:`PatchModel.add_expert`."""
+        self.check_new(name, **own)
         first = not self._names or self.base == "alone"
 
         def draw(part: str) -> torch.Generator:
             return generator(self.seed, "expert", name, part)
 
-        own, mixer = None, None
+        stack, mixer = None, None
         if self.base == "alone":
-            own, mixer = self._new_stack("base", global_affine=False), self._new_mixer()
+            stack, mixer = self._new_stack("base", global_affine=False), self._new_mixer()
         elif self.base == "separate" and not first:
-            own = self._new_stack(f"own/{name}", global_affine=True)
+            stack = self._new_stack(f"own/{name}", global_affine=True)
         updates = nn.ModuleList()
-        if self.lora_rank and own is None:
+        if self.lora_rank and stack is None:
             for i, block in enumerate(self.stack.blocks):
                 subnet = cast(CouplingBlock, block).subnet
                 updates.append(subnet.new_updates(self.lora_rank, self.task_bias, _prefixed(draw, f"block{i}")))
@@ -151,10 +149,9 @@ class ExpertFlow(PatchModel):
             AuxiliaryCoupling(self.dim, width, self.clamp, bool(i % 2), _prefixed(draw, f"auxiliary{i}"))
             for i in range(self.dia_blocks)
         ]
-        adapter = input_adapter(
-            self.adapter, self.dim, first, self.adapter_start, self.adapter_rank, self.adapter_shrinkage, draw
-        )
-        expert = Expert(adapter, updates, auxiliary, own, mixer)
+        kind, start, rank, shrinkage = (own.get(key, getattr(self, key)) for key in ExpertFlow.own_keys)
+        adapter = input_adapter(kind, self.dim, first, start, rank, shrinkage, draw)
+        expert = Expert(adapter, updates, auxiliary, stack, mixer)
         self.keep(name, expert)
         return expert
 

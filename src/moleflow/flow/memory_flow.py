@@ -1,7 +1,7 @@
 """The flow with a small memory of patches beside it: not a likelihood any more, and named for what it is."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +50,8 @@ class MemoryFlow(ExpertFlow):
         UserError: If a value is not allowed.
     """
 
+    own_keys: ClassVar[tuple[str, ...]] = ("adapter_rank", "adapter_shrinkage")
+
     def __init__(self, memory_size: int = 500, memory_weight: float = 1.0, **settings: Any) -> None:
         super().__init__(**settings)
         if memory_size < 1 or memory_weight < 0:
@@ -61,9 +63,9 @@ class MemoryFlow(ExpertFlow):
         self.memory_size = memory_size
         self.memory_weight = memory_weight
 
-    def add_expert(self, name: str) -> Expert:
+    def add_expert(self, name: str, **own: Any) -> Expert:
         """Create an expert with an empty memory; see :meth:`ExpertFlow.add_expert`."""
-        expert = super().add_expert(name)
+        expert = super().add_expert(name, **own)
         expert.memory = MemoryHead()
         return expert
 

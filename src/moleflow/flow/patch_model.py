@@ -2,12 +2,12 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from typing import Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
-from moleflow.errors import UserError, nearest
+from moleflow.errors import UserError, choice, nearest
 
 
 class PatchModel(nn.Module, ABC):
@@ -16,6 +16,9 @@ class PatchModel(nn.Module, ABC):
     A life: :meth:`add_expert`, :meth:`start_from`, :meth:`fit` with the expert's training patches, gradient steps on
     :meth:`learning_parameters` if there are any, then :meth:`patch_scores`.
     """
+
+    own_keys: ClassVar[tuple[str, ...]] = ()
+    """Settings of the model that an expert may have of its own; see :meth:`add_expert`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,11 +41,15 @@ class PatchModel(nn.Module, ABC):
         return None
 
     @abstractmethod
-    def add_expert(self, name: str) -> nn.Module:
+    def add_expert(self, name: str, **own: Any) -> nn.Module:
         """Create an expert; the only place where parameters appear after construction.
 
+        Args:
+            name: Its name.
+            own: Settings of its own instead of the model's, some of :attr:`own_keys`.
+
         Raises:
-            UserError: If an expert of this name is there already.
+            UserError: If an expert of this name is there already, or a setting cannot be its own.
         """
 
     @abstractmethod
@@ -112,12 +119,14 @@ class PatchModel(nn.Module, ABC):
             raise UserError(f"There is no expert named {name!r} (known: {known}).{nearest(name, self._names)}")
         return self.experts[self._names.index(name)]
 
-    def check_new(self, name: str) -> None:
-        """Make sure that a name is free.
+    def check_new(self, name: str, **own: Any) -> None:
+        """Make sure that a name is free, and that an expert can have these settings of its own.
 
         Raises:
             UserError: If it is not.
         """
+        for key in own:
+            choice(f"a setting of expert {name!r}", key, self.own_keys)
         if name in self._names:
             raise UserError(f"An expert named {name!r} is there already. Choose another name or remove it first.")
 

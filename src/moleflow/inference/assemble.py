@@ -75,7 +75,8 @@ def _first_first(reference: dict[str, Any], taken: dict[str, tuple[ExpertStore, 
     """
     starters = [name for name, (store, _) in taken.items() if store.manifest()["experts"][0]["name"] == name]
     model = reference["settings"]["model"]
-    special = model.get("adapter") == "soft_norm" or model.get("base") == "separate"
+    adapters = {store_entry[1].get("settings", {}).get("model", {}).get("adapter") for store_entry in taken.values()}
+    special = "soft_norm" in {model.get("adapter"), *adapters} or model.get("base") == "separate"
     if special and len(starters) != 1:
         raise UserError(
             f"With model.adapter=soft_norm or model.base=separate exactly one run's first expert is "

@@ -31,12 +31,12 @@ class DeployedExpert(nn.Module):
 
     def __init__(self, model: MoLEFlow, expert: str) -> None:
         super().__init__()
-        transform, backbone = cast(PictureTransform, model.extractor.transform), model.extractor.backbone
+        transform, backbone = cast(PictureTransform, model.extractor_of(expert).transform), model.extractor.backbone
         self.shape = (transform.height, transform.width)
         self.body = backbone.body
         self.flow = model.flow.merged(expert)
         self.expert = expert
-        self.scoring: Scoring = model.scoring
+        self.scoring: Scoring = model.scoring_of(expert)
         grid = backbone.grid(*self.shape)
         height, width = self.scoring.map_shape
         for name, value in (("mean", transform.mean), ("std", transform.std)):
@@ -84,12 +84,12 @@ def export(model: MoLEFlow, category: str, path: Path) -> Path:
         import onnxscript  # noqa: F401 — what the exporter needs
     except ImportError as error:
         raise UserError(f"{error.name} is not installed. Run: pip install 'moleflow[export]'") from error
-    scoring = model.scoring
-    if scoring.standardise or scoring.pool > 1 or scoring.centre or scoring.map_centre:
-        raise UserError("A model with scoring.standardise, pool, centre or map_centre cannot be exported.")
     if type(model.flow) is not ExpertFlow:
         raise UserError("Only a flow can be exported (model=moleflow or whitened), no memory and no rival.")
     expert = category if category in model.flow.names else model.expert_of(category)
+    scoring = model.scoring_of(expert)
+    if scoring.standardise or scoring.pool > 1 or scoring.centre or scoring.map_centre:
+        raise UserError("A model with scoring.standardise, pool, centre or map_centre cannot be exported.")
     deployed = DeployedExpert(model, expert).eval()
     example = torch.rand(2, 3, *deployed.shape)
     with torch.no_grad():

@@ -74,8 +74,9 @@ class CategoryMetrics(Metric):
             if len(masks) != len(labels):
                 raise ValueError("Some processes have masks of the category and others have none.")
             ranking = rank(maps, masks)  # one sort serves all three
-            metrics["pixel_auroc"] = ranking.auroc()
-            metrics["pixel_ap"] = ranking.average_precision()
+            standing = ranking.standing()
+            metrics["pixel_auroc"] = standing.auroc()
+            metrics["pixel_ap"] = standing.average_precision()
             metrics["pro"] = per_region_overlap(maps, masks, ranking=ranking)
         return metrics
 

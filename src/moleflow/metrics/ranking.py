@@ -14,6 +14,44 @@ from torch import Tensor
 _EXACT_DTYPES = (torch.float32, torch.float64)
 
 
+class Standing(NamedTuple):
+    """How the defect samples stand among the normal ones: everything that the metrics depend on."""
+
+    scores: Tensor
+    """(P,) scores of the defect samples, sorted upwards."""
+    below: Tensor
+    """(P,) int64: how many normal samples score less than each."""
+    up_to: Tensor
+    """(P,) int64: how many score less or the same."""
+    normal: int
+    """How many normal samples there are."""
+
+    def auroc(self) -> float:
+        """Return the probability that a defect outranks a normal sample, ties counted half; nan if a class is empty.
+
+        Reference: Hanley and McNeil, "The meaning and use of the area under a ROC curve", Radiology 1982.
+        """
+        if not self.both_classes():
+            return float("nan")
+        wins = self.below.sum(dtype=torch.float64) + self.up_to.sum(dtype=torch.float64)
+        return float(wins / 2 / (len(self.scores) * self.normal))
+
+    def average_precision(self) -> float:
+        """Return the step-wise sum of precision over the steps of recall; nan if a class is empty.
+
+        Every defect sample adds the precision at the threshold that equals its own score, so tied samples share a step.
+        """
+        if not self.both_classes():
+            return float("nan")
+        false = self.normal - self.below
+        true = len(self.scores) - torch.searchsorted(self.scores, self.scores)
+        return float((true.double() / (true + false)).mean())
+
+    def both_classes(self) -> bool:
+        """Return whether there is a defect sample and a normal one."""
+        return len(self.scores) > 0 and self.normal > 0
+
+
 class Ranking(NamedTuple):
     """The scores of both classes, each sorted upwards, on the device of the scores."""
 
@@ -22,30 +60,9 @@ class Ranking(NamedTuple):
     negatives: Tensor
     """(N,) sorted scores of the normal samples."""
 
-    def auroc(self) -> float:
-        """Return the probability that a defect outranks a normal sample, ties counted half; nan if a class is empty.
-
-        Reference: Hanley and McNeil, "The meaning and use of the area under a ROC curve", Radiology 1982.
-        """
-        if not self._both_classes():
-            return float("nan")
-        below, up_to = lookup(self.negatives, self.positives)
-        wins = below.sum(dtype=torch.float64) + up_to.sum(dtype=torch.float64)
-        return float(wins / 2 / (len(self.positives) * len(self.negatives)))
-
-    def average_precision(self) -> float:
-        """Return the step-wise sum of precision over the steps of recall; nan if a class is empty.
-
-        Every defect sample adds the precision at the threshold that equals its own score, so tied samples share a step.
-        """
-        if not self._both_classes():
-            return float("nan")
-        false = len(self.negatives) - torch.searchsorted(self.negatives, self.positives)
-        true = len(self.positives) - torch.searchsorted(self.positives, self.positives)
-        return float((true.double() / (true + false)).mean())
-
-    def _both_classes(self) -> bool:
-        return len(self.positives) > 0 and len(self.negatives) > 0
+    def standing(self) -> Standing:
+        """Return how the defect samples stand among the normal ones."""
+        return Standing(self.positives, *lookup(self.negatives, self.positives), len(self.negatives))
 
 
 def rank(scores: Tensor, labels: Tensor) -> Ranking:
@@ -64,10 +81,7 @@ def rank(scores: Tensor, labels: Tensor) -> Ranking:
         )
     values = flat(scores)
     is_defect = labels.detach().flatten().bool()
-    classes = (_sorted(select(values, is_defect)), _sorted(select(values, ~is_defect)))
-    if any(len(part) and bool(part[-1].isnan()) for part in classes):  # a sort puts NaN last
-        raise ValueError("A score is NaN, so it has no rank. Find out where it comes from; it is not replaced.")
-    return Ranking(*classes)
+    return Ranking(ordered(select(values, is_defect)), ordered(select(values, ~is_defect)))
 
 
 def lookup(sorted_scores: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
@@ -103,7 +117,7 @@ def auroc(scores: Tensor, labels: Tensor) -> float:
     Raises:
         ValueError: If the shapes differ or a score is NaN.
     """
-    return rank(scores, labels).auroc()
+    return rank(scores, labels).standing().auroc()
 
 
 def average_precision(scores: Tensor, labels: Tensor) -> float:
@@ -119,11 +133,16 @@ def average_precision(scores: Tensor, labels: Tensor) -> float:
     Raises:
         ValueError: If the shapes differ or a score is NaN.
     """
-    return rank(scores, labels).average_precision()
+    return rank(scores, labels).standing().average_precision()
 
 
-def _sorted(values: Tensor) -> Tensor:
-    """Return ``values`` (N,) sorted upwards; on the CPU by numpy's vectorised sort, 10 times faster than torch's."""
-    if values.device.type == "cpu":
-        return torch.from_numpy(np.sort(values.numpy()))
-    return values.sort().values
+def ordered(values: Tensor) -> Tensor:
+    """Return ``values`` (N,) sorted upwards; on the CPU by numpy's vectorised sort, 10 times faster than torch's.
+
+    Raises:
+        ValueError: If a score is NaN, which has no rank.
+    """
+    in_order = torch.from_numpy(np.sort(values.numpy())) if values.device.type == "cpu" else values.sort().values
+    if len(in_order) and bool(in_order[-1].isnan()):  # a sort puts NaN last
+        raise ValueError("A score is NaN, so it has no rank. Find out where it comes from; it is not replaced.")
+    return in_order

@@ -9,7 +9,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from moleflow.metrics.ranking import Ranking, flat, lookup, rank, select
+from moleflow.metrics.ranking import Ranking, Standing, flat, rank, select
 
 _EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=bool)  # as in MVTec's own evaluation
 
@@ -34,30 +34,41 @@ def per_region_overlap(maps: Tensor, masks: Tensor, limit: float = 0.3, ranking:
     Raises:
         ValueError: If the shapes differ, a score is NaN or the limit lies outside (0, 1].
     """
+    ranking = rank(maps, masks) if ranking is None else ranking
+    weights = [region_weights(mask) for mask in masks]
+    shares = torch.cat([shares for shares, _ in weights]) / sum(regions for _, regions in weights)
+    order = select(flat(maps), masks.flatten().bool()).argsort()
+    return overlap_area(ranking.standing(), shares.to(order.device)[order], limit)
+
+
+def overlap_area(standing: Standing, weights: Tensor, limit: float = 0.3) -> float:
+    """Return what :func:`per_region_overlap` does.
+
+    Args:
+        standing: How the defect pixels stand among the normal ones.
+        weights: (P,) float64: by how much each defect pixel, in the order of its score, lifts the curve; they sum to 1.
+        limit: False-positive rate in (0, 1] up to which the curve is integrated.
+
+    Raises:
+        ValueError: If the limit lies outside (0, 1].
+    """
     if not 0 < limit <= 1:
         raise ValueError(f"limit={limit} must lie in (0, 1].")
-    if ranking is None:
-        ranking = rank(maps, masks)
-    count = len(ranking.negatives)
-    if not count or not len(ranking.positives):
+    if not standing.both_classes():
         return float("nan")
-    scores, weights = select(flat(maps), masks.flatten().bool()), _pixel_weights(masks).to(maps.device)
-    order = scores.argsort()  # neighbouring look-ups then touch neighbouring memory
-    below, up_to = lookup(ranking.negatives, scores[order])
-    start, end = (1 - up_to.double() / count).clamp(max=limit), 1 - below.double() / count
+    start = (1 - standing.up_to.double() / standing.normal).clamp(max=limit)
+    end = 1 - standing.below.double() / standing.normal
     reached = end.clamp(max=limit)
     # From `start` to `end` the pixel's overlap rises along a line from 0 to 1; from there on it is 1.
     ramp = torch.where(end > start, (reached - start).square() / (2 * (end - start)), 0.0)
-    return float((weights[order] * (limit - reached + ramp)).sum() / limit)
+    return float((weights * (limit - reached + ramp)).sum() / limit)
 
 
-def _pixel_weights(masks: Tensor) -> Tensor:
-    """Return the weights (P,) float64 of all defect pixels of masks (N, H, W), in row-major order; they sum to one."""
-    weights = []
-    regions = 0
-    for mask in masks.bool().cpu().numpy():
-        labels, found = ndimage.label(mask, structure=_EIGHT_NEIGHBOURS)
-        region_of_pixel = labels[mask]
-        weights.append(1 / np.bincount(region_of_pixel)[region_of_pixel])
-        regions += found
-    return torch.from_numpy(np.concatenate(weights) / regions)
+def region_weights(mask: Tensor) -> tuple[Tensor, int]:
+    """Return one over the size of its region for each defect pixel of a mask (H, W), row-major, and how many regions.
+
+    The weights are (P,) float64 and sum to the number of regions.
+    """
+    labels, regions = ndimage.label(mask.bool().cpu().numpy(), structure=_EIGHT_NEIGHBOURS)
+    region_of_pixel = labels[labels > 0]
+    return torch.from_numpy(1 / np.bincount(region_of_pixel)[region_of_pixel]), int(regions)

@@ -36,7 +36,7 @@ def doubts(run: Run) -> list[tuple[str, str]]:
             found.append(
                 ("skipped steps", f"task {i + 1}: {count} optimizer steps were left out, their loss was not finite.")
             )
-    epochs = mapping(run.metrics.get("training")).get("epochs")
+    epochs = None if "ensemble" in run.config else mapping(run.metrics.get("training")).get("epochs")
     if isinstance(epochs, list) and isinstance(tasks, list) and len(epochs) < len(tasks):
         found.append(("skipped task", f"{len(tasks) - len(epochs)} of {len(tasks)} tasks have no training on record."))
     for i, history in enumerate(epochs if isinstance(epochs, list) else []):
@@ -47,6 +47,11 @@ def doubts(run: Run) -> list[tuple[str, str]]:
     missing = [c for c, values in run.per_category.items() if number(values, "image_auroc") is None]
     if missing:
         found.append(("no metric", f"no image AUROC for {', '.join(missing)}: the test set lacks one class."))
+    emptied = number(run.metrics, "masks", "emptied")
+    if emptied:
+        marked = number(run.metrics, "masks", "masks") or 0
+        cut = f"{emptied:.0f} of {marked:.0f} marked defects lie where nothing is looked at"
+        found.append(("unseen defects", f"{cut}, or are too small for the size; see view=full."))
     status = run.metrics.get("status")
     if status != "finished":
         found.append(("status", f"metrics.json says {status!r}, not finished."))

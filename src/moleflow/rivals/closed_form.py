@@ -55,9 +55,9 @@ class ClosedForm(PatchModel):
             features: All its training patches (N, H, W, D).
         """
 
-    def add_expert(self, name: str) -> nn.Module:
+    def add_expert(self, name: str, **own: Any) -> nn.Module:
         """Create an expert without facts; see :meth:`PatchModel.add_expert`."""
-        self.check_new(name)
+        self.check_new(name, **own)
         expert = Facts(*self._facts)
         self.keep(name, expert)
         return expert

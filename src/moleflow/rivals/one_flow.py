@@ -1,7 +1,7 @@
 """One flow for all categories: what learning in turn does to a model without experts."""
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -22,6 +22,8 @@ class OneFlow(ExpertFlow):
         UserError: If a value is not allowed.
     """
 
+    own_keys: ClassVar[tuple[str, ...]] = ()
+
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         if self.base != "frozen" or self.expert_start != "fresh":
@@ -39,11 +41,11 @@ class OneFlow(ExpertFlow):
         """The setting by which later tasks need those before them; see :attr:`PatchModel.needs_earlier`."""
         return "one flow for all (continual=finetune, ewc, replay)"
 
-    def add_expert(self, name: str) -> Expert:
-        """Give the one density another name; see :meth:`ExpertFlow.add_expert`."""
+    def add_expert(self, name: str, **own: Any) -> Expert:
+        """Give the one density another name; see :meth:`PatchModel.add_expert`."""
         if not self._names:
-            return super().add_expert(name)
-        self.check_new(name)
+            return super().add_expert(name, **own)
+        self.check_new(name, **own)
         self.keep(name, self.experts[0])
         return self.expert(name)
 

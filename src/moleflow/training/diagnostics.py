@@ -57,8 +57,8 @@ class Diagnostics(RunCallback):
             if set(note["categories"]) <= set(report.task.categories):
                 samples = [s for c in note["categories"] for s in run.learned_and_held_out(c)[0]]
                 step = -(-len(samples) // self.pictures)  # spread over the expert's categories
-                grids = run.model.extractor.features([s.path for s in samples[::step]]).to(run.model.device)
-                experts[name] = examine(run.model.flow, name, grids, run.settings.loss)
+                grids = run.model.extractor_of(name).features([s.path for s in samples[::step]]).to(run.model.device)
+                experts[name] = examine(run.model.flow, name, grids, run.settings.loss_of(note["categories"]))
         content = {"task": report.task.name, "experts": experts, "router": routes(run, list(report.routed))}
         write_json(run.folder / "diagnostics" / f"task{report.task.index}.json", content)
         for logger in run.loggers:

@@ -3,12 +3,14 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from moleflow.data import PictureDataModule, Sample, read_mask
-from moleflow.metrics import CategoryMetrics
+from moleflow.data import PictureDataModule, PictureTransform, Sample, read_mask
+from moleflow.data.read import picture_size
+from moleflow.metrics import CategoryMetrics, pixel_metrics
 from moleflow.model import MoLEFlow
 
 
@@ -20,7 +22,7 @@ class CategoryResult:
         samples: The test pictures, N of them.
         routes: Name of the expert that scored each.
         scores: Image scores (N,).
-        patch_scores: (N, h, w).
+        patch_scores: What the model's ``patches_of`` gave for each.
         metrics: Metrics by name; without masks no pixel metrics, nan where only one class is present.
         routing_accuracy: Share of pictures that went to the category's own expert.
     """
@@ -28,7 +30,7 @@ class CategoryResult:
     samples: tuple[Sample, ...]
     routes: tuple[str, ...]
     scores: Tensor
-    patch_scores: Tensor
+    patch_scores: tuple[Tensor, ...]
     metrics: dict[str, float]
     routing_accuracy: float
 
@@ -95,7 +97,7 @@ class Evaluator:
             samples = tuple(self.data.samples("test", category))
             grids = self.model.extractor.features([sample.path for sample in samples])
             masks = None
-            if self.data.has_masks(category):
+            if self.data.has_masks(category) and not self.data.native_masks:
                 masks = torch.stack([self._mask(sample) for sample in samples])
             self._sets[category] = _TestSet(samples, self.model.image_features(grids), masks)
         return self._sets[category]
@@ -103,7 +105,8 @@ class Evaluator:
     def _mask(self, sample: Sample) -> Tensor:
         if sample.mask is None:
             return torch.zeros(self.model.scoring.map_shape, dtype=torch.bool)
-        return self.data.transform.mask(read_mask(sample.mask))
+        seen = PictureTransform(self.model.scoring.map_shape, self.data.transform.mode)
+        return seen.mask(read_mask(sample.mask))
 
     def _result(self, category: str, routes: tuple[str, ...]) -> CategoryResult:
         test_set = self._set(category)
@@ -112,22 +115,39 @@ class Evaluator:
             metrics = CategoryMetrics(sync_on_compute=False)  # one process evaluates, each picture once
             scores = self.model.image_scores(patches, routes)
             labels = torch.tensor([sample.label for sample in test_set.samples])
-            maps = None if test_set.masks is None else self.model.scoring.anomaly_maps(patches)
+            maps = None if test_set.masks is None else self.model.anomaly_maps(patches, routes)
             metrics.update(maps, test_set.masks, scores, labels)
+            values = metrics.compute()
+            if self.data.native_masks and self.data.has_masks(category):
+                values |= self._native_pixels(test_set.samples, patches, routes)
             own = self.model.expert_of(category)
             accuracy = sum(route == own for route in routes) / len(routes)
             test_set.results = {
-                routes: CategoryResult(test_set.samples, routes, scores, patches, metrics.compute(), accuracy),
+                routes: CategoryResult(test_set.samples, routes, scores, patches, values, accuracy),
                 **{kept: result for kept, result in test_set.results.items() if len(set(kept)) == 1},
             }
         return test_set.results[routes]
 
-    def _patch_scores(self, test_set: _TestSet, routes: tuple[str, ...]) -> Tensor:
+    def _native_pixels(
+        self, samples: Sequence[Sample], patches: Sequence[Tensor], routes: Sequence[str]
+    ) -> dict[str, float]:
+        """Measure maps on the pixels of the files, one picture at a time."""
+
+        def map_of(i: int) -> Tensor:
+            seen = self.model.anomaly_maps([patches[i]], [routes[i]])[0]
+            return self.data.transform.to_picture(seen, picture_size(samples[i].path))
+
+        def mask_of(i: int) -> Tensor | None:
+            path = samples[i].mask
+            return None if path is None else torch.from_numpy(np.array(read_mask(path))) > 0
+
+        return pixel_metrics(len(samples), map_of, mask_of)
+
+    def _patch_scores(self, test_set: _TestSet, routes: tuple[str, ...]) -> tuple[Tensor, ...]:
         for expert in dict.fromkeys(routes):
             known = test_set.patch_scores.setdefault(expert, {})
             missing = [i for i, route in enumerate(routes) if route == expert and i not in known]
             if missing:
                 paths = [test_set.samples[i].path for i in missing]
-                grids = self.model.extractor.features(paths)
-                known.update(zip(missing, self.model.patch_scores(grids, expert, paths), strict=True))
-        return torch.stack([test_set.patch_scores[route][i] for i, route in enumerate(routes)])
+                known.update(zip(missing, self.model.patches_of(paths, expert), strict=True))
+        return tuple(test_set.patch_scores[route][i] for i, route in enumerate(routes))

@@ -30,6 +30,11 @@ def write_kept(folder: Path, task: int, tensors: Mapping[str, Tensor]) -> str | 
     return name
 
 
+def count(tensors: Mapping[str, Tensor]) -> int:
+    """Return how many numbers tensors hold."""
+    return sum(tensor.numel() for tensor in tensors.values())
+
+
 def read_kept(folder: Path, name: str | None) -> dict[str, Tensor]:
     """Return what was written under a name.
 

@@ -1,7 +1,7 @@
 """The training shell of one task: what a step, an optimizer and a log line are."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import lightning as L
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from moleflow.errors import UserError
 from moleflow.flow import ExpertFlow
-from moleflow.losses import patch_nll
+from moleflow.losses import FlowLoss, patch_nll
 from moleflow.training.batches import FeatureBatch, FeatureBatches
 from moleflow.training.held_out import held_out_nll, warn_of_overfit
 from moleflow.training.schedule import learning_rate_factor
@@ -29,6 +29,7 @@ class ExpertTraining(L.LightningModule):
         held_out: Patch features (N, H, W, D) by expert of pictures that are not learned, to be measured each epoch.
         pictures: Names of the training pictures by expert, for messages.
         settings: How the task is trained.
+        losses: The loss of each expert.
         title: How messages call the task.
         task: Index of the task.
         steps_before: Optimizer steps of all earlier tasks, so that logged steps never go back.
@@ -42,6 +43,7 @@ class ExpertTraining(L.LightningModule):
         held_out: dict[str, Tensor],
         pictures: dict[str, list[str]],
         settings: TaskSettings,
+        losses: Mapping[str, FlowLoss],
         title: str,
         task: int,
         steps_before: int,
@@ -52,6 +54,7 @@ class ExpertTraining(L.LightningModule):
         self.held_out = held_out
         self.pictures = pictures
         self.settings = settings
+        self.losses = losses
         self.title = title
         self.task = task
         self.steps_before = steps_before
@@ -99,7 +102,7 @@ class ExpertTraining(L.LightningModule):
             UserError: If the loss is not finite and ``on_nonfinite`` is ``error``.
         """
         z, logdet = self.flow(batch.features, batch.expert)
-        parts = self.settings.loss(patch_nll(z, logdet), logdet)
+        parts = self.losses[batch.expert](patch_nll(z, logdet), logdet)
         self._current = (batch, batch_idx)
         if not bool(parts.total.isfinite()):
             self._skip_or_raise("loss", parts.total)

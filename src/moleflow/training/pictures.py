@@ -80,7 +80,7 @@ def examples(run: "TaskSequence", category: str, result: CategoryResult, each: i
     """Return picture, ground truth, anomaly map and contour of a category's telling pictures, on one scale."""
     labels = torch.tensor([sample.label for sample in result.samples])
     shown = chosen(result.scores, labels, each)
-    maps = run.model.scoring.anomaly_maps(result.patch_scores[[i for _, i in shown]])
+    maps = run.model.anomaly_maps([result.patch_scores[i] for _, i in shown], [result.routes[i] for _, i in shown])
     low, high = float(maps.flatten().quantile(0.02)) if maps.numel() < 2**24 else float(maps.min()), float(maps.max())
     made, axes = figure(1.9 * 4, 2.05 * len(shown), 4, len(shown))
     for row, ((reason, i), anomaly_map) in enumerate(zip(shown, maps, strict=True)):

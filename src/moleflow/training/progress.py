@@ -19,6 +19,7 @@ class Progress:
         skipped_steps: Optimizer steps left out by ``on_nonfinite=skip``, by task.
         histories: Each task's epochs.
         kept: File in ``state`` of what the strategy keeps; see :mod:`moleflow.training.kept`.
+        kept_numbers: How many numbers that is.
     """
 
     tasks_done: int = 0
@@ -30,6 +31,7 @@ class Progress:
     skipped_steps: list[int] = field(default_factory=list)
     histories: list[list[dict[str, float]]] = field(default_factory=list)
     kept: str | None = None
+    kept_numbers: int = 0
 
     def write(self, path: Path) -> None:
         """Write everything to a JSON file."""

@@ -6,27 +6,46 @@ import resource
 import sys
 import time
 from collections import Counter
+from contextlib import AbstractContextManager
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from hydra.core.hydra_config import HydraConfig
 
 from moleflow import __version__
+from moleflow.data import PictureDataModule, Sample, Task
 from moleflow.files import plain, replacing, write_json
 from moleflow.metrics import mean_over_categories
-from moleflow.training.evaluation import CategoryResult
+from moleflow.model import MoLEFlow
+from moleflow.training.evaluation import CategoryResult, Evaluator
+from moleflow.training.progress import Progress
 from moleflow.training.tables import aligned
-
-if TYPE_CHECKING:
-    from moleflow.training.sequence import TaskSequence
 
 METRICS = ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "pro")
 PACKAGES = ("torch", "lightning", "hydra-core", "timm", "numpy", "pillow", "torchmetrics")
 
 
-def write_results(run: "TaskSequence", routed: dict[str, CategoryResult], started: float) -> dict[str, Any]:
+class MeasuredRun(Protocol):
+    """What results are written of: a :class:`~moleflow.training.sequence.TaskSequence`, or an ensemble of such."""
+
+    folder: Path
+    model: MoLEFlow
+    data: PictureDataModule
+    evaluator: Evaluator
+    progress: Progress
+    tasks: list[Task]
+    loggers: list[Any]
+
+    @property
+    def categories(self) -> list[str]: ...
+    def clock(self, what: str) -> AbstractContextManager[None]: ...
+    def complete(self, metrics: dict[str, Any]) -> None: ...
+    def learned_and_held_out(self, category: str) -> tuple[list[Sample], list[Sample]]: ...
+
+
+def write_results(run: MeasuredRun, routed: dict[str, CategoryResult], started: float) -> dict[str, Any]:
     """Write ``scores.csv`` and, last, ``metrics.json``; return the content of the latter.
 
     Args:
@@ -40,8 +59,7 @@ def write_results(run: "TaskSequence", routed: dict[str, CategoryResult], starte
     metrics["overrides"] = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
     metrics["finished"] = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     metrics["started"] = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(started))
-    for callback in run.run_callbacks:
-        callback.on_run_complete(run, metrics)
+    run.complete(metrics)
     write_scores(run.folder / "scores.csv", run.data.root, routed)
     summary = {name: metrics[name] for name in (*METRICS, "routing_accuracy") if metrics[name] is not None}
     for logger in run.loggers:
@@ -50,15 +68,12 @@ def write_results(run: "TaskSequence", routed: dict[str, CategoryResult], starte
     return dict(plain(metrics))
 
 
-def collect(
-    run: "TaskSequence", routed: dict[str, CategoryResult], oracle: dict[str, CategoryResult]
-) -> dict[str, Any]:
+def collect(run: MeasuredRun, routed: dict[str, CategoryResult], oracle: dict[str, CategoryResult]) -> dict[str, Any]:
     """Return the content of ``metrics.json``, all but the dates; None where a metric does not exist."""
     means = mean_over_categories({category: result.metrics for category, result in routed.items()})
     pictures = sum(len(result.samples) for result in routed.values())
     right = sum(result.routing_accuracy * len(result.samples) for result in routed.values())
     matrix = run.progress.matrix
-    flow = run.model.flow
     return {
         "status": "finished",
         **{name: means.get(name) for name in METRICS},
@@ -75,20 +90,17 @@ def collect(
                 "train_pictures": len(run.learned_and_held_out(category)[0]),
                 "test_pictures": len(result.samples),
                 "test_defects": sum(sample.label for sample in result.samples),
+                "masks": run.data.lost(category)._asdict(),
             }
             for category, result in routed.items()
         },
+        "masks": {"measured": "native" if run.data.native_masks else "seen", **run.data.lost()._asdict()},
         "task_matrix": {"tasks": [list(task.categories) for task in run.tasks], **matrix.to_dict()},
         "routing": {
-            "experts": list(flow.names),
+            "experts": list(run.model.flow.names),
             "counts": {category: dict(Counter(result.routes)) for category, result in routed.items()},
         },
-        "parameters": {
-            "base": flow.numbers(),
-            "experts": {name: flow.numbers(name) for name in flow.names},
-            "kept": sum(value.numel() for value in run.settings.strategy.state().values()),
-            "backbone": sum(p.numel() for p in run.model.extractor.backbone.parameters()),
-        },
+        "parameters": {**run.model.parameter_counts(), "kept": run.progress.kept_numbers},
         "training": {
             "steps": run.progress.step,
             "skipped_steps": run.progress.skipped_steps,

@@ -4,7 +4,7 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ from moleflow.files import read_json
 from moleflow.interrupt import Interrupted, interruptible
 from moleflow.memory import keep_freed_memory
 from moleflow.model import PART_NAMES, MoLEFlow
+from moleflow.own_settings import merged, per_category
 from moleflow.parts import build_part
 from moleflow.training.loggers import WandbReport, finish_loggers
 from moleflow.training.parallel import check_independent, learn_alone, learn_in_jobs
@@ -125,7 +126,9 @@ def build_sequence(config: DictConfig, settings: dict[str, Any], folder: Path) -
         num_workers=settings["features"]["num_workers"],
         device=device_of(settings["trainer"]),
     )
-    task_settings = build_task_settings(config, settings)
+    task_settings = build_task_settings(config, settings, data.categories)
+    for own in task_settings.per_category.values():
+        model.parts.check(own)
     callbacks = [_instantiate(f"callbacks.{name}", callback) for name, callback in config.callbacks.items()]
     return TaskSequence(
         model=model,
@@ -158,7 +161,7 @@ def build_data(settings: Mapping[str, Any]) -> PictureDataModule:
         UserError: If the data set is not as its layout says.
     """
     transform = build_part("transform", settings["transform"])
-    data = _instantiate("dataset", settings["dataset"], transform=transform)
+    data = _instantiate("dataset", settings["dataset"], transform=transform, masks=settings["masks"])
     data.prepare_data()
     data.setup()
     return cast(PictureDataModule, data)
@@ -193,15 +196,23 @@ def device_of(trainer: Mapping[str, Any]) -> torch.device:
     return torch.device("cuda", process_rank())
 
 
-def build_task_settings(config: DictConfig, settings: Mapping[str, Any]) -> TaskSettings:
+def build_task_settings(config: DictConfig, settings: Mapping[str, Any], categories: Sequence[str]) -> TaskSettings:
     """Return how each task is trained.
+
+    Args:
+        config: The configuration, for what Hydra instantiates.
+        settings: The same, resolved.
+        categories: The categories of the run.
 
     Raises:
         UserError: If a value is not allowed.
     """
-    for key in ("epochs", "batch_size"):
-        if not isinstance(settings[key], int) or settings[key] < 1:
-            raise UserError(f"{key}={settings[key]} must be a whole number of at least 1.")
+    given = per_category(settings, categories)
+    whole = {key: settings[key] for key in ("epochs", "batch_size")}
+    whole |= {f"per_category.{category}.epochs": own["epochs"] for category, own in given.items() if "epochs" in own}
+    for key, value in whole.items():
+        if not isinstance(value, int) or value < 1:
+            raise UserError(f"{key}={value} must be a whole number of at least 1.")
     optimizer = settings["optimizer"]
     if not float(optimizer["lr"]) > 0:
         raise UserError(f"optimizer.lr={optimizer['lr']} must be greater than 0.")
@@ -214,18 +225,23 @@ def build_task_settings(config: DictConfig, settings: Mapping[str, Any]) -> Task
         lr=float(optimizer["lr"]),
         final_lr_ratio=float(optimizer["final_lr_ratio"]),
         on_nonfinite=choice("optimizer.on_nonfinite", optimizer["on_nonfinite"], ("error", "skip")),
-        lora_delay=_lora_delay(settings),
+        lora_delay=_lora_delay(settings, min(value for key, value in whole.items() if key != "batch_size")),
         held_out=settings["held_out"],
         seed=settings["seed"],
+        per_category=given,
+        losses={
+            category: build_part(f"per_category.{category}.loss", merged(settings["loss"], own, "loss"))
+            for category, own in given.items()
+        },
         strategy=_instantiate("continual", config.continual),
     )
 
 
-def _lora_delay(settings: Mapping[str, Any]) -> int:
-    """Return how long LoRA waits, if that says something of this model."""
+def _lora_delay(settings: Mapping[str, Any], epochs: int) -> int:
+    """Return how long LoRA waits, if that says something of this model and of tasks of so many epochs."""
     delay = settings["optimizer"]["lora_delay"]
-    if not isinstance(delay, int) or not 0 <= delay < settings["epochs"]:
-        raise UserError(f"optimizer.lora_delay={delay} must be a number of epochs from 0 to {settings['epochs'] - 1}.")
+    if not isinstance(delay, int) or not 0 <= delay < epochs:
+        raise UserError(f"optimizer.lora_delay={delay} must be a number of epochs from 0 to {epochs - 1}.")
     if delay and not settings["model"].get("lora_rank"):
         raise UserError(f"optimizer.lora_delay={delay} holds LoRA back, and this model has none: set it to 0.")
     return delay

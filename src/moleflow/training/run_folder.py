@@ -22,6 +22,8 @@ CIRCUMSTANCES = (
     "description", "reported", "expected", "objective", "scenario.parallel",
     *(f"trainer.{key}" for key in ("accelerator", "devices", "num_nodes", "strategy", "deterministic")),
 )  # fmt: skip
+BEFORE: dict[str, Any] = {"masks": "seen", "per_category": {}, "held_out": 0, "optimizer.lora_delay": 0}
+"""What a configuration meant that was written before there was such a key."""
 _UNNAMED = ("sweep", "seed", "hydra", "dataset.root", "trainer", *CIRCUMSTANCES)
 RESULTS = ("metrics.json", "scores.csv")
 
@@ -178,7 +180,7 @@ class RunFolder:
 
     def differences(self, other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
         """Return the keys in which another configuration describes another run: (theirs, ours)."""
-        ours, theirs = flat(self.config), flat(other)
+        ours, theirs = BEFORE | flat(self.config), BEFORE | flat(other)
         keys = [key for key in {**theirs, **ours} if not is_any_of(key, CIRCUMSTANCES)]
         absent = "(absent)"
         pairs = {key: (theirs.get(key, absent), ours.get(key, absent)) for key in keys}

@@ -4,30 +4,31 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-from torch import Tensor
 
 from moleflow.data import PictureDataModule, Sample, Split, Task
 from moleflow.data.doubts import doubts
 from moleflow.errors import UserError
 from moleflow.flow import ExpertFlow
 from moleflow.model import MoLEFlow
+from moleflow.own_settings import epochs_of, of_expert
 from moleflow.store import ExpertStore
 from moleflow.training.batches import FeatureBatches
 from moleflow.training.callbacks import EpochCheckpoint, RunCallback
 from moleflow.training.checkpoints import TaskCheckpoints
 from moleflow.training.evaluation import CategoryResult, Evaluator
 from moleflow.training.held_out import hold_out
-from moleflow.training.kept import drop_kept, read_kept, write_kept
+from moleflow.training.kept import count, drop_kept, read_kept, write_kept
 from moleflow.training.learned import LearnedTask
 from moleflow.training.loggers import log_history
 from moleflow.training.module import ExpertTraining
 from moleflow.training.progress import Progress
 from moleflow.training.settings import TaskSettings
+from moleflow.training.task_data import TaskData, task_data
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +91,11 @@ class TaskSequence:
         self.callbacks = list(callbacks)
         self.loggers = list(loggers)
         self.show_progress = show_progress
+        groups = {name: categories for task in self.tasks for name, categories in self.groups(task).items()}
+        self.own = {name: of_expert(settings.per_category, categories) for name, categories in groups.items()}
+        self.epochs = [
+            epochs_of([self.own[name] for name in self.groups(task)], settings.epochs) for task in self.tasks
+        ]
         self.evaluator = Evaluator(model, data, show_progress)
         self.evaluate = self.evaluator.oracle if oracle else self.evaluator.routed
         self.progress = Progress()
@@ -112,6 +118,11 @@ class TaskSequence:
     def run_callbacks(self) -> list[RunCallback]:
         """The callbacks that follow the run and not only the fits."""
         return [callback for callback in self.callbacks if isinstance(callback, RunCallback)]
+
+    def complete(self, metrics: dict[str, Any]) -> None:
+        """Tell the callbacks that the run is complete, before its results are written."""
+        for callback in self.run_callbacks:
+            callback.on_run_complete(self, metrics)
 
     def run(self) -> dict[str, CategoryResult]:
         """Learn and evaluate every task that is not done yet; return the last routed results.
@@ -175,11 +186,17 @@ class TaskSequence:
         for category in self.categories:
             self.learned_and_held_out(category)  # refused now, not when its task comes
         samples = [s for category in self.categories for split in splits for s in self.data.samples(split, category)]
-        for doubt in doubts(samples, self.model.extractor.cache.key):
+        for doubt in doubts(self.data, self.model.extractor.cache.key):
             log.warning("%s", doubt)
         paths = [sample.path for sample in samples]
         with self.clock("features"):
-            self.model.extractor.extract(paths, progress="features" if self.show_progress else None)
+            progress = "features" if self.show_progress else None
+            self.model.extractor.extract(paths, progress)
+            for category, own in self.settings.per_category.items():
+                extractor = self.model.parts.extractor(own)
+                if extractor is not self.model.extractor:
+                    paths = [sample.path for sample in samples if sample.category == category]
+                    extractor.extract(paths, progress and f"{progress} {category}")
 
     def title(self, task: Task) -> str:
         """Return how messages call a task."""
@@ -206,20 +223,20 @@ class TaskSequence:
         """
         groups = self.groups(task)
         for name, categories in groups.items():
-            self.model.add_expert(name, categories)
+            self.model.add_expert(name, categories, self.own[name])
         with self.clock("training"):
-            features, pictures, held = self._training_set(groups)
-            for name, grids in features.items():
-                self.model.fit(name, grids)
-            skipped, history = self._train(task, features, pictures, held)
-            self.settings.strategy.learned(self.model.flow, features)
-        for name, grids in features.items():
-            self.model.learn_route(name, self.model.image_features(grids))
+            learned = task_data(self.model, groups, self.learned_and_held_out)
+            for name, grids in learned.features.items():
+                self.model.fit(name, grids, learned.looks[name])
+            skipped, history = self._train(task, learned)
+            self.settings.strategy.learned(self.model.flow, learned.features)
+        for name, looks in learned.looks.items():
+            self.model.learn_route(name, looks)
         self.model.forget_merged()
-        for name, grids in features.items():
-            paths = [Path(picture) for picture in pictures[name]]
+        for name, grids in learned.features.items():
+            paths = [Path(picture) for picture in learned.pictures[name]]
             self.model.calibrate(name, grids, paths)
-            self.model.learn_normal(name, grids, paths)
+            self.model.learn_normal(name, grids, learned.looks[name], paths)
         if self.model.flow.base_moves:
             self.evaluator.forget()
         return skipped, history
@@ -230,52 +247,34 @@ class TaskSequence:
             return {category: (category,) for category in task.categories}
         return {task.name: task.categories}
 
-    def _training_set(
-        self, groups: dict[str, Sequence[str]]
-    ) -> tuple[dict[str, Tensor], dict[str, list[str]], dict[str, Tensor]]:
-        """Return features and names of what the task's experts learn from, and features of what is held out."""
-        features, pictures, held = {}, {}, {}
-        for name, categories in groups.items():
-            parts = [self.learned_and_held_out(category) for category in categories]
-            samples = [sample for learned, _ in parts for sample in learned]
-            features[name] = self.model.extractor.features([s.path for s in samples]).to(self.model.device)
-            pictures[name] = [f"{sample.category}/{sample.path.name}" for sample in samples]
-            if kept := [sample.path for _, held_out in parts for sample in held_out]:
-                held[name] = self.model.extractor.features(kept).to(self.model.device)
-        return features, pictures, held
-
     def learned_and_held_out(self, category: str) -> tuple[list[Sample], list[Sample]]:
         """Return a category's training pictures: those that are learned from, and those held out."""
         return hold_out(self.data.samples("train", category), self.settings.held_out, self.settings.seed)
 
-    def _train(
-        self,
-        task: Task,
-        features: dict[str, Tensor],
-        pictures: dict[str, list[str]],
-        held_out: dict[str, Tensor],
-    ) -> tuple[int, list[dict[str, float]]]:
+    def _train(self, task: Task, learned: TaskData) -> tuple[int, list[dict[str, float]]]:
         """Make the gradient steps, if there is anything to learn by them; return steps skipped and history."""
-        settings, flow = self.settings, self.model.flow
-        if not flow.learning_parameters(list(features)):
+        settings, flow, epochs = self.settings, self.model.flow, self.epochs[task.index]
+        experts = list(learned.features)
+        if not flow.learning_parameters(experts):
             return 0, []
         assert isinstance(flow, ExpertFlow)
-        again = settings.strategy.rehearsal(sum(len(grids) for grids in features.values()))
+        again = settings.strategy.rehearsal(sum(len(grids) for grids in learned.features.values()))
         remembered = {name: [f"{name}/remembered"] * len(grids) for name, grids in again.items()}
         module = ExpertTraining(
             flow=flow,
-            experts=list(features),
-            batches=FeatureBatches(features | again, settings.batch_size, settings.seed, task.index),
-            held_out=held_out,
-            pictures=pictures | remembered,
-            settings=settings,
+            experts=experts,
+            batches=FeatureBatches(learned.features | again, settings.batch_size, settings.seed, task.index),
+            held_out=learned.held_out,
+            pictures=learned.pictures | remembered,
+            settings=replace(settings, epochs=epochs),
+            losses={name: settings.loss_of(self.model.notes[name]["categories"]) for name in (*experts, *again)},
             title=self.title(task),
             task=task.index,
             steps_before=self.progress.step,
         )
         checkpoints = self._checkpoints(task.index)
         trainer = self.make_trainer(
-            max_epochs=settings.epochs, callbacks=[*self.callbacks, EpochCheckpoint(checkpoints)], logger=self.loggers
+            max_epochs=epochs, callbacks=[*self.callbacks, EpochCheckpoint(checkpoints)], logger=self.loggers
         )
         trainer.fit(module, ckpt_path=checkpoints.latest(), weights_only=True)
         self.is_global_zero = trainer.is_global_zero
@@ -303,7 +302,8 @@ class TaskSequence:
         report = TaskReport(task, progress.step, history, routed)
         for callback in self.run_callbacks:
             callback.on_task_evaluated(self, report)
-        progress.kept = write_kept(self.state, task.index, self.settings.strategy.state())
+        kept = self.settings.strategy.state()
+        progress.kept, progress.kept_numbers = write_kept(self.state, task.index, kept), count(kept)
         progress.write(self.state / "progress.json")
         drop_kept(self.state, progress.kept)
         self._checkpoints(task.index).clear()

@@ -1,12 +1,13 @@
 """How the tasks of a run are trained: plain values, checked where they are read from the config."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 
 from moleflow.continual import Strategy
 from moleflow.losses import FlowLoss
+from moleflow.own_settings import Own
 
 OptimizerFactory = Callable[..., torch.optim.Optimizer]
 
@@ -27,6 +28,8 @@ class TaskSettings:
         lora_delay: Epochs at the begin of each later task in which the experts' updates of the base stay as they are.
         held_out: Training pictures of a category that nothing is learned from: a share below 1, or a number.
         seed: The run's seed.
+        per_category: Where the experts of some categories differ; see :mod:`moleflow.own_settings`.
+        losses: The losses of these categories.
         strategy: What a task does for the tasks before it.
     """
 
@@ -41,4 +44,10 @@ class TaskSettings:
     lora_delay: int
     held_out: float
     seed: int
-    strategy: Strategy
+    per_category: Mapping[str, Own] = field(default_factory=dict)
+    losses: Mapping[str, FlowLoss] = field(default_factory=dict)
+    strategy: Strategy = field(default_factory=Strategy)
+
+    def loss_of(self, categories: Sequence[str]) -> FlowLoss:
+        """Return the loss of an expert, whose categories have equal settings."""
+        return self.losses.get(categories[0], self.loss)

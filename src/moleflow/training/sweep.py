@@ -4,6 +4,7 @@ import csv
 import logging
 import os
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict, read_write
 
 from moleflow.cli import JobError, Told, register_resolvers
+from moleflow.errors import UserError
 from moleflow.files import read_json, replacing, write_json
 from moleflow.training.run_folder import folder_name, override_key
 from moleflow.training.tables import aligned
@@ -37,10 +39,12 @@ class SweepReport(Callback):
     Args:
         swept: Keys that the jobs differ in. Set by the object itself: it writes them into the configuration of each
             job, whose folder is named after them.
+        ensemble: Whether to measure all jobs as one ensemble at the end; see :mod:`moleflow.training.ensemble`.
     """
 
-    def __init__(self, swept: Sequence[str] = ()) -> None:
+    def __init__(self, swept: Sequence[str] = (), ensemble: bool = False) -> None:
         self.swept = list(swept)
+        self.ensemble = ensemble
         self.ledger: Path | None = None
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -97,6 +101,22 @@ class SweepReport(Callback):
                 )
             print("\nThe same command runs them again, and only them.", flush=True)
             raise Told(1)
+        if self.ensemble:
+            self._measure_together([Path(record["folder"]) for record in records], config)
+
+    def _measure_together(self, folders: Sequence[Path], config: DictConfig) -> None:
+        from moleflow.training.ensemble import ensemble
+        from moleflow.training.results import summary
+        from moleflow.training.run import device_of
+
+        assert self.ledger is not None
+        out = self.ledger.parents[1] / "ensemble" / self.ledger.name.rpartition(".")[0]
+        try:
+            metrics = ensemble(folders, out, str(device_of(config.trainer)), bool(config.progress))
+        except UserError as error:
+            print(error, file=sys.stderr)
+            raise Told(1) from None
+        print("\n".join((f"\nAll together, in {out}:", *summary(metrics))), flush=True)
 
 
 def swept_keys(overrides: Sequence[str]) -> list[str]:
