@@ -4,9 +4,9 @@
 
 WideResNet-50-2 with random weights (they cost what trained ones cost), 224 pixels, 768 numbers a patch, the default
 flow. The other side runs the backbone, the unfold form of the pooling and the FrEIA form in each optimizer step, as the
-first implementation of the method did. Both must see the same features and have the same loss before and after the
-first step. Measured are the seconds of single passes and steps; a task's and a whole data set's seconds are arithmetic
-from these and say so: nobody waits for 60 epochs here.
+first implementation of the method did. Both must see the same features, and after the steps have the same loss, before
+a time is printed. Measured are the seconds of single passes and steps; a task's and a whole data set's seconds are
+arithmetic from these and say so: nobody waits for 60 epochs here.
 """
 
 import math
@@ -67,16 +67,8 @@ def main(given: Sequence[str] | None = None) -> None:
     pictures = torch.randn(max(batch, at_once), 3, size, size, generator=draw).to(device)
     cached = torch.cat([backbone(part) for part in pictures.split(at_once)])[:batch]
     differences = {"features": agree("features", cached, plain.features(pictures[:batch]), 1e-4)}
-    for when in ("before", "after"):  # the first step
-        losses = [side.loss(x) for side, x in ((ours, cached), (other, plain.features(pictures[:batch])))]
-        differences[f"loss_{when}_relative"] = agree(f"loss {when}", losses[0] / losses[1], torch.ones(()), 1e-3)
-        if when == "before":
-            ours.step(cached)
-            plain.step(pictures[:batch])
-
-    scoring = model.flow
-    scoring.add_expert("alone")
-    merged = scoring.merged("alone")
+    model.add_expert("alone", [])
+    merged = model.flow.merged("alone")
 
     def evaluate() -> None:
         with torch.inference_mode():
@@ -92,6 +84,8 @@ def main(given: Sequence[str] | None = None) -> None:
         arguments.repeats,
         device,
     )
+    losses = [side.loss(x) for side, x in ((ours, cached), (other, plain.features(pictures[:batch])))]
+    differences["loss_relative"] = agree("loss after the steps", losses[0] / losses[1], torch.ones(()), 1e-3)
     times["feature"] /= at_once
     times["evaluation"] /= min(at_once, batch)
     mine, theirs = task(times, arguments.pictures)

@@ -4,9 +4,9 @@
 
 Depth 6, two auxiliary blocks, rank 64, batch 16 of 28 x 28 patches of 768 numbers, the default loss, clipping and
 optimizer on both sides. From the same weights both must give the same latents, log-determinants and gradients before
-anything is timed; then they take turns, with the C library's allocator as it is by default, and as ``train.py`` sets it
-(freed memory is kept; see :mod:`moleflow.memory`), which helps both sides. With ``--bf16`` both run once more under
-autocast, which pays on a processor that has the instructions (a GPU, or a CPU with AVX512-BF16 or AMX).
+anything is timed; then they take turns. Both have the C library's default allocator, or with ``--keep-freed-memory``
+what ``train.py`` makes of it (see :mod:`moleflow.memory`). With ``--bf16`` both run once more under autocast, which
+pays on a processor that has the instructions (a GPU, or a CPU with AVX512-BF16 or AMX).
 """
 
 from collections.abc import Sequence
@@ -90,8 +90,10 @@ def main(given: Sequence[str] | None = None) -> None:
     """Check, time, print and write."""
     made = parser(__doc__)
     made.add_argument("--bf16", action="store_true", help="also under bf16 autocast")
+    made.add_argument("--keep-freed-memory", action="store_true", help="as train.py does; for both sides")
     made.add_argument("--batch", type=int, default=16)
     arguments = parse(made, given)
+    kept = arguments.keep_freed_memory and keep_freed_memory()
     grid, dim, layers, rank, batch = (28, 768, 6, 64, arguments.batch)
     if arguments.smoke:
         grid, dim, layers, rank, batch = (4, 32, 2, 4, 2)
@@ -101,17 +103,14 @@ def main(given: Sequence[str] | None = None) -> None:
     differences = check(ours, other, x)
     kind = torch.device(arguments.device).type
     rows: list[Row] = []
-    for memory in ("default", "kept"):  # the allocator's default first: there is no way back
-        if memory == "kept" and not keep_freed_memory():
-            break  # the C library is not glibc
-        for precision in ("float32", "bfloat16")[: 1 + arguments.bf16]:
-            with torch.autocast(kind, torch.bfloat16, enabled=precision == "bfloat16"):
-                times = take_turns(
-                    {side.name: lambda side=side: side.step(x) for side in (ours, other)},
-                    arguments.repeats,
-                    arguments.device,
-                )
-            rows += compared(times, other.name, precision=precision, freed_memory=memory)
+    for precision in ("float32", "bfloat16")[: 1 + arguments.bf16]:
+        with torch.autocast(kind, torch.bfloat16, enabled=precision == "bfloat16"):
+            times = take_turns(
+                {side.name: lambda side=side: side.step(x) for side in (ours, other)},
+                arguments.repeats,
+                arguments.device,
+            )
+        rows += compared(times, other.name, precision=precision, freed_memory="kept" if kept else "given back")
     show(rows, {"form": "", "precision": "", "freed_memory": "", "seconds": ".3f", "ratio": ".2f"})
     write(
         arguments.out, {"shape": [batch, grid, grid, dim], "differences": differences, "rows": rows}, arguments.device
