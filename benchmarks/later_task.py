@@ -23,7 +23,7 @@ from moleflow.features import PatchBackbone
 from moleflow.memory import keep_freed_memory
 from moleflow.randomness import generator
 
-EPOCHS, BATCH = 60, 16
+EPOCHS = 60
 MVTEC = {"categories": 15, "train": 3629, "test": 1725}
 SMOKE = ("backbone=resnet18", "backbone.dim=32", "transform.size=64")
 
@@ -42,9 +42,9 @@ class PlainSteps:
         self.side.step(self.features(pictures))
 
 
-def task(times: dict[str, float], pictures: int) -> tuple[float, float]:
+def task(times: dict[str, float], pictures: int, batch: int) -> tuple[float, float]:
     """Return the seconds of one task of so many training pictures, ours and the other side's."""
-    steps = EPOCHS * math.ceil(pictures / BATCH)
+    steps = EPOCHS * math.ceil(pictures / batch)
     return pictures * times["feature"] + steps * times["step"], steps * times["plain step"]
 
 
@@ -53,12 +53,13 @@ def main(given: Sequence[str] | None = None) -> None:
     made = parser(__doc__)
     made.set_defaults(repeats=3)
     made.add_argument("--pictures", type=int, default=242, help="training pictures of the task; MVTec AD's mean")
+    made.add_argument("--batch", type=int, default=16, help="pictures a step")
     arguments = parse(made, given)
     device = arguments.device
     keep_freed_memory()  # as train.py does; both sides have it
     model = fresh_model("backbone.pretrained=false", *(SMOKE if arguments.smoke else ()), device=device)
     backbone, size = model.extractor.backbone, model.extractor.transform.height
-    layers, rank, batch = (2, 4, 2) if arguments.smoke else (6, 64, BATCH)
+    layers, rank, batch = (2, 4, 2) if arguments.smoke else (6, 64, arguments.batch)
     ours, other = sides(backbone.dim, layers, rank, device)
     plain = PlainSteps(backbone, other)
 
@@ -88,7 +89,7 @@ def main(given: Sequence[str] | None = None) -> None:
     differences["loss_relative"] = agree("loss after the steps", losses[0] / losses[1], torch.ones(()), 1e-3)
     times["feature"] /= at_once
     times["evaluation"] /= min(at_once, batch)
-    mine, theirs = task(times, arguments.pictures)
+    mine, theirs = task(times, arguments.pictures, batch)
     rows: list[Row] = [
         {
             "form": "features once",
@@ -114,7 +115,7 @@ def main(given: Sequence[str] | None = None) -> None:
     count = MVTEC["train"] + MVTEC["test"]
     whole = {
         "feature_pass_seconds": count * times["feature"],
-        "training_seconds": task(times, MVTEC["train"] // MVTEC["categories"])[0] * MVTEC["categories"]
+        "training_seconds": task(times, MVTEC["train"] // MVTEC["categories"], batch)[0] * MVTEC["categories"]
         - MVTEC["train"] * times["feature"],
         "scores_and_maps_seconds": MVTEC["test"] * times["evaluation"],
         "cache_gb": count * grid * backbone.dim * 4 / 1e9,
