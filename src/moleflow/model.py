@@ -136,7 +136,8 @@ class MoLEFlow:
             paths: Its training pictures, for messages.
         """
         if self.scoring.standardise:
-            self.scales[name] = ScoreScale.from_training(self.patch_scores(grids, name, paths), self.scoring_of(name))
+            scores = self.patch_scores(grids, name, paths, training=True)
+            self.scales[name] = ScoreScale.from_training(scores, self.scoring_of(name))
 
     def learn_route(self, name: str, image_features: Tensor) -> None:
         """Tell the router what an expert's training pictures look like.
@@ -156,7 +157,7 @@ class MoLEFlow:
             image_features: (N, D), as the router sees the same pictures.
             paths: Where the pictures lie, for messages.
         """
-        scores = self.image_scores(self.patch_scores(grids, name, paths), [name] * len(grids))
+        scores = self.image_scores(self.patch_scores(grids, name, paths, training=True), [name] * len(grids))
         self.seen[name] = SeenPictures(image_features, scores)
 
     def expert_of(self, category: str) -> str:
@@ -194,7 +195,7 @@ class MoLEFlow:
         return self.patch_scores(grids, expert, paths)
 
     @torch.inference_mode()
-    def patch_scores(self, grids: Tensor, expert: str, paths: Sequence[Path]) -> Tensor:
+    def patch_scores(self, grids: Tensor, expert: str, paths: Sequence[Path], training: bool = False) -> Tensor:
         """Return each patch's score under one expert, (N, h, w) float32 on the CPU, standardised once it is calibrated.
 
         The flow's raw score is the negative log-likelihood.
@@ -203,6 +204,8 @@ class MoLEFlow:
             grids: Patch features (N, h, w, D).
             expert: Its name.
             paths: Where the pictures lie, for messages.
+            training: Whether these are the expert's training pictures, all of them in their order: each is then scored
+                as if it were new to the expert (see :meth:`PatchModel.held_out_scores`).
 
         Raises:
             UserError: If a score is not finite; the message names the expert and the pictures.
@@ -213,7 +216,12 @@ class MoLEFlow:
             part = grids[start : start + self.score_batch].to(self.device)
             # A copy in every case: kernels may round differently on memory that is aligned differently.
             padded = torch.cat((part, part[:1].expand(self.score_batch - len(part), *part.shape[1:])))
-            scores.append(flow.patch_scores(padded, expert)[: len(part)].cpu())
+            if training:
+                pictures = torch.arange(start, start + self.score_batch, device=self.device)
+                given = flow.held_out_scores(padded, expert, pictures)
+            else:
+                given = flow.patch_scores(padded, expert)
+            scores.append(given[: len(part)].cpu())
         joined = torch.cat(scores) if scores else torch.empty(0, *grids.shape[1:3])
         bad = (~joined.flatten(1).isfinite().all(1)).nonzero().flatten().tolist()
         if bad:

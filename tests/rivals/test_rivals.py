@@ -168,3 +168,16 @@ def test_a_run_of_a_rival_can_be_loaded_and_gives_its_scores(rival: str, tmp_pat
     rows = [line.split(",") for line in (tmp_path / "run/scores.csv").read_text().splitlines()[1:]]
     scored = MoLEFlow.load(tmp_path / "run").score([root / row[0] for row in rows])
     assert [repr(one.score) for one in scored] == [row[4] for row in rows]
+
+
+@pytest.mark.parametrize("model", ["patchcore", "mixture", "whitened_memory"])
+def test_what_is_normal_is_told_by_pictures_that_are_new_to_a_memory(model: str, tmp_path: Path) -> None:
+    root = write_mvtec_tree(tmp_path / "tree", ("bottle", "screw"))
+    tiny = [setting for setting in TINY if not setting.startswith("model.")]
+    overrides = ["dataset=folder", f"dataset.root={root}", *tiny, f"model={model}"]
+    run_program(overrides, tmp_path / "run")
+    loaded = MoLEFlow.load(tmp_path / "run")
+    paths = sorted((root / "bottle/train/good").iterdir())
+    known = torch.tensor([one.score for one in loaded.score(paths, "bottle")])
+    assert bool((loaded.seen["bottle"].scores >= known - 1e-3).all())
+    assert float(loaded.seen["bottle"].scores.mean()) > float(known.mean()) + 1e-3
