@@ -42,4 +42,4 @@ def test_an_old_folder_scores_and_routes_as_ever(trained: Trained, tmp_path: Pat
 def test_no_expert_file_holds_more_than_its_features_for_the_router(trained: Trained) -> None:
     tensors = ExpertStore(trained.run / "model").expert("screw")
     assert not [key for key in tensors if key.startswith("router.")]
-    assert tensors["seen.features"].shape == (12, 32)
+    assert tensors["seen.features"].shape == (12, 16)
