@@ -43,7 +43,9 @@ def tiny(config: dict[str, Any], tree: Path) -> dict[str, Any]:
         "pretrained": False,
         "weights": None,
     }
-    config["model"] |= {"dim": 16, "lora_rank": min(config["model"]["lora_rank"], 2)}
+    config["model"]["dim"] = 16
+    if "lora_rank" in config["model"]:
+        config["model"]["lora_rank"] = min(config["model"]["lora_rank"], 2)
     config["transform"]["size"] = config["scoring"]["map_size"] = 64
     config["trainer"]["accelerator"] = "cpu"
     config["features"] |= {"cache_dir": str(tree.parent / "cache"), "batch_size": 1}
@@ -55,6 +57,7 @@ def test_one_step(name: str, tree: Path, tmp_path: Path) -> None:
     config = tiny(once(f"+experiment={name}"), tree)
     metrics = _run(OmegaConf.create(config), config, RunFolder(tmp_path, config))
     assert metrics["status"] == "finished"
-    assert metrics["training"]["steps"] == len(metrics["per_category"])
+    trains = config["model"]["_target_"].startswith("moleflow.flow.")
+    assert metrics["training"]["steps"] == (len(metrics["per_category"]) if trains else 0)
     assert metrics["image_auroc"] is not None
     assert (tmp_path / "metrics.json").is_file()

@@ -48,7 +48,7 @@ class PatchMixture(ClosedForm):
         self,
         dim: int,
         size: int = 3000,
-        power: float = 0.25,
+        power: float = 0.1,
         blur: float = 0.3,
         shrinkage: float = 0.01,
         seed: int = 0,
