@@ -1,13 +1,20 @@
 """Files of every kind with random damage: what is read is right, or refused in one message that names the file."""
 
+import copy
+import json
 import random
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import yaml
+from matplotlib.figure import Figure
 from PIL import Image
 
 from faults.scenarios import DAMAGES
+from helpers.runs import write_run
 from helpers.trees import fake_picture, write_visa_tree
 from moleflow.data.check import check
 from moleflow.data.layouts import visa_samples
@@ -15,6 +22,9 @@ from moleflow.data.read import picture_size, read_mask, read_picture
 from moleflow.errors import UserError
 from moleflow.features import FeatureCache
 from moleflow.files import read_json, write_json
+from moleflow.report.content import Options
+from moleflow.report.page import build, html, markdown
+from moleflow.report.runs import read_runs
 from moleflow.training.run_folder import RESULTS, RunFolder
 
 ROUNDS = 60
@@ -81,6 +91,48 @@ def test_results(tmp_path: Path) -> None:
                 assert read_json(path) is not None
         path.write_bytes(content)
     assert folder.finished()
+
+
+ODD = (None, True, -1, 0, 1e999, 10**400, "x", "", [], {}, [None], {"a": None}, [[]], [1, "a"])
+"""What a value of a JSON or YAML file may be replaced by."""
+
+
+def changed(content: Any, dice: random.Random) -> Any:
+    """Return the content with up to three values, at any depth, replaced or gone."""
+    content = copy.deepcopy(content)
+    for _ in range(dice.randint(1, 3)):
+        places = list(_places(content))
+        if places:
+            within, key = dice.choice(places)
+            if dice.random() < 0.2:
+                del within[key]
+            else:
+                within[key] = dice.choice(ODD)
+    return content
+
+
+def _places(content: Any) -> Iterator[tuple[Any, Any]]:
+    pairs = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
+    for key, value in list(pairs):
+        yield content, key
+        yield from _places(value)
+
+
+def test_reports_on_runs_with_any_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Figure, "savefig", lambda self, out, **how: out.write(b"<svg/>"))  # drawing takes the time
+    damaged = write_run(tmp_path, "a/seed0")
+    write_run(tmp_path, "b/seed0", {"loss.tail_weight": 1.0}, 0.6)
+    metrics = json.loads((damaged / "metrics.json").read_text())
+    config = yaml.safe_load((damaged / "config.yaml").read_text())
+    for number in range(25):
+        dice = random.Random(number)
+        (damaged / "metrics.json").write_text(json.dumps(changed(metrics, dice) if number % 3 else metrics))
+        (damaged / "config.yaml").write_text(yaml.safe_dump(changed(config, dice) if number % 3 != 1 else config))
+        runs, faults = read_runs([tmp_path])
+        assert len(runs) + len(faults) == 2
+        sections = build(runs, faults, Options(), tmp_path)
+        assert html(sections, "title", "")
+        assert markdown(sections, "title", "")
 
 
 def test_cache_entries(tmp_path: Path) -> None:

@@ -89,4 +89,14 @@ def _finished(folder: Path) -> Iterator[Run]:
         config = path.parent / "config.yaml"
         metrics = read_json(path)
         if isinstance(metrics, dict) and metrics.get("status") == "finished" and config.is_file():
-            yield Run(path.parent, yaml.safe_load(config.read_text(encoding="utf-8")), metrics)
+            yield Run(path.parent, _config(config), metrics)
+
+
+def _config(path: Path) -> dict[str, Any]:
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{path} cannot be read: {error}. Move the run folder away or restore the file.") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{path} is no configuration. Move the run folder away or restore the file.")
+    return config

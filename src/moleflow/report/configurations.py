@@ -260,7 +260,7 @@ def _names_part(key: str, parts: set[str]) -> bool:
 
 
 def _text(value: Any) -> str:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
+    number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
     return json.dumps(float(value) if number else value, default=str)
 
 

@@ -118,8 +118,12 @@ def number(content: Any, *keys: str) -> float | None:
     """Return the finite number below some keys, or None where there is none."""
     for key in keys:
         content = mapping(content).get(key)
-    usable = isinstance(content, int | float) and not isinstance(content, bool) and math.isfinite(content)
-    return float(content) if usable else None
+    if not isinstance(content, int | float) or isinstance(content, bool):
+        return None
+    try:
+        return float(content) if math.isfinite(content) else None
+    except OverflowError:  # JSON knows no largest integer
+        return None
 
 
 def folders(root: Path) -> Iterator[Path]:
@@ -172,6 +176,8 @@ def read_run(folder: Path, place: str) -> Run | Fault:
         metrics = _json(folder / "metrics.json")
         if not isinstance(metrics, Mapping) or not isinstance(metrics.get("per_category"), Mapping):
             return Fault(folder, "foreign", "metrics.json is not moleflow's: it has no per_category.")
+        if wrong := odd_part(metrics):
+            return Fault(folder, "damaged", f"metrics.json holds a {wrong} that no run writes.")
         if not (folder / "config.yaml").is_file():
             return Fault(folder, "damaged", "config.yaml is missing, so nobody knows what the numbers belong to.")
         config = _yaml(folder / "config.yaml")
@@ -182,6 +188,30 @@ def read_run(folder: Path, place: str) -> Run | Fault:
         return Run(folder, place, dict(config), dict(metrics), named)
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         return Fault(folder, "damaged", " ".join(str(error).split())[:300])
+
+
+def odd_part(metrics: Mapping[str, Any]) -> str:
+    """Return the name of a part of ``metrics.json`` whose shape is wrong, empty if there is none."""
+    matrix, routing, training = (mapping(metrics.get(name)) for name in ("task_matrix", "routing", "training"))
+    tasks = matrix.get("tasks", [])
+    if not _is_table(tasks):
+        return "task_matrix.tasks"
+    for name, rows in matrix.items():
+        if name != "tasks" and not (_is_table(rows) and all(len(row) <= len(tasks) for row in (rows, *rows))):
+            return f"task_matrix.{name}"
+    counts = routing.get("counts", {})
+    if not isinstance(routing.get("experts", []), list) or not isinstance(counts, Mapping):
+        return "routing"
+    if any(number({"n": n}, "n") is None for row in counts.values() for n in mapping(row).values()):
+        return "routing.counts"
+    epochs = training.get("epochs", [])
+    if not _is_table(epochs) or not all(isinstance(epoch, Mapping) for task in epochs for epoch in task):
+        return "training.epochs"
+    return ""
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(row, list) for row in value)
 
 
 def _without_metrics(folder: Path, status: dict[str, Any]) -> Fault:
