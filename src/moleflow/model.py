@@ -182,17 +182,20 @@ class MoLEFlow:
         """
         return torch.stack([grid.clone().flatten(0, 1).mean(0) for grid in grids]).cpu()
 
-    def patches_of(self, paths: Sequence[Path], expert: str, common: Tensor | None = None) -> Tensor:
+    def patches_of(
+        self, paths: Sequence[Path], expert: str, common: Tensor | None = None, training: bool = False
+    ) -> Tensor:
         """Return the patch scores of pictures under one expert, (N, h, w); see :meth:`patch_scores`.
 
         Args:
             paths: The pictures.
             expert: Its name.
             common: Patch features of the pictures at the common size, if the caller has them.
+            training: Whether they are the pictures that the expert has learned, all of them in their order.
         """
         extractor = self.extractor_of(expert)
         grids = extractor.features(paths) if common is None or extractor is not self.extractor else common
-        return self.patch_scores(grids, expert, paths)
+        return self.patch_scores(grids, expert, paths, training)
 
     @torch.inference_mode()
     def patch_scores(self, grids: Tensor, expert: str, paths: Sequence[Path], training: bool = False) -> Tensor:

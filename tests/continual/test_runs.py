@@ -94,7 +94,7 @@ def test_the_rivals_part_from_fine_tuning_at_the_second_task(finished: dict[str,
     assert steps["replay"] > steps["finetune"]
 
 
-@pytest.mark.parametrize("experiment", ["realad_best", "tailw0.8", "visa_vit_base"])
+@pytest.mark.parametrize("experiment", ["realad_flow", "tailw0.8", "visa_vit_base"])
 def test_it_goes_with_any_experiment_and_ablation(experiment: str) -> None:
     plain = once(f"+experiment={experiment}", "+ablation=wo_scale_ctx")
     for name in NAMES:

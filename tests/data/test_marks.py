@@ -50,7 +50,8 @@ def test_a_map_comes_back_to_where_its_picture_was(
     looked_at = rows[:, None] & columns
     assert bool(back[looked_at].isfinite().all())
     assert bool((back[~looked_at] == -torch.inf).all())
-    assert bool(looked_at.all()) == (mode != "crop")
+    cut = mode == "crop" and abs(width - height) > 1  # 101 pixels beside 100 shrink to 64, as those do
+    assert bool(looked_at.all()) != cut
 
 
 def test_a_map_of_the_pictures_own_size_comes_back_as_it_is() -> None:

@@ -34,9 +34,11 @@ def test_nothing_is_computed_twice_in_a_run_of_four_tasks(tmp_path: Path, monkey
         passes.append(len(images))
         return forward(self, images)
 
-    def counted_scores(self: MoLEFlow, grids: Tensor, expert: str, paths: Sequence[Path]) -> Tensor:
+    def counted_scores(
+        self: MoLEFlow, grids: Tensor, expert: str, paths: Sequence[Path], training: bool = False
+    ) -> Tensor:
         scored.update((path, expert) for path in paths)
-        return patch_scores(self, grids, expert, paths)
+        return patch_scores(self, grids, expert, paths, training)
 
     def changing_route(self: Router, features: Tensor) -> list[str]:
         """While there are three experts, the first picture of every category goes to the third."""

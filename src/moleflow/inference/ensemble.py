@@ -103,16 +103,19 @@ class Ensemble(MoLEFlow):
             for member, pictures in zip(self.members, learned, strict=True):
                 if name not in member.scales:
                     paths = [path for category in self.notes[name]["categories"] for path in pictures(category)]
-                    patches = MoLEFlow.patches_of(member, paths, name)
+                    patches = MoLEFlow.patches_of(member, paths, name, training=True)
                     member.scales[name] = ScoreScale.from_training(patches, member.scoring_of(name))
             paths = [path for category in self.notes[name]["categories"] for path in learned[0](category)]
-            scores = self.image_scores(self.patches_of(paths, name), [name] * len(paths))
+            scores = self.image_scores(self.patches_of(paths, name, training=True), [name] * len(paths))
             self.seen[name] = SeenPictures(self.seen[name].features, scores)
 
-    def patches_of(self, paths: Sequence[Path], expert: str, common: Tensor | None = None) -> Tensor:
+    def patches_of(
+        self, paths: Sequence[Path], expert: str, common: Tensor | None = None, training: bool = False
+    ) -> Tensor:
         """Return the patch scores of all members, (N, P) float32; see :meth:`MoLEFlow.patches_of`."""
-        own = super().patches_of(paths, expert, common)
-        return torch.cat([own.flatten(1), *(other.patches_of(paths, expert).flatten(1) for other in self.others)], 1)
+        own = super().patches_of(paths, expert, common, training)
+        others = [other.patches_of(paths, expert, training=training).flatten(1) for other in self.others]
+        return torch.cat([own.flatten(1), *others], 1)
 
     def image_scores(self, patch_scores: Sequence[Tensor] | Tensor, experts: Sequence[str]) -> Tensor:
         """Return the mean of the members' image scores; see :meth:`MoLEFlow.image_scores`."""
