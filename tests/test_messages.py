@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from helpers.program import TINY, run_command, run_program
+from helpers.program import ROOT, TINY, run_command, run_program
 from helpers.trees import write_mvtec_tree
 from moleflow.errors import UserError
 
@@ -104,3 +104,9 @@ def test_command_line_shows_one_message_and_fails(arguments: list[str], words: l
     assert done.returncode == 1
     assert all(word in done.stderr for word in words), done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_run_folder_that_names_itself_brings_no_warning(tmp_path: Path) -> None:
+    done = run_command(str(ROOT / "train.py"), "dataset=mvtec", "dataset.root=/no/such/folder", "seed=3", cwd=tmp_path)
+    assert "/no/such/folder" in done.stderr
+    assert "Warning" not in done.stderr, done.stderr

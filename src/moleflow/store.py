@@ -96,6 +96,16 @@ class ExpertStore:
                 return self._read(str(entry["file"]))
         raise UserError(f"{self.manifest_path} lists no expert named {name!r}.")
 
+    def check(self) -> None:
+        """Read every file of the model.
+
+        Raises:
+            UserError: If one is missing or damaged; the message names it.
+        """
+        self.base()
+        for entry in self.manifest()["experts"]:
+            self._read(str(entry["file"]))
+
     def _write(self, stem: str, tensors: Mapping[str, Tensor], files: dict[str, dict[str, Any]]) -> str:
         """Write one file, list it in ``files``, and return its path in the folder."""
         content = save({key: value.detach().cpu().contiguous() for key, value in tensors.items()})

@@ -55,6 +55,12 @@ def test_damaged_results_are_written_again(bench: Bench, name: str) -> None:
     assert scenarios.damaged(bench, job, name, "bit flipped", random.Random(0)) == scenarios.SAME
 
 
+@pytest.mark.parametrize("name", ["model/base.safetensors", "model/experts/screw.safetensors", "model/manifest.json"])
+def test_a_finished_run_with_a_damaged_model_is_not_called_finished(bench: Bench, name: str) -> None:
+    job = bench.copy(bench.reference, f"finished-{name.replace('/', '-')}")
+    assert scenarios.damaged(bench, job, name, "bit flipped", random.Random(0)) == scenarios.REFUSED
+
+
 def test_a_damaged_cache_entry_is_computed_again(bench: Bench) -> None:
     scenarios.damaged_entry(bench, "entry", "bit flipped", random.Random(0))
 

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
@@ -19,6 +20,7 @@ class FolderMaker(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Make the run folder."""
+        HydraConfig.instance().set_config(config)  # the folder's name is made of the overrides, which Hydra sets later
         _make(config.hydra.run.dir, "hydra.run.dir")
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:

@@ -28,6 +28,7 @@ from moleflow.memory import keep_freed_memory
 from moleflow.model import PART_NAMES, MoLEFlow
 from moleflow.own_settings import merged, per_category
 from moleflow.parts import build_part
+from moleflow.store import ExpertStore
 from moleflow.training.loggers import WandbReport, finish_loggers
 from moleflow.training.parallel import check_independent, learn_alone, learn_in_jobs
 from moleflow.training.results import summary, write_results
@@ -75,6 +76,7 @@ def run(config: DictConfig) -> dict[str, Any]:
 
 def _finished(folder: RunFolder, force: bool) -> dict[str, Any]:
     folder.claim(force)
+    ExpertStore(folder.path / "model").check()  # nobody is told that all is done while the model is damaged
     print(f"{folder.path} is finished already; nothing to do.")  # not logged: the run's own log stays as it is
     return cast(dict[str, Any], read_json(folder.path / "metrics.json"))
 
