@@ -127,7 +127,9 @@ def test_nothing_grows_over_thirty_tasks(bench: Bench) -> None:
     names = tuple(f"c{number:02d}" for number in range(30))
     tree = write_mvtec_tree(bench.base / "thirty-tree", names, train=2, good=1, defect=1)
     assert picture_size(tree / "c00/train/good/000.png") == (64, 64)
-    job = bench.job("thirty", f"dataset.root={tree}", "epochs=1", "model.coupling_layers=1", "dataset.categories=null")
+    tiny = ("epochs=1", "model.coupling_layers=1", "dataset.categories=null")
+    worker = ("features.num_workers=1", "features.cache_dir=null")
+    job = bench.job("thirty", f"dataset.root={tree}", *tiny, *worker)
     output = bench.processes.run(job, setup=WATCH).output
     seen = [json.loads(line.split("WATCH ")[1]) for line in output.splitlines() if "WATCH " in line]
     assert len(seen) == 30

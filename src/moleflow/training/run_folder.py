@@ -149,9 +149,10 @@ class RunFolder:
         differences = self._recorded_differences(path)
         ways = "Choose a new folder with hydra.run.dir=..."
         finished = self._status().get("status") == "finished"
+        kind = "finished run" if finished else "run"
         if differences and (finished or not force):
             raise UserError(
-                f"{self.path} holds a {'finished ' if finished else ''}run of another configuration:\n"
+                f"{self.path} holds a {kind} of another configuration, as its {path.name} says:\n"
                 + "".join(f"  {key}: {old!r} there, {new!r} now\n" for key, (old, new) in differences.items())
                 + (f"{ways}" if finished else f"{ways}, or go on in this one with resume=force.")
             )
