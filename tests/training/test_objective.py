@@ -27,3 +27,7 @@ def test_a_wrong_name_is_refused_before_the_run() -> None:
     check_objective("per_category.screw.pro")
     with pytest.raises(UserError, match="Did you mean 'pixel_ap'"):
         check_objective("pixl_ap")
+
+
+def test_a_worker_of_a_data_parallel_run_has_none() -> None:
+    assert objective({}, "pixel_ap") is None

@@ -23,12 +23,14 @@ def objective(metrics: Mapping[str, Any], key: str) -> float | None:
     """Return one number of ``metrics.json``; None where it does not exist, as pixel metrics without masks.
 
     Args:
-        metrics: The content of ``metrics.json``.
+        metrics: The content of ``metrics.json``; empty in a worker of a data-parallel run, where the result is None.
         key: Its name, with dots for what lies deeper: ``pixel_ap``, ``per_category.screw.image_auroc``.
 
     Raises:
         UserError: If there is no such number; the message offers the nearest name.
     """
+    if not metrics:  # a worker of a data-parallel run: the first process has them
+        return None
     value: Any = metrics
     for part in key.split("."):
         if not isinstance(value, Mapping) or part not in value:
