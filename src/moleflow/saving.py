@@ -52,18 +52,15 @@ def save(model: "MoLEFlow", folder: Path) -> None:
 def restore(model: "MoLEFlow", folder: Path, experts: Sequence[str] | None = None) -> None:
     """Load base and experts from a model folder; see :meth:`moleflow.model.MoLEFlow.restore`."""
     store = ExpertStore(folder)
-    manifest = store.manifest()
-    if manifest["settings"]["backbone_spec"] != model.backbone_spec:
+    if store.manifest()["settings"]["backbone_spec"] != model.backbone_spec:
         raise UserError(f"{folder} was learned on other backbone weights than the ones loaded now.")
-    lost = set(experts or ()) - {entry["name"] for entry in manifest["experts"]}
+    notes = store.notes()
+    lost = set(experts or ()) - notes.keys()
     if lost:
         raise UserError(f"{store.manifest_path} lists no expert named {', '.join(sorted(lost))}.")
-    for entry in manifest["experts"]:
-        name = str(entry["name"])
-        if experts is not None and name not in experts:
-            continue
-        note = {key: value for key, value in entry.items() if key not in ("name", "file")}
-        load_expert(model, name, note, store.expert(name))
+    for name, note in notes.items():
+        if experts is None or name in experts:
+            load_expert(model, name, note, store.expert(name))
     model.flow.load_base_state(store.base())
     model.forget_merged()
 

@@ -85,6 +85,11 @@ class ExpertStore:
         for relative in former.keys() - files.keys():
             self._path(relative).unlink(missing_ok=True)
 
+    def notes(self) -> dict[str, dict[str, Any]]:
+        """Return the facts about each expert that were saved with it, in order of arrival."""
+        listed = self.manifest()["experts"]
+        return {e["name"]: {key: value for key, value in e.items() if key not in ("name", "file")} for e in listed}
+
     def base(self) -> dict[str, Tensor]:
         """Return the shared tensors, checked against the manifest."""
         return self._read(str(self.manifest()["base"]))

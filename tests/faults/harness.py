@@ -167,17 +167,21 @@ class Job:
         return {"metrics": self.metrics, "scores": (self.folder / "scores.csv").read_bytes(), "model": model}
 
 
-DIE_IN_TASK_2 = """
+_DIE = """
 import os, signal
 from moleflow.training.checkpoints import TaskCheckpoints
 add = TaskCheckpoints.add
 def then_die(self, epoch, write):
     add(self, epoch, write)
-    if (self.task, epoch) == (1, 1):
+    if (self.task, epoch) == (TASK, 1):
         os.kill(os.getpid(), signal.SIGKILL)
 TaskCheckpoints.add = then_die
 """
-"""Setup of a process that is killed after the second of three epochs of the second task."""
+
+
+def die_in_task(number: int) -> str:
+    """Return the setup of a process that is killed after the second epoch of a task, the first being number 1."""
+    return _DIE.replace("TASK", str(number - 1))
 
 
 class Bench:
@@ -218,7 +222,7 @@ class Bench:
         """Return a job that was killed in the middle of its second task."""
         if self._half is None:
             job = self.job("half")
-            assert self.processes.start(job, setup=DIE_IN_TASK_2).wait() == -signal.SIGKILL
+            assert self.processes.start(job, setup=die_in_task(2)).wait() == -signal.SIGKILL
             self._half = job
         return self.copy(self._half, name)
 

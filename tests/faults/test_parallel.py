@@ -11,23 +11,13 @@ from pathlib import Path
 import pytest
 
 from faults import scenarios
-from faults.harness import Bench, Job, Process
+from faults.harness import Bench, Job, Process, die_in_task
 from helpers.program import TINY, run_program
 from moleflow.errors import UserError
 from moleflow.training.learned import LearnedTask
 
 PARALLEL = ("scenario.parallel=true", "callbacks=progress")
 JOBLIB = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
-DIE_IN_TASK_3 = """
-import os, signal
-from moleflow.training.checkpoints import TaskCheckpoints
-add = TaskCheckpoints.add
-def then_die(self, epoch, write):
-    add(self, epoch, write)
-    if (self.task, epoch) == (2, 1):
-        os.kill(os.getpid(), signal.SIGKILL)
-TaskCheckpoints.add = then_die
-"""
 FAIL_IN_TASK_2 = """
 from moleflow.errors import UserError
 from moleflow.training.sequence import TaskSequence
@@ -51,7 +41,7 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
 def half(three: Bench) -> Job:
     """Return a job that was killed when the second task was learned and the third at its second epoch of three."""
     job = three.job("half", *PARALLEL)
-    assert three.processes.start(job, setup=DIE_IN_TASK_3).wait() == -signal.SIGKILL
+    assert three.processes.start(job, setup=die_in_task(3)).wait() == -signal.SIGKILL
     state = job.folder / "state"
     assert LearnedTask(state, 1).is_whole()
     assert not LearnedTask(state, 2).is_whole()
@@ -93,7 +83,7 @@ def test_a_run_may_go_on_in_sequence(three: Bench, half: Job) -> None:
 
 def test_a_run_in_sequence_may_go_on_in_jobs(three: Bench) -> None:
     job = three.job("jobs", *PARALLEL)
-    assert three.processes.start(job, "scenario.parallel=false", setup=DIE_IN_TASK_3).wait() == -signal.SIGKILL
+    assert three.processes.start(job, "scenario.parallel=false", setup=die_in_task(3)).wait() == -signal.SIGKILL
     process = three.resume(job)
     assert "Learning 1 tasks as jobs" in process.output
     assert process.output.count("task 3/3 screw:   0%") == 1  # the killed one's: the job goes on at its last epoch

@@ -117,11 +117,11 @@ class ExpertFlow(PatchModel):
         self.mixer: Blur | SpatialMixer | None = None
         if self.mixer_mode == "blur":
             self.mixer = Blur(spatial_context_kernel, spatial_context_strength)
-        else:
+        elif base != "alone":
             self.mixer = self._new_mixer()
-        self.stack = self._new_stack("base", global_affine=base in ("context", "trainable"))
-        if base == "alone":
-            self.mixer, self.stack = self.mixer if self.mixer_mode == "blur" else None, CouplingStack([])
+        self.stack = CouplingStack([])
+        if base != "alone":
+            self.stack = self._new_stack("base", global_affine=base in ("context", "trainable"))
         self._codes: dict[tuple[int, int], Tensor] = {}
 
     # -- experts ------------------------------------------------------------------------------------------------------

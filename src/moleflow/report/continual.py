@@ -84,9 +84,7 @@ def _matrices(run: Run, metric: str, title: str) -> list[Plot]:
 
 def shortened(categories: Sequence[str]) -> str:
     """Return a task's name for an axis."""
-    if len(categories) < 2:
-        return "".join(categories)  # damaged results may list a task of nothing
-    return f"{categories[0]} +{len(categories) - 1}"
+    return categories[0] if len(categories) == 1 else f"{categories[0]} +{len(categories) - 1}"
 
 
 def pictures(content: Content) -> Section:

@@ -194,7 +194,7 @@ def odd_part(metrics: Mapping[str, Any]) -> str:
     """Return the name of a part of ``metrics.json`` whose shape is wrong, empty if there is none."""
     matrix, routing, training = (mapping(metrics.get(name)) for name in ("task_matrix", "routing", "training"))
     tasks = matrix.get("tasks", [])
-    if not _is_table(tasks):
+    if not _is_table(tasks) or not all(tasks):
         return "task_matrix.tasks"
     for name, rows in matrix.items():
         if name != "tasks" and not (_is_table(rows) and all(len(row) <= len(tasks) for row in (rows, *rows))):

@@ -2,8 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -46,13 +45,6 @@ class EnsembleRun:
 
     def complete(self, metrics: dict[str, Any]) -> None:
         """Nobody follows."""
-
-    @contextmanager
-    def clock(self, what: str) -> Iterator[None]:
-        """Add the seconds spent inside to ``seconds[what]``."""
-        start = time.perf_counter()
-        yield
-        self.progress.seconds[what] += time.perf_counter() - start
 
 
 def ensemble(runs: Sequence[Path], out: Path, device: str = "cpu", show_progress: bool = True) -> dict[str, Any]:
@@ -110,7 +102,7 @@ def _measured(
     evaluator = Evaluator(model, data, show_progress)
     task = Task(0, data.categories, "ensemble")
     run = EnsembleRun(model, data, out, evaluator, progress, [task], partial(_parted, data, configs[0]))
-    with run.clock("evaluation"):
+    with run.progress.clock("evaluation"):
         routed = evaluator.routed(data.categories, "evaluate")
     for each in runs:
         past = read_json(each / "metrics.json")

@@ -81,9 +81,8 @@ class LearnedTask:
         if found is None:
             return None
         learned, experts = found
-        for entry in self._store.manifest()["experts"]:
-            note = {key: value for key, value in entry.items() if key not in ("name", "file")}
-            model.load_expert(str(entry["name"]), note, experts[entry["name"]])
+        for name, note in self._store.notes().items():
+            model.load_expert(name, note, experts[name])
         return learned
 
     def clear(self) -> None:
@@ -95,8 +94,7 @@ class LearnedTask:
             return None
         try:
             learned = Learned(**read_sealed(self._facts))
-            names = [str(entry["name"]) for entry in self._store.manifest()["experts"]]
-            return learned, {name: self._store.expert(name) for name in names}
+            return learned, {name: self._store.expert(name) for name in self._store.notes()}
         except UserError as error:
             log.warning("%s It is not used: the task is learned again.", error)
             return None

@@ -1,5 +1,8 @@
 """What a run that was stopped has to know of its past."""
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,6 +35,13 @@ class Progress:
     histories: list[list[dict[str, float]]] = field(default_factory=list)
     kept: str | None = None
     kept_numbers: int = 0
+
+    @contextmanager
+    def clock(self, what: str) -> Iterator[None]:
+        """Add the seconds spent inside to ``seconds[what]``."""
+        start = time.perf_counter()
+        yield
+        self.seconds[what] += time.perf_counter() - start
 
     def write(self, path: Path) -> None:
         """Write everything to a JSON file."""

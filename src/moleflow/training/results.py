@@ -6,7 +6,6 @@ import resource
 import sys
 import time
 from collections import Counter
-from contextlib import AbstractContextManager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
@@ -40,7 +39,6 @@ class MeasuredRun(Protocol):
 
     @property
     def categories(self) -> list[str]: ...
-    def clock(self, what: str) -> AbstractContextManager[None]: ...
     def complete(self, metrics: dict[str, Any]) -> None: ...
     def learned_and_held_out(self, category: str) -> tuple[list[Sample], list[Sample]]: ...
 
@@ -53,7 +51,7 @@ def write_results(run: MeasuredRun, routed: dict[str, CategoryResult], started: 
         routed: Its last routed results by category.
         started: When this process began, in seconds since the epoch.
     """
-    with run.clock("evaluation"):
+    with run.progress.clock("evaluation"):
         oracle = run.evaluator.oracle(run.categories, "oracle")
     metrics = collect(run, routed, oracle)
     metrics["overrides"] = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []

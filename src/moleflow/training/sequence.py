@@ -1,9 +1,7 @@
 """The continual sequence: learn a task, tell the router, save, evaluate, next task."""
 
 import logging
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -145,7 +143,7 @@ class TaskSequence:
         if not self.progress.tasks_done:
             self._advance(self.tasks[0])
         if self.ahead is not None:
-            with self.clock("training"):
+            with self.progress.clock("training"):
                 self.ahead(self.tasks[self.progress.tasks_done :])
         for task in self.tasks[self.progress.tasks_done :]:
             self._advance(task)
@@ -173,13 +171,6 @@ class TaskSequence:
         kept = read_kept(self.state, self.progress.kept)
         self.settings.strategy.load({name: value.to(self.model.device) for name, value in kept.items()})
 
-    @contextmanager
-    def clock(self, what: str) -> Iterator[None]:
-        """Add the seconds spent inside to ``seconds[what]``."""
-        start = time.perf_counter()
-        yield
-        self.progress.seconds[what] += time.perf_counter() - start
-
     def _extract(self) -> None:
         """Compute all features and look at all masks, so that a file that cannot be read ends the run at its begin."""
         splits: tuple[Split, ...] = ("train", "test")
@@ -189,7 +180,7 @@ class TaskSequence:
         for doubt in doubts(self.data, self.model.extractor.cache.key):
             log.warning("%s", doubt)
         paths = [sample.path for sample in samples]
-        with self.clock("features"):
+        with self.progress.clock("features"):
             progress = "features" if self.show_progress else None
             self.model.extractor.extract(paths, progress)
             for category, own in self.settings.per_category.items():
@@ -224,7 +215,7 @@ class TaskSequence:
         groups = self.groups(task)
         for name, categories in groups.items():
             self.model.add_expert(name, categories, self.own[name])
-        with self.clock("training"):
+        with self.progress.clock("training"):
             learned = task_data(self.model, groups, self.learned_and_held_out)
             for name, grids in learned.features.items():
                 self.model.fit(name, grids, learned.looks[name])
@@ -295,7 +286,7 @@ class TaskSequence:
             return
         self.model.save(self.folder / "model")
         seen = [category for done in self.tasks[: task.index + 1] for category in done.categories]
-        with self.clock("evaluation"):
+        with self.progress.clock("evaluation"):
             routed = self.evaluate(seen, f"evaluate {task.index + 1}/{len(self.tasks)}")
         values = {c: {**result.metrics, "routing_accuracy": result.routing_accuracy} for c, result in routed.items()}
         progress.matrix.add(task.index, values, [t.categories for t in self.tasks])
