@@ -208,7 +208,7 @@ class MoLEFlow:
             expert: Its name.
             paths: Where the pictures lie, for messages.
             training: Whether these are the expert's training pictures, all of them in their order: each is then scored
-                as if it were new to the expert (see :meth:`PatchModel.held_out_scores`).
+                as if it were new to the expert (see :meth:`PatchModel.patch_scores`).
 
         Raises:
             UserError: If a score is not finite; the message names the expert and the pictures.
@@ -219,12 +219,8 @@ class MoLEFlow:
             part = grids[start : start + self.score_batch].to(self.device)
             # A copy in every case: kernels may round differently on memory that is aligned differently.
             padded = torch.cat((part, part[:1].expand(self.score_batch - len(part), *part.shape[1:])))
-            if training:
-                pictures = torch.arange(start, start + self.score_batch, device=self.device)
-                given = flow.held_out_scores(padded, expert, pictures)
-            else:
-                given = flow.patch_scores(padded, expert)
-            scores.append(given[: len(part)].cpu())
+            pictures = torch.arange(start, start + self.score_batch, device=self.device) if training else None
+            scores.append(flow.patch_scores(padded, expert, pictures)[: len(part)].cpu())
         joined = torch.cat(scores) if scores else torch.empty(0, *grids.shape[1:3])
         bad = (~joined.flatten(1).isfinite().all(1)).nonzero().flatten().tolist()
         if bad:

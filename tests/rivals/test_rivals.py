@@ -121,7 +121,7 @@ def test_training_pictures_are_scored_without_their_own_patches(model: PatchMemo
     model.fit("a", [x])
     seen, held_out, fresh = (
         model.patch_scores(x, "a"),
-        model.held_out_scores(x, "a", torch.arange(6)),
+        model.patch_scores(x, "a", torch.arange(6)),
         model.patch_scores(new, "a"),
     )
     assert float(held_out.mean()) > float(seen.mean())

@@ -250,7 +250,7 @@ class ExpertFlow(PatchModel):
             logdet = logdet + contribution
         return z, logdet
 
-    def patch_scores(self, x: Tensor, name: str) -> Tensor:
+    def patch_scores(self, x: Tensor, name: str, pictures: Tensor | None = None) -> Tensor:
         """Return negative log-likelihoods in nats; see :meth:`PatchModel.patch_scores`."""
         z, logdet = self(x, name)
         return patch_nll(z, logdet + self.expert(name).adapter.log_determinant())

@@ -4,33 +4,15 @@ from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from moleflow.errors import UserError
 from moleflow.flow.context import SpatialMixer
 from moleflow.flow.expert import Expert
 from moleflow.flow.expert_flow import ExpertFlow
+from moleflow.flow.facts import Facts
 from moleflow.randomness import generator
 from moleflow.selection import leave_own_out, nearest, remember
-
-
-class MemoryHead(nn.Module):
-    """Some whitened training patches of one expert (K, D) and the pictures (K,) that they are of; empty at first."""
-
-    patches: Tensor
-    pictures: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("patches", torch.empty(0))
-        self.register_buffer("pictures", torch.empty(0, dtype=torch.int32))
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        for name in ("patches", "pictures"):
-            # Older files do not have the pictures: then they stay empty.
-            value = state_dict.setdefault(f"{prefix}{name}", self.get_buffer(name)[:0])
-            setattr(self, name, torch.empty_like(value, device=self.patches.device))
-        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class MemoryFlow(ExpertFlow):
@@ -66,7 +48,7 @@ class MemoryFlow(ExpertFlow):
     def add_expert(self, name: str, **own: Any) -> Expert:
         """Create an expert with an empty memory; see :meth:`ExpertFlow.add_expert`."""
         expert = super().add_expert(name, **own)
-        expert.memory = MemoryHead()
+        expert.memory = Facts("patches", optional=("pictures",))
         return expert
 
     @torch.no_grad()
@@ -75,25 +57,18 @@ class MemoryFlow(ExpertFlow):
         grids = list(features)
         super().fit(name, grids)
         prepared = torch.cat([self.prepare(x, name) for x in grids])
-        memory = self._memory(name)
-        kept = remember(prepared, self.memory_size, "greedy", generator(self.seed, "memory", name))
-        memory.patches, memory.pictures = kept.patches, kept.pictures
+        memory = remember(prepared, self.memory_size, "greedy", generator(self.seed, "memory", name))
+        self._memory(name).load_state_dict(memory._asdict())
 
-    def patch_scores(self, x: Tensor, name: str) -> Tensor:
+    def patch_scores(self, x: Tensor, name: str, pictures: Tensor | None = None) -> Tensor:
         """Return likelihood and memory together; see :meth:`PatchModel.patch_scores`."""
-        return super().patch_scores(x, name) + self._energy(x, name, None)
-
-    def held_out_scores(self, x: Tensor, name: str, pictures: Tensor) -> Tensor:
-        """Return the same without the pictures' own patches; see :meth:`PatchModel.held_out_scores`."""
-        return super().patch_scores(x, name) + self._energy(x, name, pictures)
-
-    def _energy(self, x: Tensor, name: str, pictures: Tensor | None) -> Tensor:
         memory = self._memory(name)
-        own = leave_own_out(x, pictures, memory.pictures)
-        found = nearest(self.prepare(x, name).flatten(0, 2), memory.patches, own)
-        return self.memory_weight * 0.5 * found.distance.square().reshape(x.shape[:3])
+        own = leave_own_out(x, pictures, memory.get_buffer("pictures"))
+        found = nearest(self.prepare(x, name).flatten(0, 2), memory.get_buffer("patches"), own)
+        energy = self.memory_weight * 0.5 * found.distance.square().reshape(x.shape[:3])
+        return super().patch_scores(x, name) + energy
 
-    def _memory(self, name: str) -> MemoryHead:
+    def _memory(self, name: str) -> Facts:
         memory = self.expert(name).memory
-        assert isinstance(memory, MemoryHead)
+        assert isinstance(memory, Facts)
         return memory

@@ -70,26 +70,18 @@ class PatchModel(nn.Module, ABC):
         """
 
     @abstractmethod
-    def patch_scores(self, x: Tensor, name: str) -> Tensor:
+    def patch_scores(self, x: Tensor, name: str, pictures: Tensor | None = None) -> Tensor:
         """Return each patch's score under one expert, (B, H, W) float32; larger is more anomalous.
+
+        Training pictures that are named as such get the scores they would have, had the expert not remembered their own
+        patches: what is told from them (a scale, a limit of what is normal) then holds for new pictures. A model that
+        remembers no patches scores them as any other picture.
 
         Args:
             x: Patch features (B, H, W, D) as the backbone gives them.
             name: The expert.
+            pictures: (B,) positions of training pictures among those that :meth:`fit` was given; None for others.
         """
-
-    def held_out_scores(self, x: Tensor, name: str, pictures: Tensor) -> Tensor:
-        """Return the scores that training pictures would have, had the expert not remembered their own patches.
-
-        What is told from training scores (a scale, a limit of what is normal) then holds for new pictures. A model that
-        remembers no patches scores them as any other picture.
-
-        Args:
-            x: Patch features (B, H, W, D) of training pictures.
-            name: The expert.
-            pictures: (B,) their positions among the pictures that :meth:`fit` was given.
-        """
-        return self.patch_scores(x, name)
 
     @abstractmethod
     def merged(self, name: str) -> Self:

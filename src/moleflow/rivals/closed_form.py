@@ -2,37 +2,14 @@
 
 import copy
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from moleflow.flow import PatchModel
-
-
-class Facts(nn.Module):
-    """An expert that is a set of tensors, empty until it is fitted or loaded.
-
-    Args:
-        names: Names of the tensors.
-    """
-
-    def __init__(self, *names: str) -> None:
-        super().__init__()
-        for name in names:
-            self.register_buffer(name, torch.empty(0))
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Load tensors of any shape; see :meth:`torch.nn.Module.load_state_dict`.
-
-        What older files lack of a memory, the pictures of its patches, stays empty.
-        """
-        for name, value in state_dict.items():
-            if name in self._buffers:
-                setattr(self, name, torch.empty_like(value, device=self.get_buffer(name).device))
-        absent = {"pictures": self.pictures} if "pictures" in self._buffers and "pictures" not in state_dict else {}
-        return super().load_state_dict({**state_dict, **absent}, strict, assign)
+from moleflow.flow.facts import Facts
 
 
 class ClosedForm(PatchModel):
@@ -40,11 +17,13 @@ class ClosedForm(PatchModel):
 
     Args:
         facts: Names of an expert's tensors.
+        optional: Names of those that older files lack; see :class:`moleflow.flow.facts.Facts`.
     """
 
-    def __init__(self, *facts: str) -> None:
+    def __init__(self, *facts: str, optional: Sequence[str] = ()) -> None:
         super().__init__()
         self._facts = facts
+        self._optional = optional
 
     @abstractmethod
     def compute(self, name: str, features: Tensor) -> dict[str, Tensor]:
@@ -58,7 +37,7 @@ class ClosedForm(PatchModel):
     def add_expert(self, name: str, **own: Any) -> nn.Module:
         """Create an expert without facts; see :meth:`PatchModel.add_expert`."""
         self.check_new(name, **own)
-        expert = Facts(*self._facts)
+        expert = Facts(*self._facts, optional=self._optional)
         self.keep(name, expert)
         return expert
 

@@ -28,7 +28,7 @@ class PatchMemory(ClosedForm):
     """
 
     def __init__(self, dim: int, size: int = 3000, selection: str = "greedy", seed: int = 0) -> None:
-        super().__init__("patches", "pictures")
+        super().__init__("patches", optional=("pictures",))
         if size < 1:
             raise UserError(f"model.size={size} must be at least 1.")
         self.dim = dim
@@ -41,15 +41,8 @@ class PatchMemory(ClosedForm):
         memory = remember(features, self.size, self.selection, generator(self.seed, "memory", name))
         return memory._asdict()
 
-    def patch_scores(self, x: Tensor, name: str) -> Tensor:
+    def patch_scores(self, x: Tensor, name: str, pictures: Tensor | None = None) -> Tensor:
         """Return distances to the nearest remembered patch; see :meth:`PatchModel.patch_scores`."""
-        return self._distances(x, name, None)
-
-    def held_out_scores(self, x: Tensor, name: str, pictures: Tensor) -> Tensor:
-        """Return distances to the nearest patch of another picture; see :meth:`PatchModel.held_out_scores`."""
-        return self._distances(x, name, pictures)
-
-    def _distances(self, x: Tensor, name: str, pictures: Tensor | None) -> Tensor:
         expert = self.expert(name)
         own = leave_own_out(x, pictures, expert.get_buffer("pictures"))
         return nearest(x.float().flatten(0, 2), expert.get_buffer("patches"), own).distance.reshape(x.shape[:3])

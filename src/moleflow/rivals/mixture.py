@@ -53,7 +53,7 @@ class PatchMixture(ClosedForm):
         shrinkage: float = 0.01,
         seed: int = 0,
     ) -> None:
-        super().__init__("mean", "metric", "patches", "pictures", "whitening", "offset")
+        super().__init__("mean", "metric", "patches", "whitening", "offset", optional=("pictures",))
         if size < 1:
             raise UserError(f"model.size={size} must be at least 1.")
         if not 0 <= power <= 0.5:
@@ -83,15 +83,8 @@ class PatchMixture(ClosedForm):
         shape = {"whitening": whitening.float(), "offset": offset.float().reshape(1)}
         return facts | memory._asdict() | shape
 
-    def patch_scores(self, x: Tensor, name: str) -> Tensor:
+    def patch_scores(self, x: Tensor, name: str, pictures: Tensor | None = None) -> Tensor:
         """Return negative log-likelihoods in nats; see :meth:`PatchModel.patch_scores`."""
-        return self._nll(x, name, None)
-
-    def held_out_scores(self, x: Tensor, name: str, pictures: Tensor) -> Tensor:
-        """Return the same without the pictures' own components; see :meth:`PatchModel.held_out_scores`."""
-        return self._nll(x, name, pictures)
-
-    def _nll(self, x: Tensor, name: str, pictures: Tensor | None) -> Tensor:
         expert = self.expert(name)
         patches = expert.get_buffer("patches")
         y = ((self.blur(x.float()) - expert.get_buffer("mean")) @ expert.get_buffer("metric")).flatten(0, 2)

@@ -46,7 +46,7 @@ class PositionGaussian(ClosedForm):
         whitening = torch.linalg.solve_triangular(factor, eye.expand_as(factor), upper=False)
         return {"mean": mean.float(), "whitening": whitening.float()}
 
-    def patch_scores(self, x: Tensor, name: str) -> Tensor:
+    def patch_scores(self, x: Tensor, name: str, pictures: Tensor | None = None) -> Tensor:
         """Return distances; see :meth:`PatchModel.patch_scores`.
 
         Raises:
