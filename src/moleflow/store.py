@@ -18,11 +18,11 @@ from typing import Any
 from urllib.parse import quote
 
 from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor
 
 from moleflow.errors import UserError
-from moleflow.files import read_sealed, replacing, sha256, write_sealed
+from moleflow.files import read_sealed, sha256, write_bytes, write_sealed
+from moleflow.packing import pack, unpack
 
 FORMAT = 1
 _OWN_PARTS = ("transform", "model", "scoring")  # what an expert's own settings may say of the model
@@ -113,13 +113,12 @@ class ExpertStore:
 
     def _write(self, stem: str, tensors: Mapping[str, Tensor], files: dict[str, dict[str, Any]]) -> str:
         """Write one file, list it in ``files``, and return its path in the folder."""
-        content = save({key: value.detach().cpu().contiguous() for key, value in tensors.items()})
+        content = pack(tensors)
         digest = hashlib.sha256(content).hexdigest()
         for relative in (f"{stem}.safetensors", f"{stem}.{digest[:16]}.safetensors"):
             path = self.folder / relative
             if not path.is_file():
-                with replacing(path) as temporary:
-                    temporary.write_bytes(content)
+                write_bytes(path, content)
                 break
             if sha256(path) == digest:
                 break
@@ -149,11 +148,9 @@ class ExpertStore:
         if len(content) != listed["bytes"] or hashlib.sha256(content).hexdigest() != listed["sha256"]:
             raise UserError(f"{path} is damaged: its size or sha256 differs from the manifest's. Copy it again.")
         try:
-            tensors = load(content)
+            return unpack(content)
         except SafetensorError as error:
             raise UserError(f"{path} is no safetensors file ({error}). Copy it again.") from error
-        # Copies: tensors inside a file lie at any address, and kernels may round differently there.
-        return {key: value.clone() for key, value in tensors.items()}
 
 
 def _is_sound(manifest: Mapping[str, Any]) -> bool:

@@ -13,7 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from moleflow.errors import UserError
-from moleflow.files import remove_remains, replacing
+from moleflow.files import remove_remains, write_bytes
 
 log = logging.getLogger(__name__)
 
@@ -145,8 +145,7 @@ class FeatureCache(PictureKeys):
         stored = tensor.detach().to(device="cpu", dtype=self.dtype).contiguous()
         path = self.path(key)
         try:
-            with replacing(path) as temporary:
-                temporary.write_bytes(save({"features": stored}, metadata={"sha256": _digest(key, stored)}))
+            write_bytes(path, save({"features": stored}, metadata={"sha256": _digest(key, stored)}))
         except UserError as error:
             cause = error.__cause__
             raise UserError(

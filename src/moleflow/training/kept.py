@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 
-from safetensors.torch import load, save
 from torch import Tensor
 
 from moleflow.errors import UserError
-from moleflow.files import replacing
+from moleflow.files import write_bytes
+from moleflow.packing import pack, unpack
 
 
 def write_kept(folder: Path, task: int, tensors: Mapping[str, Tensor]) -> str | None:
@@ -23,10 +23,9 @@ def write_kept(folder: Path, task: int, tensors: Mapping[str, Tensor]) -> str | 
     """
     if not tensors:
         return None
-    content = save({name: value.detach().cpu().contiguous() for name, value in tensors.items()})
+    content = pack(tensors)
     name = f"kept{task}-{sha256(content).hexdigest()}.safetensors"
-    with replacing(folder / name) as temporary:
-        temporary.write_bytes(content)
+    write_bytes(folder / name, content)
     return name
 
 
@@ -50,7 +49,7 @@ def read_kept(folder: Path, name: str | None) -> dict[str, Tensor]:
             f"{path} is missing or damaged: the next task needs it. Restore it, or start again in a new folder with "
             "hydra.run.dir=..."
         )
-    return {key: value.clone() for key, value in load(content).items()}
+    return unpack(content)
 
 
 def drop_kept(folder: Path, name: str | None) -> None:
