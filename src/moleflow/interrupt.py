@@ -35,7 +35,12 @@ def interruptible() -> Iterator[None]:
 
     While the run unwinds further requests are ignored, but for a second Ctrl-C, which ends the process at once.
     Signals that are ignored already (``nohup``) stay so. Processes forked inside die of these signals as usual.
+
+    The exception may come up in Python that is called from C, which then raises an error of its own in place of it
+    (safetensors does, while it asks a tensor for its shape). Whatever error ends a block that was asked to stop, what
+    leaves it is the request.
     """
+    asked: list[Interrupted] = []
     owner = os.getpid()
     before = {number: signal.getsignal(number) for number in SIGNALS}
     main = threading.current_thread() is threading.main_thread()  # no other one may handle signals
@@ -48,12 +53,17 @@ def interruptible() -> Iterator[None]:
             return
         for other in mine:
             signal.signal(other, signal.SIG_DFL if other == signal.SIGINT else signal.SIG_IGN)
-        raise Interrupted(number)
+        asked.append(Interrupted(number))
+        raise asked[0]
 
     for number in mine:
         signal.signal(number, stop)
     try:
         yield
+    except Exception as error:
+        if asked:
+            raise asked[0] from error
+        raise
     finally:
         for number in mine:
             signal.signal(number, before[number])

@@ -55,13 +55,14 @@ def run(config: DictConfig) -> dict[str, Any]:
     force = settings["resume"] == "force"
     if folder.finished():  # asked before the lock, so that not one file of a finished run changes
         return _finished(folder, force)
-    with folder.locked(), interruptible(), plain_disk_errors(folder.path):
+    with folder.locked(), plain_disk_errors(folder.path):
         folder.claim(force)
         if folder.finished():
             return _finished(folder, force)
         folder.set_status("running")
         try:
-            metrics = _run(config, settings, folder)
+            with interruptible():
+                metrics = _run(config, settings, folder)
         except Interrupted as stop:
             folder.set_status("interrupted", str(stop))
             raise

@@ -1,0 +1,35 @@
+"""A request to stop: what leaves the block that it came in, whatever the code between does with it."""
+
+import os
+import signal
+
+import pytest
+
+from moleflow.interrupt import Interrupted, interruptible
+
+
+def foreign_code() -> None:
+    """Be asked to stop inside a call whose errors are turned into others, as code in C may do."""
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)  # its handler raises right here
+    except BaseException:
+        raise ValueError("no shape") from None
+
+
+def test_the_request_leaves_as_itself_though_foreign_code_makes_an_error_of_it() -> None:
+    with pytest.raises(Interrupted) as stop, interruptible():
+        foreign_code()
+    assert stop.value.exit_status == 128 + signal.SIGTERM
+    assert isinstance(stop.value.__cause__, ValueError)
+
+
+def test_an_error_that_nobody_asked_for_leaves_as_itself() -> None:
+    with pytest.raises(ValueError, match="of its own"), interruptible():
+        raise ValueError("of its own")
+
+
+def test_the_handlers_of_before_are_back_afterwards() -> None:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    with pytest.raises(Interrupted), interruptible():
+        os.kill(os.getpid(), signal.SIGINT)
+    assert {number: signal.getsignal(number) for number in before} == before
