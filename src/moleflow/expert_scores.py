@@ -87,7 +87,7 @@ class ExpertScores:
 
     @torch.inference_mode()
     def patch_scores(self, grids: Tensor, expert: str, paths: Sequence[Path], training: bool = False) -> Tensor:
-        """Return each patch's score under one expert, (N, h, w) float32 on the CPU, standardised once it is calibrated.
+        """Return each patch's score under one expert, (N, h, w) float32 on the CPU, on its scale if it has one.
 
         The flow's raw score is the negative log-likelihood.
 

@@ -97,18 +97,6 @@ class MoLEFlow(ExpertScores):
             self.flow.start_from(name, self.router.route(image_features.mean(0, keepdim=True))[0])
         self.flow.fit(name, (part.to(self.device) for part in torch.split(grids, 32)))
 
-    def calibrate(self, name: str, grids: Tensor, paths: Sequence[Path]) -> None:
-        """Learn the scale of a trained expert's scores, if the scoring standardises.
-
-        Args:
-            name: The expert.
-            grids: Its training patches (N, h, w, D).
-            paths: Its training pictures, for messages.
-        """
-        if self.scoring.standardise:
-            scores = self.patch_scores(grids, name, paths, training=True)
-            self.scales[name] = ScoreScale.from_training(scores, self.scoring_of(name))
-
     def learn_route(self, name: str, image_features: Tensor) -> None:
         """Tell the router what an expert's training pictures look like.
 
@@ -121,14 +109,19 @@ class MoLEFlow(ExpertScores):
     def learn_normal(self, name: str, grids: Tensor, image_features: Tensor, paths: Sequence[Path]) -> None:
         """Remember what an expert says of its own training pictures: what is normal is told by it.
 
+        If the scoring standardises, the scale of the expert's scores is learned first, from the same patch scores.
+
         Args:
             name: The expert, trained.
             grids: Patch features (N, h, w, D), one entry a training picture.
             image_features: (N, D), as the router sees the same pictures.
             paths: Where the pictures lie, for messages.
         """
-        scores = self.image_scores(self.patch_scores(grids, name, paths, training=True), [name] * len(grids))
-        self.seen[name] = SeenPictures(image_features, scores)
+        patches = self.patch_scores(grids, name, paths, training=True)
+        if self.scoring.standardise:
+            self.scales[name] = ScoreScale.from_training(patches, self.scoring_of(name))
+            patches = self.scales[name].patches(patches)
+        self.seen[name] = SeenPictures(image_features, self.image_scores(patches, [name] * len(grids)))
 
     def expert_of(self, category: str) -> str:
         """Return the expert that learned a category.

@@ -226,7 +226,6 @@ class TaskSequence:
         self.model.forget_merged()
         for name, grids in learned.features.items():
             paths = [Path(picture) for picture in learned.pictures[name]]
-            self.model.calibrate(name, grids, paths)
             self.model.learn_normal(name, grids, learned.looks[name], paths)
         if self.model.flow.base_moves:
             self.evaluator.forget()
