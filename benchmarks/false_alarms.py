@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from moleflow.inference.predict import Prediction, Predictor
 from moleflow.model import MoLEFlow
-from moleflow.training.run import build_data
+from moleflow.training.build import build_data
 
 
 def main() -> None:

@@ -13,7 +13,8 @@ from PIL import Image
 from moleflow.cli import register_resolvers
 from moleflow.model import PART_NAMES, MoLEFlow
 from moleflow.randomness import generator
-from moleflow.training.run import model_settings, run
+from moleflow.training.build import model_settings
+from moleflow.training.run import run
 
 CONF = Path(__file__).parents[1] / "conf"
 

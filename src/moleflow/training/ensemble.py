@@ -15,11 +15,11 @@ from moleflow.errors import UserError
 from moleflow.files import read_json
 from moleflow.inference.ensemble import FILE, Ensemble
 from moleflow.model import MoLEFlow
+from moleflow.training.build import build_data
 from moleflow.training.evaluation import Evaluator
 from moleflow.training.held_out import hold_out
 from moleflow.training.progress import Progress
 from moleflow.training.results import summary, write_results
-from moleflow.training.run import build_data
 from moleflow.training.run_folder import BEFORE, CIRCUMSTANCES, RunFolder, flat, is_any_of
 
 log = logging.getLogger(__name__)

@@ -1,13 +1,18 @@
-"""How the tasks of a run are trained: plain values, checked where they are read from the config."""
+"""How the tasks of a run are trained: plain values, and how they are read from the config and checked."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
+from omegaconf import DictConfig
 
 from moleflow.continual import Strategy
+from moleflow.errors import UserError, choice
 from moleflow.losses import FlowLoss
-from moleflow.own_settings import Own
+from moleflow.own_settings import Own, merged, per_category
+from moleflow.parts import build_part
+from moleflow.training.instantiated import instantiated
 
 OptimizerFactory = Callable[..., torch.optim.Optimizer]
 
@@ -51,3 +56,54 @@ class TaskSettings:
     def loss_of(self, categories: Sequence[str]) -> FlowLoss:
         """Return the loss of an expert, whose categories have equal settings."""
         return self.losses.get(categories[0], self.loss)
+
+
+def task_settings(config: DictConfig, settings: Mapping[str, Any], categories: Sequence[str]) -> TaskSettings:
+    """Return how each task is trained.
+
+    Args:
+        config: The configuration, for what Hydra instantiates.
+        settings: The same, resolved.
+        categories: The categories of the run.
+
+    Raises:
+        UserError: If a value is not allowed.
+    """
+    given = per_category(settings, categories)
+    whole = {key: settings[key] for key in ("epochs", "batch_size")}
+    whole |= {f"per_category.{category}.epochs": own["epochs"] for category, own in given.items() if "epochs" in own}
+    for key, value in whole.items():
+        if not isinstance(value, int) or value < 1:
+            raise UserError(f"{key}={value} must be a whole number of at least 1.")
+    optimizer = settings["optimizer"]
+    if not float(optimizer["lr"]) > 0:
+        raise UserError(f"optimizer.lr={optimizer['lr']} must be greater than 0.")
+    return TaskSettings(
+        epochs=settings["epochs"],
+        batch_size=settings["batch_size"],
+        experts=choice("scenario.experts", settings["scenario"]["experts"], ("task", "category")),
+        loss=build_part("loss", settings["loss"]),
+        optimizer=instantiated("optimizer.algorithm", config.optimizer.algorithm),
+        lr=float(optimizer["lr"]),
+        final_lr_ratio=float(optimizer["final_lr_ratio"]),
+        on_nonfinite=choice("optimizer.on_nonfinite", optimizer["on_nonfinite"], ("error", "skip")),
+        lora_delay=_lora_delay(settings, min(value for key, value in whole.items() if key != "batch_size")),
+        held_out=settings["held_out"],
+        seed=settings["seed"],
+        per_category=given,
+        losses={
+            category: build_part(f"per_category.{category}.loss", merged(settings["loss"], own, "loss"))
+            for category, own in given.items()
+        },
+        strategy=instantiated("continual", config.continual),
+    )
+
+
+def _lora_delay(settings: Mapping[str, Any], epochs: int) -> int:
+    """Return how long LoRA waits, if that says something of this model and of tasks of so many epochs."""
+    delay = settings["optimizer"]["lora_delay"]
+    if not isinstance(delay, int) or not 0 <= delay < epochs:
+        raise UserError(f"optimizer.lora_delay={delay} must be a number of epochs from 0 to {epochs - 1}.")
+    if delay and not settings["model"].get("lora_rank"):
+        raise UserError(f"optimizer.lora_delay={delay} holds LoRA back, and this model has none: set it to 0.")
+    return delay

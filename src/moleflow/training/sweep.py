@@ -107,7 +107,7 @@ class SweepReport(Callback):
     def _measure_together(self, folders: Sequence[Path], config: DictConfig) -> None:
         from moleflow.training.ensemble import ensemble
         from moleflow.training.results import summary
-        from moleflow.training.run import device_of
+        from moleflow.training.trainer import device_of
 
         assert self.ledger is not None
         out = self.ledger.parents[1] / "ensemble" / self.ledger.name.rpartition(".")[0]
