@@ -1,11 +1,9 @@
-"""The whole density model: one shared base and any number of experts.
+"""The whole density model: how base and experts come to be, and what of them a task trains.
 
-``x -> + position code -> expert's input adapter -> spatial mixer -> coupling blocks with the expert's updates ->
-expert's auxiliary blocks -> z``. What an expert owns is one module, :class:`Expert`, that can be saved, loaded or
-deleted without touching another one.
+What an expert owns is one module, :class:`Expert`, that can be saved, loaded or deleted without touching another one.
+What base and expert compute is in :mod:`moleflow.flow.density`.
 """
 
-import copy
 from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar, cast
 
@@ -13,21 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from moleflow.errors import UserError, choice
-from moleflow.features.position import position_code
 from moleflow.flow.adapters import StatisticsAdapter, input_adapter
 from moleflow.flow.auxiliary import AuxiliaryCoupling, auxiliary_width
 from moleflow.flow.context import LEARNED_MIXERS, MIXER_MODES, Blur, SpatialMixer
 from moleflow.flow.coupling import CouplingBlock, CouplingStack, new_stack
+from moleflow.flow.density import ExpertDensity
 from moleflow.flow.expert import Expert
-from moleflow.flow.patch_model import PatchModel
 from moleflow.flow.subnets import Draw
-from moleflow.losses import patch_nll
 from moleflow.randomness import generator
 
 BASE_POLICIES = ("frozen", "context", "trainable", "separate", "alone")
 
 
-class ExpertFlow(PatchModel):
+class ExpertFlow(ExpertDensity):
     """Normalizing flow over patch grids with one expert a category.
 
     Args:
@@ -86,7 +82,7 @@ class ExpertFlow(PatchModel):
         expert_start: str = "fresh",
         seed: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(dim, position_code)
         if dim < 4 or dim % 4:
             raise UserError(
                 f"The embedding dimension {dim} is not divisible by 4. Set backbone.dim to {dim // 4 * 4 + 4}."
@@ -96,7 +92,6 @@ class ExpertFlow(PatchModel):
                 raise UserError(f"model.{key}={value} is negative. Use 0 to leave the part out.")
         if clamp <= 0 or dia_hidden_ratio <= 0:
             raise UserError("model.clamp and model.dia_hidden_ratio must be greater than 0.")
-        self.dim = dim
         self.coupling_layers = coupling_layers
         self.dia_blocks = dia_blocks
         self.dia_hidden_ratio = dia_hidden_ratio
@@ -107,14 +102,13 @@ class ExpertFlow(PatchModel):
         self.adapter_rank = adapter_rank
         self.adapter_shrinkage = adapter_shrinkage
         self.scale_context_kernel = scale_context_kernel
-        self.position_code = position_code
         self.clamp = clamp
         self.base = choice("model.base", base, BASE_POLICIES)
         self.expert_start = choice("model.expert_start", expert_start, ("fresh", "nearest"))
         self.seed = seed
         self.mixer_mode = choice("model.spatial_context_mode", spatial_context_mode, MIXER_MODES)
         self.mixer_kernel = spatial_context_kernel
-        self.mixer: Blur | SpatialMixer | None = None
+        self.mixer = None
         if self.mixer_mode == "blur":
             self.mixer = Blur(spatial_context_kernel, spatial_context_strength)
         elif base != "alone":
@@ -122,7 +116,6 @@ class ExpertFlow(PatchModel):
         self.stack = CouplingStack([])
         if base != "alone":
             self.stack = self._new_stack("base", global_affine=base in ("context", "trainable"))
-        self._codes: dict[tuple[int, int], Tensor] = {}
 
     # -- experts ------------------------------------------------------------------------------------------------------
 
@@ -155,14 +148,6 @@ class ExpertFlow(PatchModel):
         self.keep(name, expert)
         return expert
 
-    def expert(self, name: str) -> Expert:
-        """Return an expert by name; see :meth:`PatchModel.expert`."""
-        return cast(Expert, super().expert(name))
-
-    def mixer_of(self, name: str) -> Blur | SpatialMixer | None:
-        """Return the mixer of an expert: the shared one, unless it has its own."""
-        return self.expert(name).mixer or self.mixer
-
     def start_from(self, name: str, nearest: str) -> None:
         """Copy the nearest expert's weights, if experts start so; see :meth:`PatchModel.start_from`."""
         if self.expert_start == "nearest":
@@ -174,7 +159,7 @@ class ExpertFlow(PatchModel):
         """Fit the expert's input adapter, if it is one in closed form; see :meth:`PatchModel.fit`."""
         adapter = self.expert(name).adapter
         if isinstance(adapter, StatisticsAdapter):
-            coded = (x + self._code(x) if self.position_code else x for x in features)
+            coded = (self.coded(x) for x in features)
             # The blur commutes with the adapter, so what is white after both is what the adapter fits blurred.
             adapter.fit(self.mixer(x) if isinstance(self.mixer, Blur) else x for x in coded)
 
@@ -217,75 +202,6 @@ class ExpertFlow(PatchModel):
             learning += [] if self.mixer is None else list(self.mixer.parameters())
         return learning
 
-    # -- mathematics --------------------------------------------------------------------------------------------------
-
-    def prepare(self, x: Tensor, name: str) -> Tensor:
-        """Return what the coupling blocks see of the patch features ``x`` (B, H, W, D): coded, adapted, mixed."""
-        if self.position_code:
-            x = x + self._code(x)
-        x = self.expert(name).adapter(x)
-        mixer = self.mixer_of(name)
-        return x if mixer is None else mixer(x)
-
-    def forward(self, x: Tensor, name: str) -> tuple[Tensor, Tensor]:
-        """Map patch features to the latent space by one expert.
-
-        Args:
-            x: Patch features (B, H, W, D) as the backbone gives them.
-            name: The expert.
-
-        Returns:
-            Latents z (B, H, W, D) and the log-determinant of each patch (B, H, W), float32. The Jacobians of adapter
-            and mixer are not counted, as in the method's first implementation; :meth:`patch_scores` counts that of
-            the adapter where it is known.
-        """
-        expert = self.expert(name)
-        y = self.prepare(x, name)
-        if expert.stack is not None:
-            z, logdet = expert.stack(y)
-        else:
-            z, logdet = self.stack(y, expert.updates if len(expert.updates) else None)
-        for block in expert.auxiliary:
-            z, contribution = block(z)
-            logdet = logdet + contribution
-        return z, logdet
-
-    def patch_scores(self, x: Tensor, name: str, pictures: Tensor | None = None) -> Tensor:
-        """Return negative log-likelihoods in nats; see :meth:`PatchModel.patch_scores`."""
-        z, logdet = self(x, name)
-        return patch_nll(z, logdet + self.expert(name).adapter.log_determinant())
-
-    def inverse(self, z: Tensor, name: str) -> Tensor:
-        """Return the prepared grid (see :meth:`prepare`) that one expert maps to ``z`` (B, H, W, D)."""
-        expert = self.expert(name)
-        for block in reversed(expert.auxiliary):
-            z = cast(AuxiliaryCoupling, block).inverse(z)
-        if expert.stack is not None:
-            return expert.stack.inverse(z)
-        return self.stack.inverse(z, expert.updates if len(expert.updates) else None)
-
-    @torch.no_grad()
-    def merged(self, name: str) -> "ExpertFlow":
-        """Return a copy with one expert alone, its updates merged into the base: the fast form for scoring.
-
-        The copy gives the same densities up to rounding and shares no memory with this flow.
-        """
-        expert = self.expert(name)
-        copied = copy.deepcopy(expert)
-        alone = copy.copy(self)
-        alone._modules = dict(self._modules)
-        if expert.stack is None:
-            alone.stack = copy.deepcopy(self.stack)
-            if len(copied.updates):
-                alone.stack.merge(copied.updates)
-        else:
-            alone.stack, copied.stack = cast(CouplingStack, copied.stack), None
-        copied.updates = nn.ModuleList()
-        alone.mixer, copied.mixer = copy.deepcopy(self.mixer_of(name)), None
-        alone.experts = nn.ModuleList([copied])
-        alone._names = [name]
-        return alone.requires_grad_(False).eval()
-
     def _new_mixer(self) -> SpatialMixer | None:
         if self.mixer_mode not in LEARNED_MIXERS:
             return None
@@ -295,13 +211,6 @@ class ExpertFlow(PatchModel):
         return new_stack(
             self.dim, self.coupling_layers, self.scale_context_kernel, self.clamp, global_affine, self.seed, where
         )
-
-    def _code(self, x: Tensor) -> Tensor:
-        grid = (x.shape[1], x.shape[2])
-        code = self._codes.get(grid)
-        if code is None or code.device != x.device:
-            code = self._codes[grid] = position_code(*grid, self.dim).to(x.device)
-        return code
 
 
 def _prefixed(draw: Draw, prefix: str) -> Draw:
