@@ -20,13 +20,13 @@ PARALLEL = ("scenario.parallel=true", "callbacks=progress")
 JOBLIB = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
 FAIL_IN_TASK_2 = """
 from moleflow.errors import UserError
-from moleflow.training.sequence import TaskSequence
-learn = TaskSequence.learn
-def or_fail(self, task):
+from moleflow.training import parallel
+learn = parallel.learn
+def or_fail(run, task):
     if task.index == 1:
-        raise UserError(f"{self.title(task)}: the loss is nan.")
-    return learn(self, task)
-TaskSequence.learn = or_fail
+        raise UserError(f"{run.title(task)}: the loss is nan.")
+    return learn(run, task)
+parallel.learn = or_fail
 """
 
 

@@ -26,7 +26,8 @@ from moleflow.data import Task
 from moleflow.errors import UserError
 from moleflow.flow import PatchModel
 from moleflow.training.callbacks import TaskProgress
-from moleflow.training.learned import Learned, LearnedTask
+from moleflow.training.learned import LearnedTask
+from moleflow.training.learning import learn
 from moleflow.training.progress import Progress
 from moleflow.training.sequence import TaskSequence
 
@@ -74,8 +75,7 @@ def learn_alone(sequence: TaskSequence, index: int, owner: int) -> None:
             return
         task = sequence.tasks[index]
         sequence.restore(1)
-        skipped, history = sequence.learn(task)
-        place.write(sequence.model, list(sequence.groups(task)), Learned(sequence.progress.step, skipped, history))
+        place.write(sequence.model, list(sequence.groups(task)), learn(sequence, task))
         log.info("%s is learned.", sequence.title(task))
 
 

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +11,19 @@ import lightning as L
 from moleflow.data import PictureDataModule, Sample, Split, Task
 from moleflow.data.doubts import doubts
 from moleflow.errors import UserError
-from moleflow.flow import ExpertFlow
 from moleflow.model import MoLEFlow
 from moleflow.own_settings import epochs_of, of_expert
 from moleflow.store import ExpertStore
-from moleflow.training.batches import FeatureBatches
-from moleflow.training.callbacks import EpochCheckpoint, RunCallback
+from moleflow.training.callbacks import RunCallback
 from moleflow.training.checkpoints import TaskCheckpoints
 from moleflow.training.evaluation import CategoryResult, Evaluator
 from moleflow.training.held_out import hold_out
 from moleflow.training.kept import count, drop_kept, read_kept, write_kept
-from moleflow.training.learned import LearnedTask
+from moleflow.training.learned import Learned, LearnedTask
+from moleflow.training.learning import learn
 from moleflow.training.loggers import log_history
-from moleflow.training.module import ExpertTraining
 from moleflow.training.progress import Progress
 from moleflow.training.settings import TaskSettings
-from moleflow.training.task_data import TaskData, task_data
 
 log = logging.getLogger(__name__)
 
@@ -162,7 +159,7 @@ class TaskSequence:
         folder = self.folder / "model"
         saved = {str(entry["name"]) for entry in ExpertStore(folder).manifest()["experts"]}
         ahead = saved - set(done)  # the run was killed between saving a task and writing down that it is done
-        if ahead and self.model.flow.base_moves and self._checkpoints(task).latest() is None:
+        if ahead and self.model.flow.base_moves and self.checkpoints(task).latest() is None:
             raise UserError(
                 f"{folder} holds a base that task {task + 1} has changed already, and the checkpoint of that task is "
                 "missing or damaged. Start again in a new folder with hydra.run.dir=..."
@@ -198,38 +195,13 @@ class TaskSequence:
         ready = LearnedTask(self.state, task.index)
         learned = ready.join(self.model)
         if learned is None:
-            skipped, history = self.learn(task)
+            learned = learn(self, task)
         else:
-            skipped, history = learned.skipped_steps, learned.history
-            log_history(self.loggers, task.index, history, self.progress.step, learned.steps)
-            self.progress.step += learned.steps
-        self._account(task, skipped, history)
-        ready.clear()
-
-    def learn(self, task: Task) -> tuple[int, list[dict[str, float]]]:
-        """Learn one task, whose experts are not there yet; return how many steps were skipped, and its epochs.
-
-        Raises:
-            UserError: If a loss or a score is not finite.
-        """
-        groups = self.groups(task)
-        for name, categories in groups.items():
-            self.model.add_expert(name, categories, self.own[name])
-        with self.progress.clock("training"):
-            learned = task_data(self.model, groups, self.learned_and_held_out)
-            for name, grids in learned.features.items():
-                self.model.fit(name, grids, learned.looks[name])
-            skipped, history = self._train(task, learned)
-            self.settings.strategy.learned(self.model.flow, learned.features)
-        for name, looks in learned.looks.items():
-            self.model.learn_route(name, looks)
-        self.model.forget_merged()
-        for name, grids in learned.features.items():
-            paths = [Path(picture) for picture in learned.pictures[name]]
-            self.model.learn_normal(name, grids, learned.looks[name], paths)
+            log_history(self.loggers, task.index, learned.history, self.progress.step, learned.steps)
         if self.model.flow.base_moves:
             self.evaluator.forget()
-        return skipped, history
+        self._account(task, learned)
+        ready.clear()
 
     def groups(self, task: Task) -> dict[str, Sequence[str]]:
         """Return the categories of each of the task's experts, by the expert's name."""
@@ -241,46 +213,17 @@ class TaskSequence:
         """Return a category's training pictures: those that are learned from, and those held out."""
         return hold_out(self.data.samples("train", category), self.settings.held_out, self.settings.seed)
 
-    def _train(self, task: Task, learned: TaskData) -> tuple[int, list[dict[str, float]]]:
-        """Make the gradient steps, if there is anything to learn by them; return steps skipped and history."""
-        settings, flow, epochs = self.settings, self.model.flow, self.epochs[task.index]
-        experts = list(learned.features)
-        if not flow.learning_parameters(experts):
-            return 0, []
-        assert isinstance(flow, ExpertFlow)
-        again = settings.strategy.rehearsal(sum(len(grids) for grids in learned.features.values()))
-        remembered = {name: [f"{name}/remembered"] * len(grids) for name, grids in again.items()}
-        module = ExpertTraining(
-            flow=flow,
-            experts=experts,
-            batches=FeatureBatches(learned.features | again, settings.batch_size, settings.seed, task.index),
-            held_out=learned.held_out,
-            pictures=learned.pictures | remembered,
-            settings=replace(settings, epochs=epochs),
-            losses={name: settings.loss_of(self.model.notes[name]["categories"]) for name in (*experts, *again)},
-            title=self.title(task),
-            task=task.index,
-            steps_before=self.progress.step,
-        )
-        checkpoints = self._checkpoints(task.index)
-        trainer = self.make_trainer(
-            max_epochs=epochs, callbacks=[*self.callbacks, EpochCheckpoint(checkpoints)], logger=self.loggers
-        )
-        trainer.fit(module, ckpt_path=checkpoints.latest(), weights_only=True)
-        self.is_global_zero = trainer.is_global_zero
-        self.progress.step += trainer.global_step
-        flow.to(self.model.device).requires_grad_(False)
-        return module.skipped_steps, module.history
-
-    def _checkpoints(self, task: int) -> TaskCheckpoints:
+    def checkpoints(self, task: int) -> TaskCheckpoints:
+        """Return what the task of an index leaves on disk while it is in progress."""
         return TaskCheckpoints(self.state, task)
 
-    def _account(self, task: Task, skipped: int, history: list[dict[str, float]]) -> None:
+    def _account(self, task: Task, learned: Learned) -> None:
         """Save, evaluate and report; in a run of several processes the first one alone does so."""
         progress = self.progress
         progress.tasks_done += 1
-        progress.skipped_steps.append(skipped)
-        progress.histories.append(history)
+        progress.step += learned.steps
+        progress.skipped_steps.append(learned.skipped_steps)
+        progress.histories.append(learned.history)
         if not self.is_global_zero:
             return
         self.model.save(self.folder / "model")
@@ -289,11 +232,11 @@ class TaskSequence:
             routed = self.evaluate(seen, f"evaluate {task.index + 1}/{len(self.tasks)}")
         values = {c: {**result.metrics, "routing_accuracy": result.routing_accuracy} for c, result in routed.items()}
         progress.matrix.add(task.index, values, [t.categories for t in self.tasks])
-        report = TaskReport(task, progress.step, history, routed)
+        report = TaskReport(task, progress.step, learned.history, routed)
         for callback in self.run_callbacks:
             callback.on_task_evaluated(self, report)
         kept = self.settings.strategy.state()
         progress.kept, progress.kept_numbers = write_kept(self.state, task.index, kept), count(kept)
         progress.write(self.state / "progress.json")
         drop_kept(self.state, progress.kept)
-        self._checkpoints(task.index).clear()
+        self.checkpoints(task.index).clear()
