@@ -17,6 +17,15 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
+def split_channels(x: Tensor, first: int) -> tuple[Tensor, Tensor]:
+    """Return the first channels of a grid (..., D) and the rest, as views.
+
+    As one operation: its gradient is one concatenation, where two slices make a grid of zeros each and add them.
+    """
+    passive, active = torch.split_with_sizes(x, (first, x.shape[-1] - first), -1)
+    return passive, active
+
+
 class _AffineStep(torch.autograd.Function):
     @staticmethod
     def forward(

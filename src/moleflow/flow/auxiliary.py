@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from moleflow.flow.affine import affine_step, at_least_float32
+from moleflow.flow.affine import affine_step, at_least_float32, split_channels
 from moleflow.flow.context import zero_linear
 from moleflow.flow.lora import SharedLinear
 from moleflow.flow.subnets import Draw
@@ -31,9 +31,9 @@ class Tower(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (..., out_dim) from ``x`` (..., in_dim)."""
-        hidden = F.relu(self.first(x), inplace=True)
+        hidden = F.relu(self.first(x.flatten(0, -2)), inplace=True)
         out: Tensor = self.last(F.relu(self.second(hidden), inplace=True))
-        return out
+        return out.view(*x.shape[:-1], -1)
 
 
 class AuxiliaryCoupling(nn.Module):
@@ -60,7 +60,7 @@ class AuxiliaryCoupling(nn.Module):
         self.shift = Tower(passive, hidden, active, "shift", draw)
 
     def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        first, second = x.tensor_split((self.cut,), -1)
+        first, second = split_channels(x, self.cut)
         return (second, first) if self.flip else (first, second)
 
     def _join(self, passive: Tensor, active: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from moleflow.flow.affine import affine_step, at_least_float32
+from moleflow.flow.affine import affine_step, at_least_float32, split_channels
 from moleflow.flow.subnets import ContextSubnet, PlainSubnet, Subnet
 from moleflow.randomness import generator
 
@@ -25,17 +25,20 @@ _SLOPE = 0.1  # FrEIA's: of log-scale and shift
 
 
 class _Permute(torch.autograd.Function):
-    """Index the last axis; the gradient is indexed by the inverse instead of scattered, which is far slower."""
+    """Index the last axis; the gradient is indexed by the inverse instead of scattered, which is far slower.
+
+    ``gather`` with one index for all rows does on a CPU in a sixth of the time what ``index_select`` does.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
         ctx.save_for_backward(inverse)
-        return x.index_select(-1, order)
+        return x.gather(-1, order.expand(x.shape))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         (inverse,) = ctx.saved_tensors
-        return grads[0].index_select(-1, inverse), None, None
+        return grads[0].gather(-1, inverse.expand(grads[0].shape)), None, None
 
 
 permute = cast(Callable[[Tensor, Tensor, Tensor], Tensor], _Permute.apply)
@@ -95,7 +98,7 @@ class CouplingBlock(nn.Module):
         Returns:
             The transformed grid (B, H, W, D) and the log-determinant of each patch (B, H, W), float32.
         """
-        passive, active = x.tensor_split((self.passive,), -1)
+        passive, active = split_channels(x, self.passive)
         raw_scale, raw_shift = self.subnet(passive, updates)
         transformed, logdet = affine_step(active, raw_scale, raw_shift, self.clamp, _SLOPE, _SLOPE)
         y = torch.cat((passive, transformed), -1)
@@ -110,7 +113,7 @@ class CouplingBlock(nn.Module):
         y = permute(y, self.inverse_order, self.order)
         if self.affine is not None:
             y = (y - self.affine.offset) / self.affine.scale()
-        passive, active = y.tensor_split((self.passive,), -1)
+        passive, active = split_channels(y, self.passive)
         raw_scale, raw_shift = self.subnet(passive, updates)
         scale = self.clamp * torch.tanh(_SLOPE * at_least_float32(raw_scale))
         return torch.cat((passive, (active - _SLOPE * raw_shift) * (-scale).exp()), -1)

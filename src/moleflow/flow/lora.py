@@ -40,11 +40,6 @@ class _LowRankGradient(torch.autograd.Function):
 _low_rank_gradient = cast(Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor], _LowRankGradient.apply)
 
 
-def _rows(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Return ``F.linear``; half of a grid's channels is a matrix whose rows lie apart, which it would copy."""
-    return F.linear(x.flatten(0, -2), weight, bias).view(*x.shape[:-1], -1)
-
-
 class LowRankUpdate(nn.Module):
     """What one expert adds to one shared linear layer: ``x -> (1/r) B A x + b``.
 
@@ -103,22 +98,23 @@ class SharedLinear(nn.Linear):
         """Return ``W x + b``, plus the update's part.
 
         Args:
-            x: Input (..., in_features).
+            x: Input (..., in_features). Rows (N, in_features) are fastest: of a grid the result is a view, and what
+                then works on it in place costs copies of the whole gradient; half of a grid's channels is copied first.
             update: One expert's update of this layer, or None for the base alone.
         """
         if update is None:
-            return _rows(x, self.weight, self.bias)
+            return F.linear(x, self.weight, self.bias)
         bias = self.bias if update.bias is None else self.bias + update.bias
         if update.a is None or update.b is None:
-            return _rows(x, self.weight, bias)
+            return F.linear(x, self.weight, bias)
         merged = torch.addmm(self.weight, update.b, update.a, alpha=update.scale)
         # Merging costs next to nothing beside the rows. What costs is the gradient: that of the full weight in * out a
         # row, from which A and B have theirs for nothing; without it 2 r (in + out).
         full = self.in_features * self.out_features
         thin = 2 * len(update.a) * (self.in_features + self.out_features)
         if self.weight.requires_grad or not update.a.requires_grad or thin > full:
-            return _rows(x, merged, bias)
-        return _low_rank_gradient(_rows(x, merged.detach(), bias), x, update.a, update.b, update.scale)
+            return F.linear(x, merged, bias)
+        return _low_rank_gradient(F.linear(x, merged.detach(), bias), x, update.a, update.b, update.scale)
 
     @torch.no_grad()
     def merge(self, update: LowRankUpdate) -> None:

@@ -71,12 +71,13 @@ class ContextSubnet(Subnet):
 
     def forward(self, x: Tensor, updates: nn.ModuleDict | None = None) -> tuple[Tensor, Tensor]:
         """Return raw log-scale and shift; see :meth:`Subnet.forward`."""
-        with_context = torch.cat((x, self.context(x)), -1)
+        patches = x.shape[:-1]
+        with_context = torch.cat((x, self.context(x)), -1).flatten(0, -2)
         scale = F.relu(self.scale_in(with_context, _update(updates, "scale_in")), inplace=True)
-        shift = F.relu(self.shift_in(x, _update(updates, "shift_in")), inplace=True)
+        shift = F.relu(self.shift_in(x.flatten(0, -2), _update(updates, "shift_in")), inplace=True)
         return (
-            self.scale_out(scale, _update(updates, "scale_out")),
-            self.shift_out(shift, _update(updates, "shift_out")),
+            self.scale_out(scale, _update(updates, "scale_out")).view(*patches, -1),
+            self.shift_out(shift, _update(updates, "shift_out")).view(*patches, -1),
         )
 
 
@@ -96,6 +97,6 @@ class PlainSubnet(Subnet):
 
     def forward(self, x: Tensor, updates: nn.ModuleDict | None = None) -> tuple[Tensor, Tensor]:
         """Return raw log-scale and shift; see :meth:`Subnet.forward`."""
-        hidden = F.relu(self.hidden(x, _update(updates, "hidden")), inplace=True)
-        scale, shift = self.out(hidden, _update(updates, "out")).chunk(2, -1)
+        hidden = F.relu(self.hidden(x.flatten(0, -2), _update(updates, "hidden")), inplace=True)
+        scale, shift = self.out(hidden, _update(updates, "out")).view(*x.shape[:-1], -1).chunk(2, -1)
         return scale, shift
