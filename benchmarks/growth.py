@@ -17,9 +17,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from program import run_program, write_tree
+from program import write_tree
 from side_by_side import Row, agree, parse, parser, show, write
 
+from moleflow.composing import run_program
 from moleflow.data.scenario import ORDERS
 from moleflow.training.callbacks import RunCallback
 from moleflow.training.sequence import TaskReport, TaskSequence
@@ -71,8 +72,7 @@ def main(given: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write_tree(folder / "data", categories, 64, train, test)
-        run_program(
-            folder / "run",
+        overrides = [
             "dataset=folder",
             f"dataset.root={folder / 'data'}",
             "backbone=resnet18",
@@ -88,7 +88,8 @@ def main(given: Sequence[str] | None = None) -> None:
             "+callbacks.meter._target_=growth.Meter",
             f"+callbacks.meter.path={folder / 'meter.jsonl'}",
             f"trainer={'gpu' if torch.device(arguments.device).type == 'cuda' else 'cpu'}",
-        )
+        ]
+        run_program(overrides, folder / "run")
         lines: list[Row] = [json.loads(line) for line in (folder / "meter.jsonl").read_text().splitlines()]
     logging.disable(logging.NOTSET)
     for key in ("expert_parameters", "expert_bytes"):  # the first task's adapter differs, in value and not in size

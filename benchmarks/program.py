@@ -1,34 +1,22 @@
-"""The program's parts for benchmarks: configurations as the command line composes them, and pictures to work on."""
+"""What benchmarks work on: models as the command line configures them, and pictures."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import OmegaConf
 from PIL import Image
 
-from moleflow.cli import register_resolvers
+from moleflow.composing import composed
 from moleflow.model import PART_NAMES, MoLEFlow
 from moleflow.randomness import generator
 from moleflow.training.build import model_settings
-from moleflow.training.run import run
-
-CONF = Path(__file__).parents[1] / "conf"
-
-
-def composed(*overrides: str) -> DictConfig:
-    """Return the config that ``python train.py OVERRIDES`` would use."""
-    register_resolvers()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("config", list(overrides), return_hydra_config=True)
 
 
 def fresh_model(*overrides: str, device: str = "cpu", cache: Any = None) -> MoLEFlow:
     """Return a model of a config, without experts; by default it computes features anew at every call."""
-    config = composed("dataset=folder", "dataset.root=none", *overrides)
+    config = composed(["dataset=folder", "dataset.root=none", *overrides])
     parts = (*PART_NAMES, "features", "trainer")  # the rest asks Hydra for the command line
     settings = {part: cast(dict[str, Any], OmegaConf.to_container(config[part], resolve=True)) for part in parts}
     return MoLEFlow(model_settings(settings), cache=cache, device=device)
@@ -70,14 +58,3 @@ def perturb(model: MoLEFlow) -> None:
         for parameter in model.flow.parameters():
             parameter += 0.02 * torch.randn(parameter.shape, generator=draw).to(parameter.device)
     model.forget_merged()
-
-
-def run_program(folder: Path, *overrides: str) -> dict[str, Any]:
-    """Run ``python train.py OVERRIDES`` in this process, into a folder, and return the content of ``metrics.json``."""
-    config = composed(*overrides, f"hydra.run.dir={folder}")
-    with open_dict(config):
-        config.hydra.runtime.output_dir = str(folder)
-    HydraConfig.instance().set_config(config)
-    with open_dict(config):
-        del config["hydra"]
-    return run(config)

@@ -10,9 +10,9 @@ import argparse
 from pathlib import Path
 
 import torch
-from hydra import compose, initialize_config_dir
 from torch import Tensor
 
+from moleflow.composing import composed
 from moleflow.data import FolderDataModule
 from moleflow.features import FeatureExtractor
 from moleflow.model import MoLEFlow
@@ -25,9 +25,7 @@ def main() -> None:
     made = argparse.ArgumentParser(description=__doc__)
     made.add_argument("root", type=Path)
     given = made.parse_args()
-    conf = str(Path(__file__).parents[1] / "conf")
-    with initialize_config_dir(conf, version_base="1.3"):
-        config = compose("config", ["backbone=efficientnet_lite0", "dataset=folder", f"dataset.root={given.root}"])
+    config = composed(["backbone=efficientnet_lite0", "dataset=folder", f"dataset.root={given.root}"])
     transform = build_part("transform", config.transform)
     data = FolderDataModule(given.root, transform)
     data.setup()

@@ -4,7 +4,8 @@ import copy
 from functools import cache
 from typing import Any
 
-from moleflow.catalogue.entries import composed, find_conf
+from moleflow.catalogue.entries import resolved
+from moleflow.composing import find_conf
 
 CONF = find_conf()
 
@@ -16,4 +17,4 @@ def once(*overrides: str) -> dict[str, Any]:
 
 @cache
 def _composed(overrides: tuple[str, ...]) -> dict[str, Any]:
-    return composed(CONF, list(overrides))
+    return resolved(CONF, list(overrides))

@@ -3,16 +3,11 @@
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf, open_dict
+from moleflow.composing import run_program
 
-from moleflow.cli import register_resolvers
+__all__ = ["CONF", "ROOT", "TINY", "run_command", "run_program"]
 
 ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf"
@@ -32,28 +27,6 @@ TINY = (
     "features.cache_dir=null",
 )
 """Overrides that make any configuration run in seconds: an 8 x 8 grid of 16 random features."""
-
-
-def composed(overrides: Sequence[str], folder: Path) -> DictConfig:
-    """Return the config of a command line, as Hydra would hand it to the program."""
-    register_resolvers()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("config", [*overrides, f"hydra.run.dir={folder}"], return_hydra_config=True)
-    GlobalHydra.instance().clear()
-    with open_dict(config):
-        config.hydra.runtime.output_dir = str(folder)
-    HydraConfig.instance().set_config(config)
-    OmegaConf.set_readonly(config.hydra, None)
-    with open_dict(config):
-        del config["hydra"]
-    return config
-
-
-def run_program(overrides: Sequence[str], folder: Path) -> dict[str, Any]:
-    """Run one configuration in this process and return the content of ``metrics.json``."""
-    from moleflow.training.run import run
-
-    return run(composed(overrides, folder))
 
 
 def run_command(*arguments: str, cwd: Path = ROOT, timeout: float = 300) -> subprocess.CompletedProcess[str]:

@@ -5,9 +5,10 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from moleflow.catalogue.entries import Entry, entries, find_conf
+from moleflow.catalogue.entries import Entry, entries
 from moleflow.catalogue.measured import finished_runs, means, measured, verdict
 from moleflow.catalogue.records import OTHER_TOLERANCE, TOLERANCE
+from moleflow.composing import find_conf
 from moleflow.errors import UserError, told
 from moleflow.training.tables import aligned
 

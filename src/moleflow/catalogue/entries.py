@@ -5,13 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from moleflow.catalogue.records import experiment_rows
-from moleflow.cli import register_resolvers
-from moleflow.errors import UserError
+from moleflow.composing import composed
 from moleflow.training.run_folder import BEFORE, CIRCUMSTANCES, flat, is_any_of
 
 METRICS = ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap")
@@ -49,34 +46,20 @@ class Entry:
         return [f"+{self.kind}={self.name}"]
 
 
-def find_conf() -> Path:
-    """Return the config folder: that of the checkout, or one in the current folder.
-
-    Raises:
-        UserError: If there is none.
-    """
-    for folder in (Path(__file__).resolve().parents[3] / "conf", Path.cwd() / "conf"):
-        if (folder / "config.yaml").is_file():
-            return folder
-    raise UserError("There is no conf/ folder here. Run this in the project's folder, the one with train.py.")
-
-
 def entries(conf: Path) -> list[Entry]:
     """Return all entries, experiments first, by name."""
     return [_entry(path) for kind in ("experiment", "ablation") for path in sorted((conf / kind).glob("*.yaml"))]
 
 
-def composed(conf: Path, overrides: list[str]) -> dict[str, Any]:
+def resolved(conf: Path, overrides: list[str]) -> dict[str, Any]:
     """Return the resolved configuration that a command line gives, without what only watches a run.
 
     Raises:
         hydra.errors.HydraException: If it cannot be composed.
     """
-    register_resolvers()
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
-        config = compose("config", overrides)
-    parts = [str(part) for part in config if part not in ("logger", "callbacks")]  # these ask Hydra for the run folder
+    config = composed(overrides, conf)
+    watching = ("hydra", "logger", "callbacks")  # these ask Hydra for the run folder
+    parts = [str(part) for part in config if part not in watching]
     return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.masked_copy(config, parts), resolve=True))
 
 

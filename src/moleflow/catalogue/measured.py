@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from moleflow.catalogue.entries import METRICS, Entry, composed, identity
+from moleflow.catalogue.entries import METRICS, Entry, identity, resolved
 from moleflow.catalogue.records import config_settings, experiment_rows, row_settings, tolerance
 from moleflow.errors import UserError
 from moleflow.files import read_json
@@ -50,7 +50,7 @@ def measured(conf: Path, entries: Sequence[Entry], runs: Sequence[Run]) -> dict[
             candidates = [i for i in candidates if settings[i] == wanted]  # type: ignore[assignment]
         if not candidates:
             continue
-        own = identity(composed(conf, entry.overrides))
+        own = identity(resolved(conf, entry.overrides))
         matching = [runs[i] for i in candidates if identities[i] == own]
         if matching:
             result[entry.kind, entry.name] = matching
