@@ -90,6 +90,14 @@ def test_a_folder_that_cannot_be_made_is_one_message(mode: tuple[str, ...], key:
     assert len(done.stderr.splitlines()) == 1, done.stderr
 
 
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs a folder that even root cannot write to")
+def test_a_sweep_whose_folder_cannot_be_written_to_is_one_message() -> None:
+    done = run_command("train.py", "-m", "seed=0,1", "dataset=mvtec", "hydra.sweep.dir=/proc")
+    assert done.returncode == 1
+    assert done.stderr.startswith("The folder /proc cannot be written to: ")
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
