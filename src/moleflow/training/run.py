@@ -23,7 +23,7 @@ from moleflow.training.loggers import WandbReport, finish_loggers
 from moleflow.training.parallel import check_independent, learn_alone, learn_in_jobs
 from moleflow.training.results import summary, write_results
 from moleflow.training.run_folder import RunFolder
-from moleflow.training.trainer import process_rank
+from moleflow.training.trainer import own_device, process_rank
 
 log = logging.getLogger(__name__)
 
@@ -98,6 +98,8 @@ def _run(config: DictConfig, settings: dict[str, Any], folder: RunFolder) -> dic
 
 def _learn_alone(settings: dict[str, Any], folder: Path, owner: int, index: int) -> None:
     """Learn one task in a process that a launcher has started."""
+    if os.getpid() != owner:  # beside others on this machine
+        settings = settings | {"trainer": own_device(settings["trainer"], index)}
     with interruptible(), plain_disk_errors(folder):
         learn_alone(build_sequence(OmegaConf.create(settings), settings, folder), index, owner)
 

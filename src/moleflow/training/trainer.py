@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -54,6 +54,9 @@ def process_rank() -> int:
 def device_of(trainer: Mapping[str, Any]) -> torch.device:
     """Return where a trainer of these settings computes in this process.
 
+    Args:
+        trainer: Its settings; ``devices`` is a number of GPUs, or a list of which ones.
+
     Raises:
         UserError: If an accelerator is asked for that is not there.
     """
@@ -65,7 +68,23 @@ def device_of(trainer: Mapping[str, Any]) -> torch.device:
         return torch.device("mps")
     if not torch.cuda.is_available():
         raise UserError(f"trainer.accelerator={accelerator}, but torch sees no GPU here. Use trainer=cpu.")
-    return torch.device("cuda", process_rank())
+    rank, devices = process_rank(), trainer["devices"]
+    named = isinstance(devices, Sequence) and not isinstance(devices, str)
+    return torch.device("cuda", devices[rank % len(devices)] if named else rank)
+
+
+def own_device(trainer: Mapping[str, Any], job: int) -> dict[str, Any]:
+    """Return the settings of a trainer that is one of several at a time: the visible GPUs are dealt out in turn.
+
+    A GPU that is named in the settings is left, and so is whatever is no GPU.
+
+    Args:
+        trainer: Settings of a trainer on one device.
+        job: Number of the job.
+    """
+    if isinstance(trainer["devices"], list) or device_of(trainer).type != "cuda":
+        return dict(trainer)
+    return {**trainer, "devices": [job % torch.cuda.device_count()]}
 
 
 def quiet_lightning() -> None:
