@@ -71,7 +71,7 @@ def test_a_gradient_that_is_no_number_moves_nothing(tmp_path: Path) -> None:
 
 def test_a_score_that_is_no_number_names_expert_and_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tree = write_mvtec_tree(tmp_path / "tree", ("bottle",))
-    monkeypatch.setattr("moleflow.flow.expert_flow.patch_nll", lambda z, logdet: z.sum(-1) * torch.inf)
+    monkeypatch.setattr("moleflow.flow.density.patch_nll", lambda z, logdet: z.sum(-1) * torch.inf)
     with pytest.raises(UserError, match=r"Expert 'bottle' gives scores that are not finite for .*bottle/000.png"):
         run_program(arguments(tree), tmp_path / "run")
 
