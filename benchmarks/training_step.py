@@ -6,10 +6,12 @@ Depth 6, two auxiliary blocks, rank 64, batch 16 of 28 x 28 patches of 768 numbe
 optimizer on both sides. From the same weights both must give the same latents, log-determinants and gradients before
 anything is timed; then they take turns. Both have the C library's default allocator, or with ``--keep-freed-memory``
 what ``train.py`` makes of it (see :mod:`moleflow.memory`). With ``--bf16`` both run once more under autocast, which
-pays on a processor that has the instructions (a GPU, or a CPU with AVX512-BF16 or AMX).
+pays on a processor that has the instructions (a GPU, or a CPU with AVX512-BF16 or AMX). With ``--compile`` this flow
+takes its turn through ``torch.compile`` too (needs a C++ compiler on a CPU).
 """
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from freia_form import FreiaForm
@@ -28,9 +30,16 @@ class Side:
 
     def __init__(self, name: str, module: nn.Module, parameters: list[nn.Parameter], expert: str | None) -> None:
         self.name, self.module, self.parameters = name, module, parameters
+        self._expert = expert
         self._arguments = () if expert is None else (expert,)
         self._loss = FlowLoss()
         self._optimizer = AdamP(parameters, lr=3e-4, weight_decay=0.01)
+
+    def compiled(self) -> "Side":
+        """Return the same through ``torch.compile``; the weights are shared, the optimizer is not."""
+        return Side(
+            f"{self.name}, compiled", cast(nn.Module, torch.compile(self.module)), self.parameters, self._expert
+        )
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         z, logdet = self.module(x, *self._arguments)
@@ -90,6 +99,7 @@ def main(given: Sequence[str] | None = None) -> None:
     """Check, time, print and write."""
     made = parser(__doc__)
     made.add_argument("--bf16", action="store_true", help="also under bf16 autocast")
+    made.add_argument("--compile", action="store_true", help="also this flow through torch.compile")
     made.add_argument("--keep-freed-memory", action="store_true", help="as train.py does; for both sides")
     made.add_argument("--batch", type=int, default=16)
     arguments = parse(made, given)
@@ -101,12 +111,17 @@ def main(given: Sequence[str] | None = None) -> None:
     ours, other = sides(dim, layers, rank, arguments.device)
     x = torch.randn(batch, grid, grid, dim, generator=generator(0, "benchmark", "patches")).to(arguments.device)
     differences = check(ours, other, x)
+    taking_part = [ours, other]
+    if arguments.compile:
+        compiled = ours.compiled()
+        differences |= {f"compiled_{name}": value for name, value in check(compiled, other, x).items()}
+        taking_part.append(compiled)
     kind = torch.device(arguments.device).type
     rows: list[Row] = []
     for precision in ("float32", "bfloat16")[: 1 + arguments.bf16]:
         with torch.autocast(kind, torch.bfloat16, enabled=precision == "bfloat16"):
             times = take_turns(
-                {side.name: lambda side=side: side.step(x) for side in (ours, other)},
+                {side.name: lambda side=side: side.step(x) for side in taking_part},
                 arguments.repeats,
                 arguments.device,
             )
