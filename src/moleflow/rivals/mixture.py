@@ -48,8 +48,8 @@ class PatchMixture(ClosedForm):
         self,
         dim: int,
         size: int = 3000,
-        power: float = 0.1,
-        blur: float = 0.3,
+        power: float = 0.25,
+        blur: float = 0.2,
         shrinkage: float = 0.01,
         seed: int = 0,
     ) -> None:
