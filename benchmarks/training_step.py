@@ -8,6 +8,9 @@ anything is timed; then they take turns. Both have the C library's default alloc
 what ``train.py`` makes of it (see :mod:`moleflow.memory`). With ``--bf16`` both run once more under autocast, which
 pays on a processor that has the instructions (a GPU, or a CPU with AVX512-BF16 or AMX). With ``--compile`` this flow
 takes its turn through ``torch.compile`` too (needs a C++ compiler on a CPU).
+
+``of product rate`` says how near the hardware's limit a side comes: the operations of its products and convolutions a
+second, over those that one product of all patches with a D x D matrix reaches in the same run.
 """
 
 from collections.abc import Sequence
@@ -18,11 +21,14 @@ from freia_form import FreiaForm
 from side_by_side import Row, agree, compared, parse, parser, show, take_turns, write
 from timm.optim import AdamP
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from moleflow.flow import ExpertFlow
 from moleflow.losses import FlowLoss, patch_nll
 from moleflow.memory import keep_freed_memory
 from moleflow.randomness import generator
+
+PRODUCT = "one product"
 
 
 class Side:
@@ -58,6 +64,12 @@ class Side:
     def step(self, x: Tensor) -> None:
         self.gradients(x)
         self._optimizer.step()
+
+    def operations(self, x: Tensor) -> int:
+        """Return the floating-point operations of a step's products and convolutions, forward and backward."""
+        with FlopCounterMode(display=False) as counter:
+            self.step(x)
+        return counter.get_total_flops()
 
 
 def sides(dim: int, layers: int, rank: int, device: str) -> tuple[Side, Side]:
@@ -117,16 +129,24 @@ def main(given: Sequence[str] | None = None) -> None:
         differences |= {f"compiled_{name}": value for name, value in check(compiled, other, x).items()}
         taking_part.append(compiled)
     kind = torch.device(arguments.device).type
+    operations = {side.name: side.operations(x) for side in (ours, other)}
+    operations |= {side.name: operations[ours.name] for side in taking_part[2:]}
+    patches, square = x.flatten(0, -2), torch.eye(dim, device=x.device)
     rows: list[Row] = []
     for precision in ("float32", "bfloat16")[: 1 + arguments.bf16]:
         with torch.autocast(kind, torch.bfloat16, enabled=precision == "bfloat16"):
             times = take_turns(
-                {side.name: lambda side=side: side.step(x) for side in taking_part},
+                {side.name: lambda side=side: side.step(x) for side in taking_part}
+                | {PRODUCT: lambda: patches @ square},
                 arguments.repeats,
                 arguments.device,
             )
-        rows += compared(times, other.name, precision=precision, freed_memory="kept" if kept else "given back")
-    show(rows, {"form": "", "precision": "", "freed_memory": "", "seconds": ".3f", "ratio": ".2f"})
+        rate = 2 * len(patches) * dim**2 / times.pop(PRODUCT)
+        for row in compared(times, other.name, precision=precision, freed_memory="kept" if kept else "given back"):
+            done = operations[row["form"]] / row["seconds"]
+            rows.append(row | {"teraflop_a_second": done / 1e12, "of_product_rate": done / rate})
+    formats = {"seconds": ".3f", "ratio": ".2f", "teraflop_a_second": ".3f", "of_product_rate": ".2f"}
+    show(rows, {"form": "", "precision": "", "freed_memory": "", **formats})
     write(
         arguments.out, {"shape": [batch, grid, grid, dim], "differences": differences, "rows": rows}, arguments.device
     )
