@@ -23,6 +23,45 @@ def test_the_request_leaves_as_itself_though_foreign_code_makes_an_error_of_it()
     assert isinstance(stop.value.__cause__, ValueError)
 
 
+def test_further_requests_are_ignored_while_the_first_is_answered() -> None:
+    cleaned = []
+
+    def work() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            os.kill(os.getpid(), signal.SIGHUP)
+            try:
+                raise OSError("in the clean-up")
+            except OSError:
+                os.kill(os.getpid(), signal.SIGTERM)
+            cleaned.append("to its end")
+
+    with pytest.raises(Interrupted) as stop, interruptible():
+        work()
+    assert stop.value.number == signal.SIGTERM
+    assert cleaned
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_second_request_stops_what_the_first_one_did_not() -> None:
+    reached = []
+
+    class Finalised:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def work() -> None:
+        Finalised()
+        reached.append("the first was lost")
+        os.kill(os.getpid(), signal.SIGTERM)
+        reached.append("so was the second")
+
+    with pytest.raises(Interrupted), interruptible():
+        work()
+    assert reached == ["the first was lost"]
+
+
 def test_an_error_that_nobody_asked_for_leaves_as_itself() -> None:
     with pytest.raises(ValueError, match="of its own"), interruptible():
         raise ValueError("of its own")

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,7 +34,8 @@ class Interrupted(BaseException):
 def interruptible() -> Iterator[None]:
     """Raise :class:`Interrupted` at the first signal that asks this process to stop.
 
-    While the run unwinds further requests are ignored, but for a second Ctrl-C, which ends the process at once.
+    While the run unwinds further requests are ignored, but for a second Ctrl-C, which ends the process at once. One
+    that comes after the first was lost (Python ignores what is raised in a finaliser) is raised like the first.
     Signals that are ignored already (``nohup``) stay so. Processes forked inside die of these signals as usual.
 
     The exception may come up in Python that is called from C, which then raises an error of its own in place of it
@@ -51,10 +53,12 @@ def interruptible() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
-        for other in mine:
-            signal.signal(other, signal.SIG_DFL if other == signal.SIGINT else signal.SIG_IGN)
+        if _unwinding():
+            return
+        if signal.SIGINT in mine:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
         asked.append(Interrupted(number))
-        raise asked[0]
+        raise asked[-1]
 
     for number in mine:
         signal.signal(number, stop)
@@ -67,3 +71,11 @@ def interruptible() -> Iterator[None]:
     finally:
         for number in mine:
             signal.signal(number, before[number])
+
+
+def _unwinding() -> bool:
+    """Return whether this thread is answering a request to stop: in a handler or a clean-up, at any depth."""
+    error = sys.exception()
+    while error is not None and not isinstance(error, Interrupted):
+        error = error.__context__
+    return error is not None
