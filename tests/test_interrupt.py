@@ -2,10 +2,20 @@
 
 import os
 import signal
+from collections.abc import Iterator
 
 import pytest
 
-from moleflow.interrupt import Interrupted, interruptible
+from moleflow.interrupt import SIGNALS, Interrupted, interruptible
+
+
+@pytest.fixture(autouse=True)
+def _heard() -> Iterator[None]:
+    """Have no signal ignored, as SIGINT is in what a shell starts in the background."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def foreign_code() -> None:
