@@ -79,17 +79,17 @@ def export(model: MoLEFlow, category: str, path: Path) -> Path:
         UserError: If no expert learned the category, the model is no flow, its scores are not plain, or packages of
             the extra ``export`` are missing.
     """
-    try:
-        import onnx
-        import onnxscript  # noqa: F401 — what the exporter needs
-    except ImportError as error:
-        raise UserError(f"{error.name} is not installed. Run: pip install 'moleflow[export]'") from error
     if type(model.flow) is not ExpertFlow:
         raise UserError("Only a flow can be exported (model=moleflow or whitened), no memory and no rival.")
     expert = category if category in model.flow.names else model.expert_of(category)
     scoring = model.scoring_of(expert)
     if scoring.standardise or scoring.pool > 1 or scoring.centre or scoring.map_centre:
         raise UserError("A model with scoring.standardise, pool, centre or map_centre cannot be exported.")
+    try:
+        import onnx
+        import onnxscript  # noqa: F401 — what the exporter needs
+    except ImportError as error:
+        raise UserError(f"{error.name} is not installed. Run: pip install 'moleflow[export]'") from error
     deployed = DeployedExpert(model, expert).eval()
     example = torch.rand(2, 3, *deployed.shape)
     with torch.no_grad():
