@@ -35,9 +35,11 @@ def per_category(content: Content) -> Section:
             table.title, table.note = f"{bench.dataset}: {right.name}", f"{right.label}."
             table.columns = ("category", metric, "image_auroc", "train pictures")
             table.rows = [[row[0], row[2], row[5], row[7]] for row in table.rows]
-        choices.append(_choice(bench, left, right))
+        else:
+            choices.append(_choice(bench, left, right))
         section.blocks += [table, _bottlenecks(bench, metric, i)]
-    section.chooser = {"metrics": METRICS, "metric": content.options.metric, "benches": choices}
+    if choices:
+        section.chooser = {"metrics": METRICS, "metric": content.options.metric, "benches": choices}
     return section
 
 
@@ -56,7 +58,7 @@ def _bottlenecks(bench: Bench, metric: str, i: int) -> Table:
     best = bench.best
     table = Table(
         f"bottlenecks{i + 1}", f"{bench.dataset}: categories that hold {best.name} back",
-        ("category", metric, "below the mean by", "mean of the others", "best of any configuration", "reached by"),
+        ("category", metric, "against the mean", "mean of the others", "best of any configuration", "reached by"),
         note=f"The {_BOTTLENECKS} lowest. The last columns say whether some configuration does better there.",
     )  # fmt: skip
     values = {c: v for c in best.runs[0].categories if (v := best.mean("per_category", c, metric)) is not None}
