@@ -161,7 +161,8 @@ def heat_map_figure(
     cell = 0.52
     made, (ax,) = figure(1.9 + cell * len(columns), 1.5 + 0.36 * len(rows))
     low, high = limits or (float(np.nanmin(matrix, initial=1.0)), float(np.nanmax(matrix, initial=0.0)))
-    ax.imshow(matrix, cmap="cividis", vmin=low, vmax=max(high, low + 1e-9), aspect="auto")
+    high = max(high, low + 1e-9)  # all alike: all dark
+    ax.imshow(matrix, cmap="cividis", vmin=low, vmax=high, aspect="auto")
     for (i, j), value in np.ndenumerate(matrix):
         if not np.isnan(value):
             dark = value < low + 0.55 * (high - low)

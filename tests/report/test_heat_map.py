@@ -1,0 +1,16 @@
+"""The numbers in a matrix can be read on the colour that they stand on."""
+
+import pytest
+from matplotlib.colors import to_rgb
+
+from moleflow.report.plots import heat_map_figure
+
+
+@pytest.mark.parametrize("values", [[[1.0, 1.0], [1.0, 1.0]], [[0.0, 0.3], [0.6, 1.0]]])
+def test_numbers_stand_out_from_their_cells(values: list[list[float]]) -> None:
+    (ax,) = heat_map_figure(values, ["a", "b"], ["a", "b"], "after", "on").axes
+    (image,) = ax.images
+    cells = [value for row in values for value in row]
+    for value, text in zip(cells, ax.texts, strict=True):
+        cell, ink = (sum(colour[:3]) / 3 for colour in (image.cmap(image.norm(value)), to_rgb(text.get_color())))
+        assert abs(cell - ink) > 0.4
