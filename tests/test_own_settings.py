@@ -32,7 +32,7 @@ def overrides(root: Path, *more: str) -> list[str]:
 @pytest.fixture(scope="module")
 def finished(root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("run")
-    return folder, run_program(overrides(root, OWN), folder)
+    return folder, run_program(overrides(root, OWN, "callbacks=default"), folder)
 
 
 def test_the_expert_has_its_own_and_no_other_one_changes(

@@ -30,7 +30,7 @@ def overrides(root: Path, *more: str) -> list[str]:
 @pytest.fixture(scope="module")
 def finished(root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("run")
-    return folder, run_program(overrides(root), folder)
+    return folder, run_program(overrides(root, "callbacks=default"), folder)
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
@@ -59,6 +59,7 @@ def test_run_folder_keeps_its_contract(finished: tuple[Path, dict[str, Any]]) ->
         "scores.csv",
         "status.json",
         "model",
+        "pictures",
     }
     assert {path.name for path in (folder / "model").rglob("*.*")} == {
         "manifest.json", "base.safetensors", "bottle.safetensors", "cable.safetensors", "screw.safetensors"
@@ -112,7 +113,7 @@ def test_a_later_task_leaves_earlier_categories_to_the_last_bit(
 def test_same_command_twice_does_nothing_the_second_time(finished: tuple[Path, dict[str, Any]], root: Path) -> None:
     folder, metrics = finished
     before = (folder / "metrics.json").stat().st_mtime_ns
-    assert run_program(overrides(root), folder) == metrics
+    assert run_program(overrides(root, "callbacks=default"), folder) == metrics
     assert (folder / "metrics.json").stat().st_mtime_ns == before
 
 
@@ -154,7 +155,7 @@ def test_every_kind_of_choice_runs(change: str, root: Path, tmp_path: Path) -> N
 
 def test_visa_as_released(tmp_path: Path) -> None:
     root = write_visa_tree(tmp_path / "visa")
-    change = ["dataset=visa", f"dataset.root={root}", "dataset.categories=[candle,pcb1]", *TINY]
+    change = ["dataset=visa", f"dataset.root={root}", "dataset.categories=[candle,pcb1]", *TINY, "callbacks=default"]
     metrics = run_program(change, tmp_path / "run")
     assert metrics["per_category"]["candle"]["test_defects"] == 3
     assert 0.0 <= metrics["pixel_ap"] <= 1.0
@@ -162,7 +163,7 @@ def test_visa_as_released(tmp_path: Path) -> None:
 
 def test_a_category_without_masks_has_image_metrics_only(tmp_path: Path) -> None:
     root = write_mvtec_tree(tmp_path / "tree", ("bottle",), masks=False)
-    metrics = run_program(overrides(root), tmp_path / "run")
+    metrics = run_program(overrides(root, "callbacks=default"), tmp_path / "run")
     assert metrics["image_auroc"] is not None
     assert metrics["pixel_ap"] is None
     assert metrics["per_category"]["bottle"]["pro"] is None

@@ -62,7 +62,7 @@ def test_full_view_is_measured_on_every_pixel_of_the_files(root: Path, tmp_path:
 def test_views_go_with_visa_and_nonsense_is_told(tmp_path: Path) -> None:
     visa = write_visa_tree(tmp_path / "visa", size=(40, 90))
     change = ["dataset=visa", f"dataset.root={visa}", "dataset.categories=[candle]", *FAST, "view=full"]
-    assert run_program(change, tmp_path / "run")["pixel_ap"] is not None
+    assert run_program([*change, "callbacks=default"], tmp_path / "run")["pixel_ap"] is not None
     with pytest.raises(UserError, match=r"masks=natvie.*native"):
         run_program([*change, "masks=natvie"], tmp_path / "other")
 

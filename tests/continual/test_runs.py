@@ -43,7 +43,6 @@ def overrides(root: Path, name: str) -> list[str]:
         f"dataset.root={root}",
         "dataset.categories=[screw,bottle]",
         *TINY,
-        "callbacks=progress",
         f"continual={name}",
         *small,
     ]

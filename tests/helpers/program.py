@@ -24,9 +24,13 @@ TINY = (
     "epochs=2",
     "batch_size=4",
     "progress=false",
+    "callbacks=progress",
     "features.cache_dir=null",
 )
-"""Overrides that make any configuration run in seconds: an 8 x 8 grid of 16 random features."""
+"""Overrides that make any configuration run in seconds: an 8 x 8 grid of 16 random features, and no pictures drawn.
+
+Drawing takes longer than all else of such a run; tests whose pictures are of a new kind add ``callbacks=default``.
+"""
 
 
 def run_command(*arguments: str, cwd: Path = ROOT, timeout: float = 300) -> subprocess.CompletedProcess[str]:

@@ -24,5 +24,5 @@ def train(tree: Path, run: Path, *overrides: str) -> None:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     root = tmp_path_factory.mktemp("trained")
     tree = write_mvtec_tree(root / "tree", ("bottle", "screw", "tile"), train=12, good=6)
-    train(tree, root / "run", "dataset.categories=[bottle,screw]")
+    train(tree, root / "run", "dataset.categories=[bottle,screw]", "callbacks=default")
     return Trained(root / "run", tree)

@@ -12,7 +12,7 @@ from moleflow.model import MoLEFlow
 @pytest.fixture(scope="module")
 def second(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("second") / "run"
-    train(trained.tree, run, "dataset.categories=[bottle,tile]", "callbacks=progress")
+    train(trained.tree, run, "dataset.categories=[bottle,tile]")
     return run
 
 
@@ -34,7 +34,7 @@ def test_other_bases_settings_and_names_are_refused(
 ) -> None:
     out = tmp_path / "out"
     other = tmp_path / "other"
-    train(trained.tree, other, "dataset.categories=[tile,screw]", "callbacks=progress", "epochs=1")
+    train(trained.tree, other, "dataset.categories=[tile,screw]", "epochs=1")
     assert main([str(out), f"{trained.run}=screw", f"{other}=tile"]) == 1
     assert "their bases differ" in capsys.readouterr().err
     assert main([str(out), f"{trained.run}=screw", f"{second}=screw"]) == 1

@@ -58,7 +58,7 @@ def test_nothing_is_computed_twice_in_a_run_of_four_tasks(tmp_path: Path, monkey
 
     root = write_mvtec_tree(tmp_path / "data", CATEGORIES)
     metrics = run_program(
-        ["dataset=folder", f"dataset.root={root}", *TINY, "epochs=1", "callbacks=progress", "scoring.standardise=true"],
+        ["dataset=folder", f"dataset.root={root}", *TINY, "epochs=1", "scoring.standardise=true"],
         tmp_path / "run",
     )
 

@@ -176,7 +176,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def overrides(root: Path, *more: str) -> list[str]:
-    return ["dataset=folder", f"dataset.root={root}", *TINY, "callbacks=progress", *more]
+    return ["dataset=folder", f"dataset.root={root}", *TINY, *more]
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def overrides(root: Path, *more: str) -> list[str]:
-    return ["dataset=folder", f"dataset.root={root}", *TINY, "epochs=3", "callbacks=progress", *more]
+    return ["dataset=folder", f"dataset.root={root}", *TINY, "epochs=3", *more]
 
 
 def weights(folder: Path, expert: str) -> dict[str, Tensor]:
