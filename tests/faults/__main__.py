@@ -21,6 +21,7 @@ sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests")]
 from faults import scenarios  # noqa: E402
 from faults.harness import Bench, WrongResultError  # noqa: E402
 from faults.scenarios import SAME  # noqa: E402
+from helpers.processes import Processes  # noqa: E402
 
 LOST, WRONG = "lost", "wrong"
 
@@ -127,7 +128,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of times and places")
     arguments = parser.parse_args()
     start, faults = time.monotonic(), 0
-    with tempfile.TemporaryDirectory() as folder, Bench(Path(folder)) as bench:
+    with tempfile.TemporaryDirectory() as folder, Processes() as processes:
+        bench = Bench(Path(folder), processes)
         print("| fault | injected | same result | refused by name | runs lost | wrong results |")
         print("|---|---|---|---|---|---|", flush=True)
         for part in arguments.parts or PARTS:

@@ -1,131 +1,33 @@
 """Runs of the real program on a tiny tree, as processes that tests may kill, and what their folders say afterwards."""
 
 import json
-import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from faults.server import ROOT
+from faults.dying import die_in_task
+from helpers.processes import Process, Processes
 from helpers.trees import write_mvtec_tree
 
 TINY = (
     "dataset=folder", "backbone=resnet18", "backbone.pretrained=false", "backbone.dim=32", "transform.size=64",
     "epochs=3", "batch_size=2", "model.coupling_layers=2", "model.lora_rank=4", "trainer=cpu",
+    "callbacks=progress",
 )  # fmt: skip
 """The smallest run that has everything: three epochs, two coupling blocks, features of an untrained network."""
+DRAWN = "callbacks=default"
+"""The override of jobs that draw their pictures, too, which takes longer than all else."""
 # The command is part of the metrics, and every test here runs in its own folder.
 DATES = ("seconds", "started", "finished", "memory", "overrides")
 
 
 class WrongResultError(AssertionError):
     """A run ended with another result: the one thing that must never be."""
-
-
-@dataclass(frozen=True)
-class Process:
-    """A training process that was started."""
-
-    servers: "Processes"
-    pid: int
-    log: Path
-
-    def kill(self, number: int = signal.SIGKILL) -> None:
-        """Send a signal."""
-        os.kill(self.pid, number)
-
-    def wait(self, seconds: float = 120) -> int | None:
-        """Return the exit status; negative for a signal, None if it still runs after that time."""
-        exit_status: int | None = self.servers.ask({"wait": self.pid, "seconds": seconds})
-        return exit_status
-
-    def wait_for(self, pattern: str, seconds: float = 60) -> None:
-        """Return once the output matches.
-
-        Raises:
-            TimeoutError: If it does not in time.
-        """
-        end = time.monotonic() + seconds
-        while not re.search(pattern, self.output):
-            if time.monotonic() > end:
-                raise TimeoutError(f"{pattern!r} did not appear in: {self.output[-2000:]}")
-            time.sleep(0.005)
-
-    @property
-    def output(self) -> str:
-        """Everything that it and its predecessors on the same log printed."""
-        return self.log.read_text(errors="replace") if self.log.is_file() else ""
-
-    @property
-    def phase(self) -> str:
-        """What the last progress bar was about: start, features, task, evaluate or oracle."""
-        found = re.findall(r"(features|task|evaluate|oracle)(?: \d+/\d+[^:\r\n]*)?: +\d+%", self.output)
-        return found[-1] if found else "start"
-
-
-class Processes:
-    """A server of training processes."""
-
-    def __init__(self) -> None:
-        environment = {
-            **os.environ,
-            "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT / 'tests'}",
-            "WANDB_MODE": "offline",
-        }
-        self._server = subprocess.Popen(
-            [sys.executable, "-m", "faults.server"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment,
-        )  # fmt: skip
-        assert self._server.stdout is not None
-        assert json.loads(self._server.stdout.readline()) == "ready"
-
-    def ask(self, request: dict[str, Any]) -> Any:
-        """Send one request to the server and return its answer."""
-        assert self._server.stdin is not None
-        assert self._server.stdout is not None
-        print(json.dumps(request), file=self._server.stdin, flush=True)
-        return json.loads(self._server.stdout.readline())
-
-    @staticmethod
-    def log_of(job: "Job") -> Path:
-        """Return the file that a job's processes print to; not where the job's disk may be full."""
-        return job.folder.parent.with_name(f"{job.folder.parent.name}.log")
-
-    def start(
-        self, job: "Job", *overrides: str, die_at: int = 0, within: Path | None = None, setup: str = ""
-    ) -> Process:
-        """Start a job.
-
-        Args:
-            job: What to run.
-            overrides: Hydra overrides on top of the job's.
-            die_at: Kill itself at this operation on files below ``within``; 0 lives.
-            within: A folder; that of the job by default.
-            setup: Python that the process executes first.
-        """
-        log = self.log_of(job)
-        arguments = [*job.arguments, *overrides]
-        folder = str(within or job.folder)
-        run = {"arguments": arguments, "log": str(log), "die_at": die_at, "folder": folder, "setup": setup}
-        return Process(self, self.ask({"run": run}), log)
-
-    def run(self, job: "Job", *overrides: str, **how: Any) -> Process:
-        """Start a job, wait for its end, and demand success."""
-        process = self.start(job, *overrides, **how)
-        status = process.wait()
-        assert status == 0, f"exit status {status}: {process.output[-3000:]}"
-        return process
-
-    def close(self) -> None:
-        """End the server."""
-        self._server.communicate()
 
 
 @dataclass(frozen=True)
@@ -151,6 +53,11 @@ class Job:
         return [*TINY, *(f"{key}={value}" for key, value in places.items()), *self.extra]
 
     @property
+    def log(self) -> Path:
+        """The file that its processes print to; not where the job's disk may be full."""
+        return self.folder.parent.with_name(f"{self.folder.parent.name}.log")
+
+    @property
     def metrics(self) -> dict[str, Any]:
         """``metrics.json`` without what tells the time."""
         content = json.loads((self.folder / "metrics.json").read_text())
@@ -167,51 +74,25 @@ class Job:
         return {"metrics": self.metrics, "scores": (self.folder / "scores.csv").read_bytes(), "model": model}
 
 
-_DIE = """
-import os, signal
-from moleflow.training.checkpoints import TaskCheckpoints
-add = TaskCheckpoints.add
-def then_die(self, epoch, write):
-    add(self, epoch, write)
-    if (self.task, epoch) == (TASK, 1):
-        os.kill(os.getpid(), signal.SIGKILL)
-TaskCheckpoints.add = then_die
-"""
-
-
-def die_in_task(number: int) -> str:
-    """Return the setup of a process that is killed after the second epoch of a task, the first being number 1."""
-    return _DIE.replace("TASK", str(number - 1))
-
-
 class Bench:
     """A place for experiments: a tree of some categories, and the run on it that nothing happened to.
 
     Args:
         base: An empty folder.
+        processes: Where runs are started.
         categories: Those of the tree.
     """
 
-    def __init__(self, base: Path, categories: Sequence[str] = ("bottle", "screw")) -> None:
+    def __init__(self, base: Path, processes: Processes, categories: Sequence[str] = ("bottle", "screw")) -> None:
         self.base = base
+        self.processes = processes
         self.tree = write_mvtec_tree(base / "tree", categories)
-        self.processes = Processes()
         self.reference = self.job("reference")
         self.duration = -time.monotonic()
-        try:
-            self.processes.run(self.reference)
-        except BaseException:
-            self.processes.close()
-            raise
+        self.finish(self.reference)
         self.duration += time.monotonic()
         self.expected = self.reference.outcome()
         self._half: Job | None = None
-
-    def __enter__(self) -> "Bench":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.processes.close()
 
     def job(self, name: str, *extra: str, own_cache: bool = False) -> Job:
         """Return a job in a new folder of this name; it shares the reference's features unless told otherwise."""
@@ -222,7 +103,7 @@ class Bench:
         """Return a job that was killed in the middle of its second task."""
         if self._half is None:
             job = self.job("half")
-            assert self.processes.start(job, setup=die_in_task(2)).wait() == -signal.SIGKILL
+            assert self.start(job, setup=die_in_task(2)).wait() == -signal.SIGKILL
             self._half = job
         return self.copy(self._half, name)
 
@@ -232,9 +113,20 @@ class Bench:
         shutil.copytree(job.folder, made.folder)
         return made
 
+    def start(self, job: Job, *overrides: str, setup: str = "") -> Process:
+        """Start a job, with overrides on top of its own; see `Processes.start`."""
+        return self.processes.start(*job.arguments, *overrides, log=job.log, setup=setup)
+
+    def finish(self, job: Job, setup: str = "") -> Process:
+        """Start a job, wait for its end, and demand success."""
+        process = self.start(job, setup=setup)
+        status = process.wait()
+        assert status == 0, f"exit status {status}: {process.output[-3000:]}"
+        return process
+
     def resume(self, job: Job) -> Process:
         """Run the job's command again to its end, and demand the result of the run that nothing happened to."""
-        process = self.processes.run(job)
+        process = self.finish(job)
         self.compare(job)
         return process
 
@@ -248,3 +140,9 @@ class Bench:
         differing = [key for key, value in self.expected.items() if found[key] != value]
         if differing:
             raise WrongResultError(f"{job.folder}: {', '.join(differing)} differ")
+
+
+def phase(output: str) -> str:
+    """Return what the last progress bar was about: start, features, task, evaluate or oracle."""
+    found = re.findall(r"(features|task|evaluate|oracle)(?: \d+/\d+[^:\r\n]*)?: +\d+%", output)
+    return found[-1] if found else "start"

@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from faults.harness import Bench, Job, Process
+from faults.dying import die_at
+from faults.harness import DRAWN, Bench, Job, phase
+from helpers.processes import Process
 
 SAME = "same result"
 REFUSED = "refused by name"
@@ -62,15 +64,15 @@ def killed_at_random(bench: Bench, name: str, dice: random.Random, most: int = 1
     """Start a run again and again and kill it at random times until it gets through; yield the phase of each kill."""
     job = bench.job(name, own_cache=True)
     for _ in range(most):
-        process = bench.processes.start(job)
+        process = bench.start(job)
         status = process.wait(dice.uniform(0.2, bench.duration))
         if status is not None:
             assert status == 0, process.output[-3000:]
             break
         process.kill()
         assert process.wait() == -signal.SIGKILL
-        yield process.phase
-    bench.processes.run(job)
+        yield phase(process.output)
+    bench.finish(job)
     bench.compare(job)
 
 
@@ -80,8 +82,8 @@ def killed_at_operation(bench: Bench, name: str, operation: int, within: str) ->
     Returns:
         `SAME`, or `NOT_REACHED` if it never came to that operation.
     """
-    job = bench.job(name, own_cache=True)
-    process = bench.processes.start(job, die_at=operation, within=job.cache if within == "cache" else job.folder)
+    job = bench.job(name, DRAWN, own_cache=True)
+    process = bench.start(job, setup=die_at(operation, job.cache if within == "cache" else job.folder))
     status = process.wait()
     assert status in (0, -signal.SIGKILL), process.output[-3000:]
     bench.resume(job)
@@ -91,7 +93,7 @@ def killed_at_operation(bench: Bench, name: str, operation: int, within: str) ->
 def stopped(bench: Bench, name: str, number: int, after: str, seconds: float = 10) -> str:
     """Ask a run to stop once its output matches, check how it does, and run it again to its end."""
     job = bench.job(name, own_cache=True)
-    process = bench.processes.start(job)
+    process = bench.start(job)
     process.wait_for(after)
     process.kill(number)
     assert process.wait(seconds) == 128 + number, process.output[-3000:]
@@ -104,7 +106,7 @@ def stopped(bench: Bench, name: str, number: int, after: str, seconds: float = 1
 def damaged(bench: Bench, job: Job, pattern: str, kind: str, dice: random.Random) -> str:
     """Damage a file of a run folder, run the command again, and return what happened: `SAME` or `REFUSED`."""
     path = damage(job.folder, pattern, kind, dice)
-    return _verdict(bench, job, bench.processes.start(job), path)
+    return _verdict(bench, job, bench.start(job), path)
 
 
 def damaged_entry(bench: Bench, name: str, kind: str, dice: random.Random) -> str:
@@ -113,7 +115,7 @@ def damaged_entry(bench: Bench, name: str, kind: str, dice: random.Random) -> st
     shutil.copytree(bench.base / "cache", job.cache)
     path = dice.choice(sorted(job.cache.rglob("*.safetensors")))
     damage(path.parent, path.name, kind, dice)
-    process = bench.processes.start(job)
+    process = bench.start(job)
     verdict = _verdict(bench, job, process, path)
     assert verdict == SAME
     assert kind == "missing" or str(path) in process.output  # the warning
@@ -157,9 +159,9 @@ def small_disk(folder: Path, kilobytes: int) -> Iterator[Callable[[str], None]]:
 
 def full_disk(bench: Bench, name: str, kilobytes: int) -> str:
     """Run on a disk that gets full, then make room and run again."""
-    job = bench.job(name)
+    job = bench.job(name, DRAWN)
     with small_disk(job.folder.parent, kilobytes) as remount:
-        process = bench.processes.start(job)
+        process = bench.start(job)
         status = process.wait()
         assert "Traceback" not in process.output, process.output[-3000:]
         if status == 0:
@@ -179,7 +181,7 @@ def read_only(bench: Bench, name: str) -> str:
         shutil.copytree(elsewhere.folder, job.folder)
         before = {path: path.read_bytes() for path in job.folder.rglob("*") if path.is_file()}
         remount("ro")
-        process = bench.processes.start(job)
+        process = bench.start(job)
         assert process.wait() == 1, process.output[-3000:]
         assert "Traceback" not in process.output, process.output[-3000:]
         assert "Read-only file system" in process.output, process.output[-3000:]
@@ -192,11 +194,12 @@ def read_only(bench: Bench, name: str) -> str:
 def two_at_once(bench: Bench, name: str) -> str:
     """Start a run and, while it runs, the same command again."""
     job = bench.job(name, own_cache=True)
-    first = bench.processes.start(job)
+    first = bench.start(job)
     first.wait_for("features: ")
-    second = bench.processes.start(job)
+    second = bench.start(job)
     assert second.wait(20) == 1
     assert f"is in use by process {first.pid}" in second.output
+    assert "Traceback" not in second.output
     assert first.wait() == 0, first.output[-3000:]
     bench.compare(job)
     return REFUSED

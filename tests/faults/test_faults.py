@@ -46,7 +46,7 @@ def test_what_a_run_needs_is_refused_when_damaged(bench: Bench, pattern: str, ki
 def test_a_damaged_checkpoint_costs_its_epochs_only(bench: Bench) -> None:
     job = bench.half("half-checkpoint")
     assert scenarios.damaged(bench, job, "state/*.ckpt", "bit flipped", random.Random(0)) == scenarios.SAME
-    assert "is damaged; it is not used" in bench.processes.log_of(job).read_text()
+    assert "is damaged; it is not used" in job.log.read_text()
 
 
 @pytest.mark.parametrize("name", ["metrics.json", "scores.csv"])

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from faults.harness import ROOT, Bench
-from helpers.program import TINY, run_program
+from faults.harness import Bench
+from helpers.program import ROOT, TINY, run_program
 from helpers.trees import write_mvtec_tree
 from moleflow.data.read import picture_size
 from moleflow.errors import UserError
@@ -130,7 +130,7 @@ def test_nothing_grows_over_thirty_tasks(bench: Bench) -> None:
     tiny = ("epochs=1", "model.coupling_layers=1", "dataset.categories=null")
     worker = ("features.num_workers=1", "features.cache_dir=null")
     job = bench.job("thirty", f"dataset.root={tree}", *tiny, *worker)
-    output = bench.processes.run(job, setup=WATCH).output
+    output = bench.finish(job, setup=WATCH).output
     seen = [json.loads(line.split("WATCH ")[1]) for line in output.splitlines() if "WATCH " in line]
     assert len(seen) == 30
     fifth, last = seen[4], seen[-1]

@@ -5,18 +5,19 @@ import random
 import shutil
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from faults import scenarios
-from faults.harness import Bench, Job, Process, die_in_task
+from faults.dying import die_in_task
+from faults.harness import Bench, Job
+from helpers.processes import Process, Processes
 from helpers.program import TINY, run_program
 from moleflow.errors import UserError
 from moleflow.training.learned import LearnedTask
 
-PARALLEL = ("scenario.parallel=true", "callbacks=progress")
+PARALLEL = "scenario.parallel=true"
 JOBLIB = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
 FAIL_IN_TASK_2 = """
 from moleflow.errors import UserError
@@ -31,17 +32,16 @@ parallel.learn = or_fail
 
 
 @pytest.fixture(scope="module")
-def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+def three(processes: Processes, tmp_path_factory: pytest.TempPathFactory) -> Bench:
     """Return a bench of three tasks, whose undisturbed run learned them one after another."""
-    with Bench(tmp_path_factory.mktemp("parallel"), ("bottle", "cable", "screw")) as made:
-        yield made
+    return Bench(tmp_path_factory.mktemp("parallel"), processes, ("bottle", "cable", "screw"))
 
 
 @pytest.fixture(scope="module")
 def half(three: Bench) -> Job:
     """Return a job that was killed when the second task was learned and the third at its second epoch of three."""
-    job = three.job("half", *PARALLEL)
-    assert three.processes.start(job, setup=die_in_task(3)).wait() == -signal.SIGKILL
+    job = three.job("half", PARALLEL)
+    assert three.start(job, setup=die_in_task(3)).wait() == -signal.SIGKILL
     state = job.folder / "state"
     assert LearnedTask(state, 1).is_whole()
     assert not LearnedTask(state, 2).is_whole()
@@ -56,7 +56,7 @@ def again(three: Bench, half: Job, name: str, *overrides: str) -> Job:
 
 
 def test_jobs_of_the_basic_launcher_are_the_sequence(three: Bench) -> None:
-    job = three.job("basic", *PARALLEL)
+    job = three.job("basic", PARALLEL)
     process = three.resume(job)
     assert "Learning 2 tasks as jobs of hydra/launcher=basic: one after another" in process.output
     assert {path.name for path in (job.folder / "state").iterdir()} == {"progress.json"}
@@ -68,7 +68,7 @@ def test_jobs_of_the_basic_launcher_are_the_sequence(three: Bench) -> None:
 
 
 def test_what_a_killed_run_has_learned_is_not_learned_again(three: Bench, half: Job) -> None:
-    job = again(three, half, "on", *PARALLEL)
+    job = again(three, half, "on", PARALLEL)
     process = three.resume(job)
     assert "Learning 1 tasks as jobs" in process.output
     assert "task 2/3 cable: " not in process.output
@@ -76,21 +76,21 @@ def test_what_a_killed_run_has_learned_is_not_learned_again(three: Bench, half: 
 
 
 def test_a_run_may_go_on_in_sequence(three: Bench, half: Job) -> None:
-    process = three.resume(again(three, half, "sequence", "callbacks=progress"))
+    process = three.resume(again(three, half, "sequence"))
     assert "as jobs" not in process.output
     assert "task 2/3 cable: " not in process.output
 
 
 def test_a_run_in_sequence_may_go_on_in_jobs(three: Bench) -> None:
-    job = three.job("jobs", *PARALLEL)
-    assert three.processes.start(job, "scenario.parallel=false", setup=die_in_task(3)).wait() == -signal.SIGKILL
+    job = three.job("jobs", PARALLEL)
+    assert three.start(job, "scenario.parallel=false", setup=die_in_task(3)).wait() == -signal.SIGKILL
     process = three.resume(job)
     assert "Learning 1 tasks as jobs" in process.output
     assert process.output.count("task 3/3 screw:   0%") == 1  # the killed one's: the job goes on at its last epoch
 
 
 def test_a_damaged_expert_of_a_job_is_learned_again(three: Bench, half: Job) -> None:
-    job = again(three, half, "damaged", *PARALLEL)
+    job = again(three, half, "damaged", PARALLEL)
     damaged = scenarios.damage(job.folder, "state/task1/experts/*.safetensors", "bit flipped", random.Random(0))
     process = three.resume(job)
     assert f"{damaged} is damaged" in process.output
@@ -98,8 +98,8 @@ def test_a_damaged_expert_of_a_job_is_learned_again(three: Bench, half: Job) -> 
 
 
 def test_a_failed_job_is_named_and_the_others_are_kept(three: Bench) -> None:
-    job = three.job("failed", *PARALLEL)
-    process = three.processes.start(job, setup=FAIL_IN_TASK_2)
+    job = three.job("failed", PARALLEL)
+    process = three.start(job, setup=FAIL_IN_TASK_2)
     assert process.wait() == 1, process.output
     assert "Traceback" not in process.output
     assert "1 of 2 jobs failed" in process.output
@@ -110,8 +110,8 @@ def test_a_failed_job_is_named_and_the_others_are_kept(three: Bench) -> None:
 
 
 def test_forced_on_under_another_configuration_nothing_of_the_old_one_is_joined(three: Bench, half: Job) -> None:
-    job = again(three, half, "forced", *PARALLEL, "loss.tail_weight=0.1", "resume=force")
-    process = three.processes.run(job)
+    job = again(three, half, "forced", PARALLEL, "loss.tail_weight=0.1", "resume=force")
+    process = three.finish(job)
     assert "Learning 2 tasks as jobs" in process.output
 
 
@@ -131,8 +131,8 @@ def workers(process: Process) -> list[int]:
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the workers in /proc")
 def test_joblibs_processes_give_the_sequence_and_one_may_be_killed(three: Bench) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-    job = three.job("joblib", *PARALLEL, *JOBLIB)
-    process = three.processes.start(job)
+    job = three.job("joblib", PARALLEL, *JOBLIB)
+    process = three.start(job)
     deadline = time.monotonic() + 120
     while not list((job.folder / "state").glob("task*/.lock")):  # a worker has begun
         assert time.monotonic() < deadline, process.output
