@@ -9,7 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from helpers.program import TINY, run_command, run_program
+from helpers.processes import Processes
+from helpers.program import TINY, run_program
 from helpers.trees import write_mvtec_tree
 from moleflow import MoLEFlow
 from moleflow.calibration import ScoreScale
@@ -132,11 +133,9 @@ def test_what_does_not_go_together_is_told(
         load_model(tmp_path / "twice")
 
 
-def test_a_sweep_can_end_with_the_ensemble_of_its_jobs(root: Path, tmp_path: Path) -> None:
+def test_a_sweep_can_end_with_the_ensemble_of_its_jobs(processes: Processes, root: Path, tmp_path: Path) -> None:
     command = ["-m", "dataset=folder", f"dataset.root={root}", *TINY, "model=gaussian", "transform.size=64,96"]
-    done = run_command(
-        str(Path(__file__).parents[1] / "train.py"), *command, "hydra.callbacks.sweep.ensemble=true", cwd=tmp_path
-    )
+    done = processes.run(*command, "hydra.callbacks.sweep.ensemble=true", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "All together" in done.stdout
     (out,) = (tmp_path / "runs" / "ensemble").iterdir()

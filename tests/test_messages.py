@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from helpers.processes import Processes
 from helpers.program import ROOT, TINY, run_command, run_program
 from helpers.trees import write_mvtec_tree
 from moleflow.errors import UserError
@@ -107,14 +108,19 @@ def test_a_sweep_whose_folder_cannot_be_written_to_is_one_message() -> None:
         (["dataset=mvtec", "dataset.root=/no/such/folder"], ["/no/such/folder"]),
     ],
 )
-def test_command_line_shows_one_message_and_fails(arguments: list[str], words: list[str], tmp_path: Path) -> None:
-    done = run_command("train.py", *arguments, f"hydra.run.dir={tmp_path}")
+def test_command_line_shows_one_message_and_fails(
+    arguments: list[str], words: list[str], processes: Processes, tmp_path: Path
+) -> None:
+    done = processes.run(*arguments, f"hydra.run.dir={tmp_path}")
     assert done.returncode == 1
     assert all(word in done.stderr for word in words), done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_a_run_folder_that_names_itself_brings_no_warning(tmp_path: Path) -> None:
-    done = run_command(str(ROOT / "train.py"), "dataset=mvtec", "dataset.root=/no/such/folder", "seed=3", cwd=tmp_path)
+def test_a_run_folder_that_names_itself_brings_no_warning(processes: Processes, tmp_path: Path) -> None:
+    arguments = ("dataset=mvtec", "dataset.root=/no/such/folder", "seed=3")
+    done = run_command(str(ROOT / "train.py"), *arguments, cwd=tmp_path)
     assert "/no/such/folder" in done.stderr
     assert "Warning" not in done.stderr, done.stderr
+    fork = processes.run(*arguments, cwd=tmp_path)
+    assert (fork.returncode, fork.stdout, fork.stderr) == (done.returncode, done.stdout, done.stderr)

@@ -181,7 +181,14 @@ def test_real_pictures(tmp_path: Path) -> None:
         "optimizer.lr=2e-3",
         "epochs=3",
     ]
-    change = ["+experiment=realad", f"dataset.root={REAL}", "trainer=cpu", "progress=false", *more]
+    change = [
+        "+experiment=realad",
+        f"dataset.root={REAL}",
+        "trainer=cpu",
+        "progress=false",
+        "callbacks=progress",
+        *more,
+    ]
     metrics = run_program([*change, f"features.cache_dir={tmp_path / 'cache'}"], tmp_path / "run")
     assert metrics["routing_accuracy"] == 1.0
     assert metrics["per_category"]["leather"]["image_auroc"] > 0.9
@@ -191,11 +198,10 @@ def test_real_pictures(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_methods_own_size_trains(tmp_path: Path) -> None:
     """WRN50 at 224 with random weights, D=768, depth 6, rank 64, two auxiliary blocks: parameters as recorded."""
-    root = write_mvtec_tree(tmp_path / "tree", ("bottle", "screw"), size=(224, 224), train=16, good=1, defect=1)
+    root = write_mvtec_tree(tmp_path / "tree", ("bottle", "screw"), size=(224, 224), train=2, good=1, defect=1)
     change = ["dataset=mvtec", f"dataset.root={root}", "dataset.categories=[bottle]", "backbone.pretrained=false"]
-    metrics = run_program(
-        [*change, "epochs=1", "trainer=cpu", "progress=false", "features.cache_dir=null"], tmp_path / "run"
-    )
+    quick = ["epochs=1", "batch_size=2", "trainer=cpu", "progress=false", "callbacks=progress"]
+    metrics = run_program([*change, *quick, "features.cache_dir=null"], tmp_path / "run")
     assert metrics["parameters"]["base"] + metrics["parameters"]["experts"]["bottle"] == 12_635_143
     assert metrics["training"]["steps"] == 1
     assert metrics["training"]["epochs"][0][0]["loss"] > 0

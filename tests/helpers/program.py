@@ -34,7 +34,10 @@ Drawing takes longer than all else of such a run; tests whose pictures are of a 
 
 
 def run_command(*arguments: str, cwd: Path = ROOT, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-    """Run ``python`` with arguments as a user would, on one thread."""
+    """Run a fresh ``python`` with arguments as a user would, on one thread.
+
+    Of ``train.py`` that takes seconds to import; `helpers.processes.Processes.run` does not take them.
+    """
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         [sys.executable, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout

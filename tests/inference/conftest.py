@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import pytest
 
-from helpers.program import TINY, run_command
+from helpers.program import TINY, run_program
 from helpers.trees import write_mvtec_tree
 
 
@@ -15,9 +15,8 @@ class Trained(NamedTuple):
 
 
 def train(tree: Path, run: Path, *overrides: str) -> None:
-    places = ("dataset=folder", f"dataset.root={tree}", f"hydra.run.dir={run}")
-    done = run_command("train.py", *TINY, *places, "epochs=8", "optimizer.lr=3e-3", *overrides)
-    assert done.returncode == 0, done.stderr
+    places = ("dataset=folder", f"dataset.root={tree}")
+    run_program([*TINY, *places, "epochs=8", "optimizer.lr=3e-3", *overrides], run)
 
 
 @pytest.fixture(scope="session")

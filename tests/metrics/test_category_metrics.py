@@ -1,6 +1,7 @@
 """One category's metrics: batches, masks, faults, and two processes."""
 
 import math
+import multiprocessing
 import os
 import socket
 from pathlib import Path
@@ -141,7 +142,8 @@ def test_two_processes_count_each_picture_once(tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    torch.multiprocessing.spawn(_process, (port, str(tmp_path)), nprocs=2)
+    multiprocessing.set_forkserver_preload([__name__])  # imported once for both
+    torch.multiprocessing.start_processes(_process, (port, str(tmp_path)), nprocs=2, start_method="forkserver")
     one = {"all": _filled(13).compute(), "few": _filled(13).compute(), "bare": _filled(13, with_masks=False).compute()}
     for rank in range(2):
         two = torch.load(tmp_path / f"{rank}.pt", weights_only=True)

@@ -1,39 +1,35 @@
 """Sweeps from the command line: folders, failures, and a kill in the middle."""
 
-import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from helpers.processes import Process, Processes
 from helpers.trees import write_mvtec_tree
 from moleflow.training.run_folder import folder_name, run_label
 from moleflow.training.sweep import swept_keys
 
-ROOT = Path(__file__).parents[2]
 SWEEP = (
     "-m", "dataset=folder", "dataset.root=tree", "backbone=resnet18", "backbone.pretrained=false", "backbone.dim=16",
     "transform.size=64", "epochs=1", "batch_size=4", "model.coupling_layers=1", "model.lora_rank=2", "progress=false",
-    "trainer=cpu", "logger=csv", "features.cache_dir=cache",
+    "trainer=cpu", "logger=csv", "features.cache_dir=cache", "callbacks=progress",
 )  # fmt: skip
 
 
-def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    """Start train.py in a folder with the tiny tree."""
+def start(processes: Processes, folder: Path, *arguments: str) -> Process:
+    """Start a sweep in a folder with the tiny tree."""
     if not (folder / "tree").is_dir():
         write_mvtec_tree(folder / "tree", ["bottle"], train=4, good=1, defect=1)
-    return subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), *SWEEP, *arguments],
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    return processes.start(*SWEEP, *arguments, log=folder / f"{len(list(folder.glob('*.log')))}.log", cwd=folder)
+
+
+def swept(process: Process) -> str:
+    """Return what a sweep that gets through has printed."""
+    assert process.wait(240) == 0, process.output
+    return process.output
 
 
 def times(folder: Path) -> dict[str, int]:
@@ -45,25 +41,25 @@ def table(output: str) -> list[str]:
     return re.findall(r"^\d+ +finished .*$", output, re.MULTILINE)
 
 
-def test_a_killed_sweep_goes_on_and_gives_the_same_table(tmp_path: Path) -> None:
+def test_a_killed_sweep_goes_on_and_gives_the_same_table(processes: Processes, tmp_path: Path) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     for folder in (whole, broken):
         folder.mkdir()
-    expected, _ = start(whole, "seed=0,1,2").communicate()
+    expected = swept(start(processes, whole, "seed=0,1,2"))
     assert len(table(expected)) == 3, expected
 
-    process = start(broken, "seed=0,1,2")
+    process = start(processes, broken, "seed=0,1,2")
     deadline = time.monotonic() + 240
     while not list(broken.glob("runs/*/*/seed1/status.json")):  # the second job has begun
-        assert process.poll() is None, process.communicate()[0]
+        assert process.wait(0) is None, process.output
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
     (first,) = broken.glob("runs/*/*/seed0")
     assert not list(broken.glob("runs/*/*/seed2"))
     before = times(first)
-    output, _ = start(broken, "seed=0,1,2").communicate()
+    output = swept(start(processes, broken, "seed=0,1,2"))
     assert times(first) == before
     assert output.count("is finished already") == 1
     assert table(output) == table(expected)
@@ -71,13 +67,13 @@ def test_a_killed_sweep_goes_on_and_gives_the_same_table(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("launcher", ["basic", "joblib", "submitit_local"])
-def test_a_failed_job_is_reported_and_stops_no_other(launcher: str, tmp_path: Path) -> None:
+def test_a_failed_job_is_reported_and_stops_no_other(launcher: str, processes: Processes, tmp_path: Path) -> None:
     if launcher != "basic":
         pytest.importorskip(f"hydra_plugins.hydra_{launcher.split('_')[0]}_launcher")
     arguments = [f"hydra/launcher={launcher}"] + (["hydra.launcher.n_jobs=2"] if launcher == "joblib" else [])
-    process = start(tmp_path, *arguments, "model.adapter=whitning,none")
-    output, _ = process.communicate()
-    assert process.returncode == 1, output
+    process = start(processes, tmp_path, *arguments, "model.adapter=whitning,none")
+    assert process.wait() == 1, process.output
+    output = process.output
     report = output[output.index("1 of 2 jobs failed") :]
     assert "job 0: " in report
     assert "model.adapter=whitning is unknown" in report
@@ -86,11 +82,10 @@ def test_a_failed_job_is_reported_and_stops_no_other(launcher: str, tmp_path: Pa
     assert len(table(output)) == 1
 
 
-def test_unknown_experiments_of_a_sweep_are_refused_before_the_first_job(tmp_path: Path) -> None:
-    process = start(tmp_path, "+experiment=quickstart,tailw08")
-    output, _ = process.communicate()
-    assert process.returncode == 1
-    assert "Did you mean 'tailw0.8'" in output
+def test_unknown_experiments_of_a_sweep_are_refused_before_the_first_job(processes: Processes, tmp_path: Path) -> None:
+    process = start(processes, tmp_path, "+experiment=quickstart,tailw08")
+    assert process.wait() == 1
+    assert "Did you mean 'tailw0.8'" in process.output
     assert not list(tmp_path.glob("runs/*/*/seed0"))
 
 

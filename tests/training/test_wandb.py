@@ -2,14 +2,13 @@
 
 import json
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from helpers.program import ROOT, TINY
+from helpers.processes import Processes
+from helpers.program import TINY
 from helpers.trees import write_mvtec_tree
 from helpers.wandb_log import items, records
 
@@ -18,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 def command(tree: Path, run: Path, *overrides: str) -> list[str]:
     places = ("dataset=folder", f"dataset.root={tree}", f"hydra.run.dir={run}")
-    return [sys.executable, "train.py", *TINY, *places, "logger=wandb", *overrides]
+    return [*TINY, *places, "logger=wandb", *overrides]
 
 
 @pytest.fixture(scope="module")
@@ -27,10 +26,11 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def finished(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(processes: Processes, tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("run") / "run"
     more = ("callbacks=diagnostics", "held_out=1")
-    subprocess.run(command(tree, run, *more), cwd=ROOT, check=True, capture_output=True)
+    done = processes.run(*command(tree, run, *more))
+    assert done.returncode == 0, done.stderr
     return run
 
 
@@ -84,22 +84,20 @@ def test_success_is_an_exit_with_0(finished: Path) -> None:
     assert exit_codes(finished) == [0]
 
 
-def test_a_crash_is_an_exit_with_1(tree: Path, tmp_path: Path) -> None:
+def test_a_crash_is_an_exit_with_1(processes: Processes, tree: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    assert subprocess.run(command(tree, run, "optimizer.lr=1e30"), cwd=ROOT, capture_output=True).returncode == 1
+    assert processes.run(*command(tree, run, "optimizer.lr=1e30")).returncode == 1
     assert exit_codes(run) == [1]
 
 
-def test_a_kill_leaves_no_exit_at_all(tree: Path, tmp_path: Path) -> None:
+def test_a_kill_leaves_no_exit_at_all(processes: Processes, tree: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    process = subprocess.Popen(
-        command(tree, run, "epochs=100000"), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    process = processes.start(*command(tree, run, "epochs=100000"), log=tmp_path / "log")
     deadline = time.monotonic() + 60
     while not list((run / "state").glob("*.ckpt")) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+        time.sleep(0.05)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
     assert list((run / "state").glob("*.ckpt"))
     time.sleep(1)
     assert 0 not in exit_codes(run)
