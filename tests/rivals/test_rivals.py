@@ -70,21 +70,25 @@ def test_the_nearest_is_that_of_another_picture_where_there_is_one() -> None:
     assert alone.rows.tolist() == list(range(20)), "a memory of one picture leaves nothing out"
 
 
-def test_a_mixture_is_the_likelihood_of_its_nearest_component() -> None:
-    model, x, y = PatchMixture(8, size=30, power=0.25, blur=0.3, shrinkage=0.01), grids(6), grids(2, seed=1)
+@pytest.mark.parametrize("rank", [8, 5])
+def test_a_mixture_is_the_likelihood_of_its_nearest_component(rank: int) -> None:
+    model, x, y = PatchMixture(8, size=30, rank=rank, power=0.25, blur=0.3, shrinkage=0.01), grids(6), grids(2, seed=1)
     model.add_expert("a")
     model.fit("a", [x[:2], x[2:]])
 
     def shrunk(rows: np.ndarray) -> np.ndarray:
         moments = rows.T @ rows / len(rows)
-        return 0.99 * moments + 0.01 * np.trace(moments) / 8 * np.eye(8)
+        return 0.99 * moments + 0.01 * np.trace(moments) / len(moments) * np.eye(len(moments))
 
     blurred = model.blur(x).flatten(0, 2).double().numpy()
     mean = blurred.mean(0)
-    values = np.linalg.eigvalsh(shrunk(blurred - mean))
+    values = np.linalg.eigvalsh(shrunk(blurred - mean))[-rank:]
     metric = model.expert("a").get_buffer("metric").double().numpy()
-    order = np.linalg.eigvalsh(metric @ metric.T)  # the eigenvectors' signs are free, their lengths are not
+    order = np.linalg.eigvalsh(metric.T @ metric)  # the eigenvectors' signs are free, their lengths are not
     np.testing.assert_allclose(order, np.sort(values**-0.5), rtol=1e-3)
+    np.testing.assert_allclose(
+        shrunk(blurred - mean) @ metric, metric * values, rtol=0, atol=1e-3 * values.max()
+    )  # and they are eigenvectors
     centres = model.expert("a").get_buffer("patches").double().numpy()
     seen = (blurred - mean) @ metric
     owner = [int(np.argmin(np.abs(seen - c).sum(1))) // 20 for c in centres]
@@ -97,7 +101,7 @@ def test_a_mixture_is_the_likelihood_of_its_nearest_component() -> None:
     expected = []
     for row in rows:
         gap = min((row - c for c in centres), key=np.linalg.norm)
-        energy = gap @ np.linalg.inv(shape) @ gap + np.linalg.slogdet(shape)[1] + 8 * np.log(2 * np.pi)
+        energy = gap @ np.linalg.inv(shape) @ gap + np.linalg.slogdet(shape)[1] + rank * np.log(2 * np.pi)
         expected.append(0.5 * energy + np.log(30) + 0.25 * np.log(values).sum())
     scores = model.patch_scores(y, "a").flatten()
     torch.testing.assert_close(scores.double(), torch.tensor(expected), rtol=1e-3, atol=1e-3)
@@ -112,6 +116,32 @@ def test_a_mixture_of_one_component_integrates_to_one() -> None:
     plane = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), -1)[None]
     mass = (-model.patch_scores(plane, "a").double()).exp().sum() * (axis[1] - axis[0]).double() ** 2
     assert float(mass) == pytest.approx(1.0, rel=1e-3)
+
+
+def test_a_mixture_of_low_rank_asks_nothing_of_the_directions_that_it_leaves_out() -> None:
+    model, x, y = PatchMixture(8, size=30, rank=5, blur=0.0), grids(6), grids(2, seed=1)
+    model.add_expert("a")
+    model.fit("a", [x])
+    out = torch.linalg.svd(model.expert("a").get_buffer("metric")).U[:, 5:]
+    shift = out @ torch.tensor([3.0, -2.0, 5.0])
+    torch.testing.assert_close(model.patch_scores(y + shift, "a"), model.patch_scores(y, "a"), rtol=1e-4, atol=1e-3)
+    assert (
+        float(
+            (model.patch_scores(y + 3 * model.expert("a").get_buffer("metric")[:, 0], "a") - model.patch_scores(y, "a"))
+            .abs()
+            .max()
+        )
+        > 1
+    )
+
+
+def test_a_mixture_that_was_saved_with_all_directions_keeps_its_scores() -> None:
+    old, new = PatchMixture(8, size=30, rank=8), PatchMixture(8, size=30, rank=5)
+    for model in (old, new):
+        model.add_expert("a")
+    old.fit("a", [grids(6)])
+    new.expert("a").load_state_dict(old.expert("a").state_dict())
+    torch.testing.assert_close(new.patch_scores(grids(2, seed=1), "a"), old.patch_scores(grids(2, seed=1), "a"))
 
 
 @pytest.mark.parametrize("model", [PatchMemory(8, size=40), PatchMixture(8, size=40)])
@@ -155,6 +185,8 @@ def test_bad_settings_name_the_key() -> None:
         PatchMixture(8, power=0.6)
     with pytest.raises(UserError, match=r"model\.shrinkage=0"):
         PatchMixture(8, shrinkage=0)
+    with pytest.raises(UserError, match=r"model\.rank=0"):
+        PatchMixture(8, rank=0)
 
 
 @pytest.mark.parametrize("rival", ["gaussian", "patchcore", "padim", "mixture"])

@@ -26,15 +26,17 @@ _KERNEL = 3
 class PatchMixture(ClosedForm):
     """Scores the negative log-likelihood of a patch under a mixture of Gaussians with one covariance, in nats.
 
-    A patch x is blurred, then brought to ``y = (x - m) U L^-p``, with m and ``U L U^T`` mean and covariance of the
-    training patches: at p = 0 the memory sees plain distances, at 1/2 Mahalanobis ones. With c the nearest of K
-    remembered y and S the covariance of y - c over the training patches, each against the memory of the other
-    pictures, ``score = (y - c)^T S^-1 (y - c) / 2 + ln K + (ln det S + D ln 2 pi) / 2 + p ln det L``. The blur's
-    Jacobian, a constant, is not counted.
+    A patch x is blurred, then brought to ``y = (x - m) U L^-p``, with m the mean of the training patches, L (R, R) the R
+    largest eigenvalues of their covariance and U (D, R) the eigenvectors: at p = 0 the memory sees plain distances, at
+    1/2 Mahalanobis ones. With c the nearest of K remembered y and S the covariance of y - c over the training patches,
+    each against the memory of the other pictures, ``score = (y - c)^T S^-1 (y - c) / 2 + ln K + (ln det S + R ln 2 pi)
+    / 2 + p ln det L``. With R = D that is the density of x, else that of its projection on the principal directions.
+    The blur's Jacobian, a constant, is not counted.
 
     Args:
         dim: Channels D of a patch.
         size: Components K of an expert; all patches, if it has fewer.
+        rank: Principal directions R that are kept, all D if there are fewer.
         power: p, in [0, 1/2].
         blur: Strength of the blur before everything, in [0, 1]; see :class:`moleflow.flow.context.Blur`.
         shrinkage: Shrinkage of both covariances toward their mean eigenvalue, in (0, 1].
@@ -48,6 +50,7 @@ class PatchMixture(ClosedForm):
         self,
         dim: int,
         size: int = 3000,
+        rank: int = 128,
         power: float = 0.25,
         blur: float = 0.2,
         shrinkage: float = 0.01,
@@ -56,12 +59,15 @@ class PatchMixture(ClosedForm):
         super().__init__("mean", "metric", "patches", "whitening", "offset", optional=("pictures",))
         if size < 1:
             raise UserError(f"model.size={size} must be at least 1.")
+        if rank < 1:
+            raise UserError(f"model.rank={rank} must be at least 1; the embedding dimension {dim} keeps all.")
         if not 0 <= power <= 0.5:
             raise UserError(f"model.power={power} must lie in [0, 0.5]: from plain to Mahalanobis distances.")
         if not 0 < shrinkage <= 1:
             raise UserError(f"model.shrinkage={shrinkage} must lie in (0, 1].")
         self.dim = dim
         self.size = size
+        self.rank = min(rank, dim)
         self.power = power
         self.blur = Blur(_KERNEL, blur)
         self.shrinkage = shrinkage
@@ -79,7 +85,7 @@ class PatchMixture(ClosedForm):
         own = leave_own_out(y, every, memory.pictures)
         found = nearest(y.flatten(0, 2), memory.patches, own)
         whitening, volume = self._root((y.flatten(0, 2) - memory.patches[found.rows]).double(), 0.5)
-        offset = math.log(len(memory.patches)) + 0.5 * self.dim * math.log(2 * math.pi) + scale + volume
+        offset = math.log(len(memory.patches)) + 0.5 * self.rank * math.log(2 * math.pi) + scale + volume
         shape = {"whitening": whitening.float(), "offset": offset.float().reshape(1)}
         return facts | memory._asdict() | shape
 
@@ -94,14 +100,15 @@ class PatchMixture(ClosedForm):
         return scores.reshape(x.shape[:3])
 
     def _root(self, rows: Tensor, power: float) -> tuple[Tensor, Tensor]:
-        """Return ``U L^-p`` (D, D) of the rows' shrunk second moments and ``p ln det L``, float64.
+        """Return ``U L^-p`` (C, R) of the rows' shrunk second moments and ``p ln det L``, float64.
 
         Args:
-            rows: (N, D) float64.
+            rows: (N, C) float64, C at least R.
             power: p.
         """
         moments = rows.T @ rows / len(rows)
         level = moments.diagonal().mean() + torch.finfo(torch.float32).tiny  # patches may all be alike
         eye = torch.eye(len(moments), dtype=rows.dtype, device=rows.device)
         values, vectors = torch.linalg.eigh((1 - self.shrinkage) * moments + self.shrinkage * level * eye)
+        vectors, values = vectors[:, -self.rank :], values[-self.rank :]  # in ascending order
         return vectors * values**-power, power * values.log().sum()
