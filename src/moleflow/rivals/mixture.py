@@ -10,6 +10,7 @@ patch is also the idea of Yao et al., "ResAD", NeurIPS 2024.
 """
 
 import math
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -21,17 +22,19 @@ from moleflow.rivals.closed_form import ClosedForm
 from moleflow.selection import leave_own_out, nearest, remember
 
 _KERNEL = 3
+_PICTURES = 8  # whose patches are blurred at a time
+_ROWS = 8192  # of a sum of squares held in float64 at a time
 
 
 class PatchMixture(ClosedForm):
     """Scores the negative log-likelihood of a patch under a mixture of Gaussians with one covariance, in nats.
 
-    A patch x is blurred, then brought to ``y = (x - m) U L^-p``, with m the mean of the training patches, L (R, R) the R
-    largest eigenvalues of their covariance and U (D, R) the eigenvectors: at p = 0 the memory sees plain distances, at
-    1/2 Mahalanobis ones. With c the nearest of K remembered y and S the covariance of y - c over the training patches,
-    each against the memory of the other pictures, ``score = (y - c)^T S^-1 (y - c) / 2 + ln K + (ln det S + R ln 2 pi)
-    / 2 + p ln det L``. With R = D that is the density of x, else that of its projection on the principal directions.
-    The blur's Jacobian, a constant, is not counted.
+    A patch x is blurred, then brought to ``y = (x - m) U L^-p``, with m the mean of the training patches, L (R, R) the
+    R largest eigenvalues of their covariance and U (D, R) the eigenvectors: at p = 0 the memory sees plain distances,
+    at 1/2 Mahalanobis ones. With c the nearest of K remembered y and S the covariance of y - c over the training
+    patches, each against the memory of the other pictures, ``score = (y - c)^T S^-1 (y - c) / 2 + ln K +
+    (ln det S + R ln 2 pi) / 2 + p ln det L``. With R = D that is the density of x, else that of its projection on the
+    principal directions. The blur's Jacobian, a constant, is not counted.
 
     Args:
         dim: Channels D of a patch.
@@ -75,16 +78,15 @@ class PatchMixture(ClosedForm):
 
     def compute(self, name: str, features: Tensor) -> dict[str, Tensor]:
         """Return mean, metric, memory and the shape of the components; see :meth:`ClosedForm.compute`."""
-        x = self.blur(features.float())
-        mean = x.flatten(0, 2).double().mean(0)
-        metric, scale = self._root(x.flatten(0, 2).double() - mean, self.power)
+        mean = torch.stack([x.double().sum(0) for x in self._patches(features)]).sum(0) / features[..., 0].numel()
+        metric, scale = self._root((x.double() - mean for x in self._patches(features)), self.power)
         facts = {"mean": mean.float(), "metric": metric.float()}
-        y = (x - facts["mean"]) @ facts["metric"]
+        rows = torch.cat([(x - facts["mean"]) @ facts["metric"] for x in self._patches(features)])
+        y = rows.unflatten(0, features.shape[:3])
         memory = remember(y, self.size, "greedy", generator(self.seed, "memory", name))
-        every = torch.arange(len(y), device=y.device)
-        own = leave_own_out(y, every, memory.pictures)
-        found = nearest(y.flatten(0, 2), memory.patches, own)
-        whitening, volume = self._root((y.flatten(0, 2) - memory.patches[found.rows]).double(), 0.5)
+        own = leave_own_out(y, torch.arange(len(y), device=y.device), memory.pictures)
+        gaps = rows - memory.patches[nearest(rows, memory.patches, own).rows]
+        whitening, volume = self._root((part.double() for part in gaps.split(_ROWS)), 0.5)
         offset = math.log(len(memory.patches)) + 0.5 * self.rank * math.log(2 * math.pi) + scale + volume
         shape = {"whitening": whitening.float(), "offset": offset.float().reshape(1)}
         return facts | memory._asdict() | shape
@@ -99,14 +101,22 @@ class PatchMixture(ClosedForm):
         scores: Tensor = 0.5 * white.square().sum(1) + expert.get_buffer("offset")
         return scores.reshape(x.shape[:3])
 
-    def _root(self, rows: Tensor, power: float) -> tuple[Tensor, Tensor]:
+    def _patches(self, features: Tensor) -> Iterator[Tensor]:
+        """Yield the blurred patches (n, D) of a few pictures at a time: all of them are large, and asked for thrice."""
+        for few in features.split(_PICTURES):
+            yield self.blur(few.float()).flatten(0, 2)
+
+    def _root(self, parts: Iterable[Tensor], power: float) -> tuple[Tensor, Tensor]:
         """Return ``U L^-p`` (C, R) of the rows' shrunk second moments and ``p ln det L``, float64.
 
         Args:
-            rows: (N, C) float64, C at least R.
+            parts: (n, C) float64 each, C at least R.
             power: p.
         """
-        moments = rows.T @ rows / len(rows)
+        total, count = torch.zeros(()), 0
+        for rows in parts:
+            total, count = total.to(rows) + rows.T @ rows, count + len(rows)
+        moments = total / count
         level = moments.diagonal().mean() + torch.finfo(torch.float32).tiny  # patches may all be alike
         eye = torch.eye(len(moments), dtype=rows.dtype, device=rows.device)
         values, vectors = torch.linalg.eigh((1 - self.shrinkage) * moments + self.shrinkage * level * eye)
