@@ -53,7 +53,7 @@ class PatchMixture(ClosedForm):
         self,
         dim: int,
         size: int = 3000,
-        rank: int = 128,
+        rank: int = 256,
         power: float = 0.25,
         blur: float = 0.2,
         shrinkage: float = 0.01,
