@@ -82,11 +82,11 @@ class PatchMixture(ClosedForm):
         metric, scale = self._root((x.double() - mean for x in self._patches(features)), self.power)
         facts = {"mean": mean.float(), "metric": metric.float()}
         rows = torch.cat([(x - facts["mean"]) @ facts["metric"] for x in self._patches(features)])
-        y = rows.unflatten(0, features.shape[:3])
+        y = rows.reshape(*features.shape[:3], -1)
         memory = remember(y, self.size, "greedy", generator(self.seed, "memory", name))
         own = leave_own_out(y, torch.arange(len(y), device=y.device), memory.pictures)
         gaps = rows - memory.patches[nearest(rows, memory.patches, own).rows]
-        whitening, volume = self._root((part.double() for part in gaps.split(_ROWS)), 0.5)
+        whitening, volume = self._root((part.double() for part in torch.split(gaps, _ROWS)), 0.5)
         offset = math.log(len(memory.patches)) + 0.5 * self.rank * math.log(2 * math.pi) + scale + volume
         shape = {"whitening": whitening.float(), "offset": offset.float().reshape(1)}
         return facts | memory._asdict() | shape
@@ -103,7 +103,7 @@ class PatchMixture(ClosedForm):
 
     def _patches(self, features: Tensor) -> Iterator[Tensor]:
         """Yield the blurred patches (n, D) of a few pictures at a time: all of them are large, and asked for thrice."""
-        for few in features.split(_PICTURES):
+        for few in torch.split(features, _PICTURES):
             yield self.blur(few.float()).flatten(0, 2)
 
     def _root(self, parts: Iterable[Tensor], power: float) -> tuple[Tensor, Tensor]:
