@@ -6,6 +6,7 @@ has random global generators, so a run that leans on them cannot repeat itself.
 """
 
 import atexit
+import gc
 import json
 import os
 import random
@@ -68,6 +69,7 @@ def serve() -> None:
     """Serve until standard input ends; return in every child, which is then a process that was just started."""
     for module in LOADED:
         import_module(module)
+    gc.freeze()  # children need not look through the libraries' objects again, which would copy their memory, too
     print(json.dumps("ready"), flush=True)
     for line in sys.stdin:
         request = json.loads(line)
