@@ -14,6 +14,12 @@ from moleflow.catalogue.measured import finished_runs, means, measured, verdict
 ENTRIES = {(entry.kind, entry.name): entry for entry in entries(CONF)}
 
 
+@pytest.fixture(autouse=True)
+def _composed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the same entry composed once, for the lists here and for the other tests of the catalogue."""
+    monkeypatch.setattr("moleflow.catalogue.measured.resolved", lambda conf, overrides: once(*overrides))
+
+
 def write_run(folder: Path, overrides: list[str], pixel_ap: float) -> None:
     """Write what a finished run of a command line leaves, with numbers of our choice."""
     folder.mkdir(parents=True)
