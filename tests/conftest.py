@@ -1,26 +1,31 @@
 """What all tests share: one thread a process, and the server that their commands are forked from."""
 
 import os
-from pathlib import Path
 
 # Before torch is imported; commands that tests start inherit it. The suite runs in several processes already, and
 # threads beyond the cores slow all down.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from helpers.processes import Processes
 
-TESTS = Path(__file__).parent
+
+class ByFolder(LoadScopeScheduling):
+    """Keeps the tests of a folder, or else of a file, in one process, where they share what takes long to make."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        folders, _, file = nodeid.split("::")[0].rpartition("/")
+        return file if folders == "tests" else folders
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a folder in one process, where they share what takes long to make."""
-    for item in items:
-        place = item.path if item.path.parent == TESTS else item.path.parent
-        item.add_marker(pytest.mark.xdist_group(place.stem))
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFolder:
+    """Return what deals tests to processes."""
+    return ByFolder(config, log)
 
 
 @pytest.fixture(scope="session")
