@@ -12,6 +12,7 @@ from helpers.runs import write_faulty, write_known_effects
 from moleflow.report.__main__ import main
 
 webdriver = pytest.importorskip("selenium.webdriver")
+waiting = pytest.importorskip("selenium.webdriver.support.wait")
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs chromium and chromedriver")
 FLAGS = (
@@ -74,7 +75,8 @@ def test_sort_filter_choose_and_follow_a_link(browser: Any) -> None:
     assert gain == "▲ +0.3000"  # bottle: 0.3 with tail weight 0, 0.6 with the best
 
     browser.find_element("css selector", "#table-leaderboard1 a[href='#C02']").click()
-    marked = browser.find_elements("css selector", "#table-runs tr.marked")
+    wait = waiting.WebDriverWait(browser, 30)  # the page hears of a new place when it is idle
+    marked = wait.until(lambda browser: browser.find_elements("css selector", "#table-runs tr.marked"))
     assert len(marked) == 3  # its three seeds
     assert all("C02" in row.text for row in marked)
 
