@@ -24,9 +24,9 @@ class InputAdapter(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the adapted grid (B, H, W, D) of ``x`` (B, H, W, D)."""
 
-    def log_determinant(self) -> float:
-        """Return the log-determinant of the map of one patch; 0 where it differs from patch to patch, uncounted."""
-        return 0.0
+    def log_determinant(self) -> Tensor:
+        """Return the log-determinant () of the map of one patch; 0 where it differs from patch to patch, uncounted."""
+        return torch.zeros(())
 
 
 class WhiteningAdapter(InputAdapter):
@@ -124,9 +124,9 @@ class StatisticsAdapter(InputAdapter):
         u = (x - self.mean) * self.scale
         return u + (F.linear(u, self.directions) * self.gains) @ self.directions
 
-    def log_determinant(self) -> float:
-        """Return the log-determinant of the map of one patch."""
-        return float(self.scale.double().log().sum() + self.gains.double().log1p().sum())
+    def log_determinant(self) -> Tensor:
+        """Return the log-determinant () of the map of one patch, float64."""
+        return self.scale.double().log().sum() + self.gains.double().log1p().sum()
 
 
 class SoftNormAdapter(InputAdapter):

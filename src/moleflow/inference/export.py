@@ -6,11 +6,11 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from moleflow.data import PictureTransform
 from moleflow.errors import UserError
 from moleflow.files import replacing
-from moleflow.flow import ExpertFlow
 from moleflow.inference.predict import limits
 from moleflow.model import MoLEFlow
 from moleflow.scoring import Scoring, spread
@@ -37,6 +37,7 @@ class DeployedExpert(nn.Module):
         self.flow = model.flow.merged(expert)
         self.expert = expert
         self.scoring: Scoring = model.scoring_of(expert)
+        self.scale = model.scales.get(expert)
         grid = backbone.grid(*self.shape)
         height, width = self.scoring.map_shape
         for name, value in (("mean", transform.mean), ("std", transform.std)):
@@ -48,11 +49,18 @@ class DeployedExpert(nn.Module):
         """Return image scores (B,) and anomaly maps (B, H, W) of RGB pictures (B, 3, H, W) in 0 to 1."""
         grids = self.body((pictures - self.mean) / self.std)
         nll = self.flow.patch_scores(grids, self.expert)
-        maps = (self.rows @ nll.double() @ self.columns).float()
-        return self._score(nll.flatten(1)), maps
+        if self.scale:
+            nll = self.scale.patches(nll)
+        maps = (self.rows @ _centred(nll, self.scoring.map_centre).double() @ self.columns).float()
+        scores = self._score(nll)
+        return self.scale.images(scores) if self.scale else scores, maps
 
-    def _score(self, patches: Tensor) -> Tensor:
-        count, scoring = patches.shape[1], self.scoring
+    def _score(self, grids: Tensor) -> Tensor:
+        scoring, grids = self.scoring, _centred(grids, self.scoring.centre)
+        if scoring.pool > 1:
+            grids = F.avg_pool2d(grids, scoring.pool, 1, scoring.pool // 2, count_include_pad=False)
+        patches = grids.flatten(1)
+        count = patches.shape[1]
         match scoring.aggregation:
             case "max":
                 return patches.amax(1)
@@ -65,8 +73,21 @@ class DeployedExpert(nn.Module):
             case _:  # a quantile is a blend of two neighbours in order; ONNX has no operator for it
                 place = scoring.percentile * (count - 1)
                 below = min(int(place), count - 2) if count > 1 else 0
-                ordered = patches.topk(count, 1, largest=False).values
+                ordered = _ordered(patches)
                 return torch.lerp(ordered[:, below], ordered[:, min(below + 1, count - 1)], place - below)
+
+
+def _centred(grids: Tensor, share: float) -> Tensor:
+    """Return patch scores (B, h, w) less a share of each picture's median, of two middle ones the lower, as torch's."""
+    if not share:
+        return grids
+    ordered = _ordered(grids.flatten(1))
+    return grids - share * ordered[:, (ordered.shape[1] - 1) // 2, None, None]
+
+
+def _ordered(patches: Tensor) -> Tensor:
+    """Return patches (B, N) of each picture in ascending order; ONNX sorts by its operator for the largest ones."""
+    return patches.topk(patches.shape[1], 1, largest=False).values
 
 
 def export(model: MoLEFlow, category: str, path: Path) -> Path:
@@ -76,15 +97,9 @@ def export(model: MoLEFlow, category: str, path: Path) -> Path:
     and gives ``score`` (B,) and ``map`` (B, H, W).
 
     Raises:
-        UserError: If no expert learned the category, the model is no flow, its scores are not plain, or packages of
-            the extra ``export`` are missing.
+        UserError: If no expert learned the category, or packages of the extra ``export`` are missing.
     """
-    if type(model.flow) is not ExpertFlow:
-        raise UserError("Only a flow can be exported (model=moleflow or whitened), no memory and no rival.")
     expert = category if category in model.flow.names else model.expert_of(category)
-    scoring = model.scoring_of(expert)
-    if scoring.standardise or scoring.pool > 1 or scoring.centre or scoring.map_centre:
-        raise UserError("A model with scoring.standardise, pool, centre or map_centre cannot be exported.")
     try:
         import onnx
         import onnxscript  # noqa: F401 — what the exporter needs
