@@ -109,15 +109,17 @@ class Scoring:
         rows = spread(patch_scores.shape[1], height, self.sigma).to(patch_scores.device)
         columns = spread(patch_scores.shape[2], width, self.sigma).to(patch_scores.device).T
         return _one_by_one(
-            lambda grid: rows @ _centred(grid, self.map_centre).double() @ columns, patch_scores, (height, width)
+            lambda grid: rows @ centred(grid, self.map_centre).double() @ columns, patch_scores, (height, width)
         )
 
     def _image_score(self, grid: Tensor) -> Tensor:
         """Return the score () of one picture's patches (h, w) float32."""
-        centred = _centred(grid, self.centre)
-        if self.pool > 1:
-            centred = F.avg_pool2d(centred[None], self.pool, 1, self.pool // 2, count_include_pad=False)[0]
-        return self._aggregate(centred.flatten())
+        return self._aggregate(self.prepared(grid[None]).flatten())
+
+    def prepared(self, grids: Tensor) -> Tensor:
+        """Return what the aggregation sees of patch scores (B, h, w): each picture centred, then pooled."""
+        level = centred(grids, self.centre)
+        return F.avg_pool2d(level, self.pool, 1, self.pool // 2, count_include_pad=False) if self.pool > 1 else level
 
     def _aggregate(self, patches: Tensor) -> Tensor:
         """Return the score () of one picture's patches (N,) float32."""
@@ -134,9 +136,16 @@ class Scoring:
                 return patches.quantile(self.percentile)
 
 
-def _centred(grid: Tensor, share: float) -> Tensor:
-    """Return a picture's patch scores (h, w) less a share of their median."""
-    return grid - share * grid.median() if share else grid
+def centred(grids: Tensor, share: float) -> Tensor:
+    """Return patch scores (..., h, w) less a share of each picture's median, of two middle ones the lower.
+
+    Taken from the sorted scores: ONNX has no operator for a median.
+    """
+    if not share:
+        return grids
+    patches = grids.flatten(-2)
+    count = patches.shape[-1]
+    return grids - share * patches.topk(count, largest=False).values[..., (count - 1) // 2, None, None]
 
 
 def _one_by_one(function: Callable[[Tensor], Tensor], batch: Tensor, shape: tuple[int, ...]) -> Tensor:

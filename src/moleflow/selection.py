@@ -74,7 +74,7 @@ def nearest(patches: Tensor, memory: Tensor, leave_out: tuple[Tensor, Tensor] | 
         leave_out: Pictures of the patches (N,) and of the memory (K,): a patch is not compared with those of its own
             picture. Where the memory is of that picture alone, nothing is left out.
     """
-    if torch.compiler.is_exporting():  # a graph has no loop as long as its batch
+    if leave_out is None and torch.compiler.is_exporting():  # a graph has no loop as long as its batch
         return Nearest(*torch.cdist(patches, memory).min(1))
     found = []
     for start in range(0, len(patches), _CHUNK):

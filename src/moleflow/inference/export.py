@@ -6,14 +6,13 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from moleflow.data import PictureTransform
 from moleflow.errors import UserError
 from moleflow.files import replacing
 from moleflow.inference.predict import limits
 from moleflow.model import MoLEFlow
-from moleflow.scoring import Scoring, spread
+from moleflow.scoring import Scoring, centred, spread
 
 
 class DeployedExpert(nn.Module):
@@ -51,15 +50,12 @@ class DeployedExpert(nn.Module):
         nll = self.flow.patch_scores(grids, self.expert)
         if self.scale:
             nll = self.scale.patches(nll)
-        maps = (self.rows @ _centred(nll, self.scoring.map_centre).double() @ self.columns).float()
+        maps = (self.rows @ centred(nll, self.scoring.map_centre).double() @ self.columns).float()
         scores = self._score(nll)
         return self.scale.images(scores) if self.scale else scores, maps
 
     def _score(self, grids: Tensor) -> Tensor:
-        scoring, grids = self.scoring, _centred(grids, self.scoring.centre)
-        if scoring.pool > 1:
-            grids = F.avg_pool2d(grids, scoring.pool, 1, scoring.pool // 2, count_include_pad=False)
-        patches = grids.flatten(1)
+        scoring, patches = self.scoring, self.scoring.prepared(grids).flatten(1)
         count = patches.shape[1]
         match scoring.aggregation:
             case "max":
@@ -73,21 +69,8 @@ class DeployedExpert(nn.Module):
             case _:  # a quantile is a blend of two neighbours in order; ONNX has no operator for it
                 place = scoring.percentile * (count - 1)
                 below = min(int(place), count - 2) if count > 1 else 0
-                ordered = _ordered(patches)
+                ordered = patches.topk(count, 1, largest=False).values
                 return torch.lerp(ordered[:, below], ordered[:, min(below + 1, count - 1)], place - below)
-
-
-def _centred(grids: Tensor, share: float) -> Tensor:
-    """Return patch scores (B, h, w) less a share of each picture's median, of two middle ones the lower, as torch's."""
-    if not share:
-        return grids
-    ordered = _ordered(grids.flatten(1))
-    return grids - share * ordered[:, (ordered.shape[1] - 1) // 2, None, None]
-
-
-def _ordered(patches: Tensor) -> Tensor:
-    """Return patches (B, N) of each picture in ascending order; ONNX sorts by its operator for the largest ones."""
-    return patches.topk(patches.shape[1], 1, largest=False).values
 
 
 def export(model: MoLEFlow, category: str, path: Path) -> Path:
