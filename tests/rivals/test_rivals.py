@@ -5,6 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import multivariate_normal, multivariate_t
 from torch import Tensor
 
 from helpers.program import TINY, run_program
@@ -70,9 +73,10 @@ def test_the_nearest_is_that_of_another_picture_where_there_is_one() -> None:
     assert alone.rows.tolist() == list(range(20)), "a memory of one picture leaves nothing out"
 
 
+@pytest.mark.parametrize("freedom", [None, 4.0])
 @pytest.mark.parametrize("rank", [8, 5])
-def test_a_mixture_is_the_likelihood_of_its_nearest_component(rank: int) -> None:
-    model, x, y = PatchMixture(8, size=30, rank=rank, power=0.25, blur=0.3, shrinkage=0.01), grids(6), grids(2, seed=1)
+def test_a_mixture_is_the_likelihood_of_its_nearest_component(rank: int, freedom: float | None) -> None:
+    model, x, y = PatchMixture(8, 30, rank, 0.25, 0.3, 0.01, freedom), grids(6), grids(2, seed=1)
     model.add_expert("a")
     model.fit("a", [x[:2], x[2:]])
 
@@ -98,18 +102,19 @@ def test_a_mixture_is_the_likelihood_of_its_nearest_component(rank: int) -> None
         left.append(min((row - c for c in others), key=np.linalg.norm))
     shape = shrunk(np.stack(left))
     rows = (model.blur(y).flatten(0, 2).double().numpy() - mean) @ metric
+    component = multivariate_normal(cov=shape) if freedom is None else multivariate_t(shape=shape, df=freedom)
     expected = []
     for row in rows:
         gap = min((row - c for c in centres), key=np.linalg.norm)
-        energy = gap @ np.linalg.inv(shape) @ gap + np.linalg.slogdet(shape)[1] + rank * np.log(2 * np.pi)
-        expected.append(0.5 * energy + np.log(30) + 0.25 * np.log(values).sum())
+        expected.append(np.log(30) + 0.25 * np.log(values).sum() - component.logpdf(gap))
     scores = model.patch_scores(y, "a").flatten()
     torch.testing.assert_close(scores.double(), torch.tensor(expected), rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(model.merged("a").patch_scores(y, "a").flatten(), scores)
 
 
-def test_a_mixture_of_one_component_integrates_to_one() -> None:
-    model = PatchMixture(2, size=1, blur=0.0)
+@pytest.mark.parametrize("freedom", [None, 10.0])
+def test_a_mixture_of_one_component_integrates_to_one(freedom: float | None) -> None:
+    model = PatchMixture(2, size=1, blur=0.0, freedom=freedom)
     model.add_expert("a")
     model.fit("a", [grids(8)[..., :2] * torch.tensor([2.0, 0.5]) + 1])
     axis = torch.linspace(-25, 25, 401)
@@ -136,7 +141,7 @@ def test_a_mixture_of_low_rank_asks_nothing_of_the_directions_that_it_leaves_out
 
 
 def test_a_mixture_that_was_saved_with_all_directions_keeps_its_scores() -> None:
-    old, new = PatchMixture(8, size=30, rank=8), PatchMixture(8, size=30, rank=5)
+    old, new = (PatchMixture(8, size=30, rank=rank, freedom=10) for rank in (8, 5))
     for model in (old, new):
         model.add_expert("a")
     old.fit("a", [grids(6)])
@@ -187,6 +192,17 @@ def test_bad_settings_name_the_key() -> None:
         PatchMixture(8, shrinkage=0)
     with pytest.raises(UserError, match=r"model\.rank=0"):
         PatchMixture(8, rank=0)
+    for freedom in (0.0, float("inf")):
+        with pytest.raises(UserError, match=rf"model\.freedom={freedom}.*null"):
+            PatchMixture(8, freedom=freedom)
+
+
+@given(st.floats(1, 1e3), st.floats(0, 1e4), st.floats(1e-3, 1e4))
+def test_student_components_rank_distances_as_gaussians_do(freedom: float, near: float, gap: float) -> None:
+    energies = PatchMixture(8, freedom=freedom)._energy(torch.tensor([near, near + gap], dtype=torch.float64), 8)
+    assert energies[0] < energies[1]
+    gaussian = PatchMixture(8, freedom=1e9)._energy(torch.tensor([near], dtype=torch.float64), 8)
+    assert float(gaussian) == pytest.approx(0.5 * near, rel=1e-4)  # with many degrees of freedom it is a Gaussian
 
 
 @pytest.mark.parametrize("rival", ["gaussian", "patchcore", "padim", "mixture"])

@@ -1,12 +1,15 @@
-"""A mixture of Gaussians around remembered patches, all of one shape: a memory whose distances are likelihoods.
+"""A mixture of Student's t or Gaussians around remembered patches: a memory whose distances are likelihoods.
 
 With few pictures and many kinds of patches neither one Gaussian (one kind) nor a plain memory (every direction counts
 alike) fits. Here each remembered patch is the centre of a component, and what is left of a patch beside its centre has
-one covariance for all of them, measured between different pictures. Of the mixture's sum the nearest component is
-taken, as in hard-assignment clustering; the covariance is shrunk as in Ledoit and Wolf, "A well-conditioned estimator
-for large-dimensional covariance matrices", J. Multivariate Analysis 2004. The memory is chosen as in Roth et al.,
-"Towards Total Recall in Industrial Anomaly Detection", CVPR 2022; a density of what is left beside the nearest normal
-patch is also the idea of Yao et al., "ResAD", NeurIPS 2024.
+one covariance for all of them, measured between different pictures. Components are Gaussians, or Student's t as in Peel
+and McLachlan, "Robust mixture modelling using the t distribution", Statistics and Computing 2000: far out, where
+defects are, a t's score grows with the logarithm of the distance, so that one patch does not outweigh its neighbours
+when scores are averaged into maps and image scores. Of the mixture's sum the nearest component is taken, as in
+hard-assignment clustering; the covariance is shrunk as in Ledoit and Wolf, "A well-conditioned estimator for
+large-dimensional covariance matrices", J. Multivariate Analysis 2004. The memory is chosen as in Roth et al., "Towards
+Total Recall in Industrial Anomaly Detection", CVPR 2022; a density of what is left beside the nearest normal patch is
+also the idea of Yao et al., "ResAD", NeurIPS 2024.
 """
 
 import math
@@ -27,14 +30,16 @@ _ROWS = 8192  # of a sum of squares held in float64 at a time
 
 
 class PatchMixture(ClosedForm):
-    """Scores the negative log-likelihood of a patch under a mixture of Gaussians with one covariance, in nats.
+    """Scores the negative log-likelihood of a patch under a mixture of components of one shape, in nats.
 
     A patch x is blurred, then brought to ``y = (x - m) U L^-p``, with m the mean of the training patches, L (R, R) the
     R largest eigenvalues of their covariance and U (D, R) the eigenvectors: at p = 0 the memory sees plain distances,
     at 1/2 Mahalanobis ones. With c the nearest of K remembered y and S the covariance of y - c over the training
-    patches, each against the memory of the other pictures, ``score = (y - c)^T S^-1 (y - c) / 2 + ln K +
-    (ln det S + R ln 2 pi) / 2 + p ln det L``. With R = D that is the density of x, else that of its projection on the
-    principal directions. The blur's Jacobian, a constant, is not counted.
+    patches, each against the memory of the other pictures, and ``d^2 = (y - c)^T S^-1 (y - c)``, ``score = e(d^2) +
+    ln K + ln det S / 2 + p ln det L``. A Gaussian has ``e = (d^2 + R ln 2 pi) / 2``; Student's t with v degrees of
+    freedom and the scale S has ``e = (v + R) / 2 ln(1 + d^2 / v) + R / 2 ln(v pi) + ln G(v / 2) - ln G((v + R) / 2)``
+    with the gamma function G. With R = D that is the density of x, else that of its projection on the principal
+    directions. The blur's Jacobian, a constant, is not counted.
 
     Args:
         dim: Channels D of a patch.
@@ -43,6 +48,7 @@ class PatchMixture(ClosedForm):
         power: p, in [0, 1/2].
         blur: Strength of the blur before everything, in [0, 1]; see :class:`moleflow.flow.context.Blur`.
         shrinkage: Shrinkage of both covariances toward their mean eigenvalue, in (0, 1].
+        freedom: Degrees of freedom v of Student's t, above 0; None for Gaussians.
         seed: Seed of the draws.
 
     Raises:
@@ -57,6 +63,7 @@ class PatchMixture(ClosedForm):
         power: float = 0.25,
         blur: float = 0.2,
         shrinkage: float = 0.01,
+        freedom: float | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__("mean", "metric", "patches", "whitening", "offset", optional=("pictures",))
@@ -68,12 +75,15 @@ class PatchMixture(ClosedForm):
             raise UserError(f"model.power={power} must lie in [0, 0.5]: from plain to Mahalanobis distances.")
         if not 0 < shrinkage <= 1:
             raise UserError(f"model.shrinkage={shrinkage} must lie in (0, 1].")
+        if freedom is not None and not 0 < freedom < math.inf:
+            raise UserError(f"model.freedom={freedom} must be above 0 and finite, or null for Gaussian components.")
         self.dim = dim
         self.size = size
         self.rank = min(rank, dim)
         self.power = power
         self.blur = Blur(_KERNEL, blur)
         self.shrinkage = shrinkage
+        self.freedom = freedom
         self.seed = seed
 
     def compute(self, name: str, features: Tensor) -> dict[str, Tensor]:
@@ -87,7 +97,7 @@ class PatchMixture(ClosedForm):
         own = leave_own_out(y, torch.arange(len(y), device=y.device), memory.pictures)
         gaps = rows - memory.patches[nearest(rows, memory.patches, own).rows]
         whitening, volume = self._root((part.double() for part in torch.split(gaps, _ROWS)), 0.5)
-        offset = math.log(len(memory.patches)) + 0.5 * self.rank * math.log(2 * math.pi) + scale + volume
+        offset = math.log(len(memory.patches)) + self._normaliser() + scale + volume
         shape = {"whitening": whitening.float(), "offset": offset.float().reshape(1)}
         return facts | memory._asdict() | shape
 
@@ -98,8 +108,21 @@ class PatchMixture(ClosedForm):
         y = ((self.blur(x.float()) - expert.get_buffer("mean")) @ expert.get_buffer("metric")).flatten(0, 2)
         found = nearest(y, patches, leave_own_out(x, pictures, expert.get_buffer("pictures")))
         white = (y - patches[found.rows]) @ expert.get_buffer("whitening")
-        scores: Tensor = 0.5 * white.square().sum(1) + expert.get_buffer("offset")
+        scores = self._energy(white.square().sum(1), white.shape[1]) + expert.get_buffer("offset")
         return scores.reshape(x.shape[:3])
+
+    def _energy(self, distance: Tensor, rank: int) -> Tensor:
+        """Return what of e depends on the squared distances (N,) in ``rank`` directions."""
+        if self.freedom is None:
+            return 0.5 * distance
+        return 0.5 * (self.freedom + rank) * torch.log1p(distance / self.freedom)
+
+    def _normaliser(self) -> float:
+        """Return what of e does not."""
+        if self.freedom is None:
+            return 0.5 * self.rank * math.log(2 * math.pi)
+        half, whole = 0.5 * self.freedom, 0.5 * (self.freedom + self.rank)
+        return 0.5 * self.rank * math.log(self.freedom * math.pi) + math.lgamma(half) - math.lgamma(whole)
 
     def _patches(self, features: Tensor) -> Iterator[Tensor]:
         """Yield the blurred patches (n, D) of a few pictures at a time: all of them are large, and asked for thrice."""
