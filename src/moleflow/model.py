@@ -90,12 +90,14 @@ class MoLEFlow(ExpertScores):
 
         Args:
             name: The expert.
-            grids: Training patches (N, h, w, D).
+            grids: Training patches (V N, h, w, D): those of its N pictures, then of all of them in one turn after the
+                other, if it learns them turned too.
             image_features: (N, D), one row a training picture, as the router sees it.
         """
         if self.router.names:
             self.flow.start_from(name, self.router.route(image_features.mean(0, keepdim=True))[0])
-        self.flow.fit(name, (part.to(self.device) for part in torch.split(grids, 32)))
+        pictures = torch.arange(len(grids)) % len(image_features)
+        self.flow.fit(name, (part.to(self.device) for part in torch.split(grids, 32)), pictures)
 
     def learn_route(self, name: str, image_features: Tensor) -> None:
         """Tell the router what an expert's training pictures look like.

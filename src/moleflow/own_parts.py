@@ -7,6 +7,7 @@ from typing import Any, Literal, cast
 import torch
 
 from moleflow.data.transforms import PictureTransform
+from moleflow.data.turns import TurnedTransform
 from moleflow.errors import choice
 from moleflow.features import (
     FeatureCache,
@@ -46,18 +47,23 @@ class OwnParts:
         self.num_workers = num_workers
         self.cache = cache
         self.dtype = getattr(torch, choice("features.dtype", settings["feature_dtype"], ("float32", "float16")))
-        self._extractors: dict[tuple[int, int], FeatureExtractor] = {}
+        self._extractors: dict[tuple[int, int, str | None], FeatureExtractor] = {}
 
-    def extractor(self, own: Own) -> FeatureExtractor:
+    def extractor(self, own: Own, turn: str | None = None) -> FeatureExtractor:
         """Return what makes the patch grids of an expert with these settings.
+
+        Args:
+            own: Its own settings.
+            turn: How the pictures are turned first; see :data:`moleflow.data.turns.AUGMENTATIONS`.
 
         Raises:
             UserError: If the size is not one, or does not suit the backbone.
         """
-        transform: PictureTransform = self._build("transform", own)
-        key = (transform.height, transform.width)
+        placed: PictureTransform = self._build("transform", own)
+        key = (placed.height, placed.width, turn)
         if key not in self._extractors:
             batch = int(self.settings["score_batch"])
+            transform = placed if turn is None else TurnedTransform(placed, turn)
             spec = feature_spec(self.backbone, transform, batch, self.device)
             store: FeatureStore
             if isinstance(self.cache, Path):

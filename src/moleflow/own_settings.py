@@ -1,7 +1,8 @@
 """Settings per category: where one category's expert differs from the run.
 
 ``per_category`` is a partial configuration by category, ``{screw: {epochs: 120, loss: {tail_weight: 1.0}}}``, of the
-keys that can differ between experts of one model: epochs, loss, image score, input adapter, size of the pictures.
+keys that can differ between experts of one model: epochs, augmentation, loss, image score, input adapter, size of the
+pictures.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -51,6 +52,7 @@ def own_keys(settings: Mapping[str, Any]) -> list[str]:
     part = PARTS.get(str(settings["model"].get("_target_")))
     return [
         "epochs",
+        "augmentation",
         *(f"loss.{key}" for key in settings["loss"] if key != "_target_"),
         *(f"scoring.{key}" for key in settings["scoring"] if key not in _COMMON),
         *(f"model.{key}" for key in getattr(part, "own_keys", ())),

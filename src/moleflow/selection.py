@@ -37,15 +37,18 @@ class Nearest(NamedTuple):
     rows: Tensor
 
 
-def remember(grids: Tensor, size: int, selection: str, generator: torch.Generator) -> Memory:
+def remember(
+    grids: Tensor, size: int, selection: str, generator: torch.Generator, pictures: Tensor | None = None
+) -> Memory:
     """Return patches that stand for all of some training pictures.
 
     Args:
-        grids: (N, H, W, D), one entry a picture.
+        grids: (N, H, W, D).
         size: How many to return; all of them, if there are fewer.
         selection: ``greedy`` takes the patch farthest from those taken, seen through a random projection; ``kmeans``
             takes cluster means; ``random`` takes any.
         generator: Source of the draws, on the CPU.
+        pictures: (N,) the picture that each entry shows; None: each shows its own.
 
     Returns:
         A memory of min(size, N H W) patches.
@@ -62,7 +65,8 @@ def remember(grids: Tensor, size: int, selection: str, generator: torch.Generato
     if selection == "greedy" and size < len(patches):
         projection = torch.randn(patches.shape[1], _PROJECTED, generator=generator).to(patches.device)
         rows = farthest_first(patches @ projection, int(rows[0]), size)
-    return Memory(patches[rows], (rows // each).int())
+    shown = rows // each
+    return Memory(patches[rows], (shown if pictures is None else pictures.to(rows.device)[shown]).int())
 
 
 def nearest(patches: Tensor, memory: Tensor, leave_out: tuple[Tensor, Tensor] | None = None) -> Nearest:

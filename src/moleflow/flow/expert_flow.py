@@ -155,7 +155,7 @@ class ExpertFlow(ExpertDensity):
             same = {key: given[key] for key in own.keys() & given.keys() if own[key].shape == given[key].shape}
             self.expert(name).load_state_dict(own | same)
 
-    def fit(self, name: str, features: Iterable[Tensor]) -> None:
+    def fit(self, name: str, features: Iterable[Tensor], pictures: Tensor | None = None) -> None:
         """Fit the expert's input adapter, if it is one in closed form; see :meth:`PatchModel.fit`."""
         adapter = self.expert(name).adapter
         if isinstance(adapter, StatisticsAdapter):

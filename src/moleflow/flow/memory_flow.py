@@ -52,12 +52,12 @@ class MemoryFlow(ExpertFlow):
         return expert
 
     @torch.no_grad()
-    def fit(self, name: str, features: Iterable[Tensor]) -> None:
+    def fit(self, name: str, features: Iterable[Tensor], pictures: Tensor | None = None) -> None:
         """Fit the adapter, then fill the memory; see :meth:`PatchModel.fit`."""
         grids = list(features)
-        super().fit(name, grids)
+        super().fit(name, grids, pictures)
         prepared = torch.cat([self.prepare(x, name) for x in grids])
-        memory = remember(prepared, self.memory_size, "greedy", generator(self.seed, "memory", name))
+        memory = remember(prepared, self.memory_size, "greedy", generator(self.seed, "memory", name), pictures)
         self._memory(name).load_state_dict(memory._asdict())
 
     def patch_scores(self, x: Tensor, name: str, pictures: Tensor | None = None) -> Tensor:

@@ -53,12 +53,14 @@ class PatchModel(nn.Module, ABC):
         """
 
     @abstractmethod
-    def fit(self, name: str, features: Iterable[Tensor]) -> None:
+    def fit(self, name: str, features: Iterable[Tensor], pictures: Tensor | None = None) -> None:
         """Set in closed form what an expert takes from its training patches, before any gradient step.
 
         Args:
             name: The expert.
             features: Its training patches in parts (B, H, W, D), gone through at most once.
+            pictures: (N,) the training picture that each entry of the joined parts shows, as some show one picture
+                turned; None: each shows its own.
         """
 
     def start_from(self, name: str, nearest: str) -> None:
@@ -80,7 +82,7 @@ class PatchModel(nn.Module, ABC):
         Args:
             x: Patch features (B, H, W, D) as the backbone gives them.
             name: The expert.
-            pictures: (B,) positions of training pictures among those that :meth:`fit` was given; None for others.
+            pictures: (B,) training pictures as :meth:`fit` counts them; None for others.
         """
 
     @abstractmethod

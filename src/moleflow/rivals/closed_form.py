@@ -26,12 +26,13 @@ class ClosedForm(PatchModel):
         self._optional = optional
 
     @abstractmethod
-    def compute(self, name: str, features: Tensor) -> dict[str, Tensor]:
+    def compute(self, name: str, features: Tensor, pictures: Tensor) -> dict[str, Tensor]:
         """Return an expert's tensors.
 
         Args:
             name: The expert.
             features: All its training patches (N, H, W, D).
+            pictures: (N,) the training picture that each entry shows.
         """
 
     def add_expert(self, name: str, **own: Any) -> nn.Module:
@@ -42,9 +43,11 @@ class ClosedForm(PatchModel):
         return expert
 
     @torch.no_grad()
-    def fit(self, name: str, features: Iterable[Tensor]) -> None:
+    def fit(self, name: str, features: Iterable[Tensor], pictures: Tensor | None = None) -> None:
         """Compute an expert's tensors; see :meth:`PatchModel.fit`."""
-        self.expert(name).load_state_dict(self.compute(name, torch.cat(list(features))))
+        grids = torch.cat(list(features))
+        shown = torch.arange(len(grids)) if pictures is None else pictures
+        self.expert(name).load_state_dict(self.compute(name, grids, shown.to(grids.device)))
 
     @torch.no_grad()
     def merged(self, name: str) -> Self:

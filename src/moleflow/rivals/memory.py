@@ -36,10 +36,10 @@ class PatchMemory(ClosedForm):
         self.selection = choice("model.selection", selection, SELECTIONS)
         self.seed = seed
 
-    def compute(self, name: str, features: Tensor) -> dict[str, Tensor]:
+    def compute(self, name: str, features: Tensor, pictures: Tensor) -> dict[str, Tensor]:
         """Return the patches to remember; see :meth:`ClosedForm.compute`."""
-        memory = remember(features, self.size, self.selection, generator(self.seed, "memory", name))
-        return memory._asdict()
+        draw = generator(self.seed, "memory", name)
+        return remember(features, self.size, self.selection, draw, pictures)._asdict()
 
     def patch_scores(self, x: Tensor, name: str, pictures: Tensor | None = None) -> Tensor:
         """Return distances to the nearest remembered patch; see :meth:`PatchModel.patch_scores`."""

@@ -86,15 +86,15 @@ class PatchMixture(ClosedForm):
         self.freedom = freedom
         self.seed = seed
 
-    def compute(self, name: str, features: Tensor) -> dict[str, Tensor]:
+    def compute(self, name: str, features: Tensor, pictures: Tensor) -> dict[str, Tensor]:
         """Return mean, metric, memory and the shape of the components; see :meth:`ClosedForm.compute`."""
         mean = torch.stack([x.double().sum(0) for x in self._patches(features)]).sum(0) / features[..., 0].numel()
         metric, scale = self._root((x.double() - mean for x in self._patches(features)), self.power)
         facts = {"mean": mean.float(), "metric": metric.float()}
         rows = torch.cat([(x - facts["mean"]) @ facts["metric"] for x in self._patches(features)])
         y = rows.reshape(*features.shape[:3], -1)
-        memory = remember(y, self.size, "greedy", generator(self.seed, "memory", name))
-        own = leave_own_out(y, torch.arange(len(y), device=y.device), memory.pictures)
+        memory = remember(y, self.size, "greedy", generator(self.seed, "memory", name), pictures)
+        own = leave_own_out(y, pictures, memory.pictures)
         gaps = rows - memory.patches[nearest(rows, memory.patches, own).rows]
         whitening, volume = self._root((part.double() for part in torch.split(gaps, _ROWS)), 0.5)
         offset = math.log(len(memory.patches)) + self._normaliser() + scale + volume

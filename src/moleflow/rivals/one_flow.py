@@ -49,10 +49,10 @@ class OneFlow(ExpertFlow):
         self.keep(name, self.experts[0])
         return self.expert(name)
 
-    def fit(self, name: str, features: Iterable[Tensor]) -> None:
+    def fit(self, name: str, features: Iterable[Tensor], pictures: Tensor | None = None) -> None:
         """Fit what is in closed form to the first task; see :meth:`ExpertFlow.fit`."""
         if name == self._names[0]:
-            super().fit(name, features)
+            super().fit(name, features, pictures)
 
     def base_parameters(self) -> Iterator[nn.Parameter]:
         """Yield every parameter: all are shared."""

@@ -34,7 +34,7 @@ class PositionGaussian(ClosedForm):
         self.ridge = ridge
         self.kept = torch.randperm(dim, generator=generator(seed, "channels"))[:channels].sort().values
 
-    def compute(self, name: str, features: Tensor) -> dict[str, Tensor]:
+    def compute(self, name: str, features: Tensor, pictures: Tensor) -> dict[str, Tensor]:
         """Return means (HW, C) and inverse Cholesky factors (HW, C, C); see :meth:`ClosedForm.compute`."""
         x = features[..., self.kept.to(features.device)].flatten(1, 2).transpose(0, 1).double()
         mean = x.mean(1)

@@ -30,7 +30,7 @@ def learn(run: "TaskSequence", task: Task) -> Learned:
     for name, categories in groups.items():
         model.add_expert(name, categories, run.own[name])
     with run.progress.clock("training"):
-        data = task_data(model, groups, run.learned_and_held_out)
+        data = task_data(model, groups, run.learned_and_held_out, run.settings.turns_of)
         for name, grids in data.features.items():
             model.fit(name, grids, data.looks[name])
         learned = _make_steps(run, task, data)
@@ -39,8 +39,9 @@ def learn(run: "TaskSequence", task: Task) -> Learned:
         model.learn_route(name, looks)
     model.forget_merged()
     for name, grids in data.features.items():
+        looks = data.looks[name]
         paths = [Path(picture) for picture in data.pictures[name]]
-        model.learn_normal(name, grids, data.looks[name], paths)
+        model.learn_normal(name, grids[: len(looks)], looks, paths[: len(looks)])
     return learned
 
 

@@ -22,7 +22,10 @@ CIRCUMSTANCES = (
     "description", "reported", "expected", "objective", "scenario.parallel",
     *(f"trainer.{key}" for key in ("accelerator", "devices", "num_nodes", "strategy", "deterministic")),
 )  # fmt: skip
-BEFORE: dict[str, Any] = {"masks": "seen", "per_category": {}, "held_out": 0, "optimizer.lora_delay": 0}
+BEFORE: dict[str, Any] = {
+    "masks": "seen", "per_category": {}, "held_out": 0, "augmentation": "none", "optimizer.lora_delay": 0,
+    "model.freedom": None,
+}  # fmt: skip
 """What a configuration meant that was written before there was such a key."""
 _UNNAMED = ("sweep", "seed", "hydra", "dataset.root", "trainer", *CIRCUMSTANCES)
 RESULTS = ("metrics.json", "scores.csv")

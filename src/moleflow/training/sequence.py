@@ -185,6 +185,12 @@ class TaskSequence:
                 if extractor is not self.model.extractor:
                     paths = [sample.path for sample in samples if sample.category == category]
                     extractor.extract(paths, progress and f"{progress} {category}")
+            for category in self.categories:
+                learned = [sample.path for sample in self.learned_and_held_out(category)[0]]
+                own = self.settings.per_category.get(category, {})
+                for turn in self.settings.turns_of([category]):
+                    title = progress and f"{progress} {category} {turn}"
+                    self.model.parts.extractor(own, turn).extract(learned, title)
 
     def title(self, task: Task) -> str:
         """Return how messages call a task."""

@@ -8,6 +8,7 @@ import torch
 from omegaconf import DictConfig
 
 from moleflow.continual import Strategy
+from moleflow.data.turns import AUGMENTATIONS
 from moleflow.errors import UserError, choice
 from moleflow.losses import FlowLoss
 from moleflow.own_settings import Own, merged, per_category
@@ -31,6 +32,7 @@ class TaskSettings:
         final_lr_ratio: Last learning rate over the peak.
         on_nonfinite: ``error`` ends the run at a loss that is not finite, ``skip`` leaves the step out and counts it.
         lora_delay: Epochs at the begin of each later task in which the experts' updates of the base stay as they are.
+        augmentation: How training pictures are also turned; see :data:`moleflow.data.turns.AUGMENTATIONS`.
         held_out: Training pictures of a category that nothing is learned from: a share below 1, or a number.
         seed: The run's seed.
         per_category: Where the experts of some categories differ; see :mod:`moleflow.own_settings`.
@@ -47,6 +49,7 @@ class TaskSettings:
     final_lr_ratio: float
     on_nonfinite: str
     lora_delay: int
+    augmentation: str
     held_out: float
     seed: int
     per_category: Mapping[str, Own] = field(default_factory=dict)
@@ -56,6 +59,11 @@ class TaskSettings:
     def loss_of(self, categories: Sequence[str]) -> FlowLoss:
         """Return the loss of an expert, whose categories have equal settings."""
         return self.losses.get(categories[0], self.loss)
+
+    def turns_of(self, categories: Sequence[str]) -> tuple[str, ...]:
+        """Return how the pictures of an expert, whose categories have equal settings, are also turned."""
+        own = self.per_category.get(categories[0], {})
+        return AUGMENTATIONS[own.get("augmentation", self.augmentation)]
 
 
 def task_settings(config: DictConfig, settings: Mapping[str, Any], categories: Sequence[str]) -> TaskSettings:
@@ -88,6 +96,7 @@ def task_settings(config: DictConfig, settings: Mapping[str, Any], categories: S
         final_lr_ratio=float(optimizer["final_lr_ratio"]),
         on_nonfinite=choice("optimizer.on_nonfinite", optimizer["on_nonfinite"], ("error", "skip")),
         lora_delay=_lora_delay(settings, min(value for key, value in whole.items() if key != "batch_size")),
+        augmentation=_augmentation(settings, given),
         held_out=settings["held_out"],
         seed=settings["seed"],
         per_category=given,
@@ -97,6 +106,14 @@ def task_settings(config: DictConfig, settings: Mapping[str, Any], categories: S
         },
         strategy=instantiated("continual", config.continual),
     )
+
+
+def _augmentation(settings: Mapping[str, Any], given: Mapping[str, Own]) -> str:
+    """Return how training pictures are also turned, if that is known here and for every category."""
+    for category, own in given.items():
+        if "augmentation" in own:
+            choice(f"per_category.{category}.augmentation", own["augmentation"], AUGMENTATIONS)
+    return choice("augmentation", settings["augmentation"], AUGMENTATIONS)
 
 
 def _lora_delay(settings: Mapping[str, Any], epochs: int) -> int:
