@@ -29,6 +29,13 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--json", type=Path, metavar="FILE", help="write the table as JSON")
     made.add_argument("--maps", type=Path, metavar="DIR", help="write each picture with its anomaly map laid over it")
     made.add_argument("--expert", metavar="NAME", help="score all with this expert instead of the router's choice")
+    made.add_argument(
+        "--deviations",
+        type=float,
+        default=3.0,
+        metavar="N",
+        help="a defect begins N standard deviations above the mean of the training scores (default: 3)",
+    )
     made.add_argument("--device", default="cpu", help="where to compute (default: cpu)")
     return made
 
@@ -71,7 +78,7 @@ def score(given: argparse.Namespace) -> int:
     found = pictures(given.paths)
     if not found:
         raise UserError(f"There is no picture in {', '.join(given.paths)}.")
-    predictor = Predictor(load_model(given.model, given.device))
+    predictor = Predictor(load_model(given.model, given.device), given.deviations)
     rows = []
     print("  ".join(COLUMNS))
     for prediction in tqdm(

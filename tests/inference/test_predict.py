@@ -36,6 +36,24 @@ def test_the_threshold_comes_from_the_training_scores(trained: Trained) -> None:
     assert limits(model, "screw").score == pytest.approx(float(scores.mean() + 3 * scores.std()), rel=1e-6)
 
 
+def test_who_wants_other_limits_says_how_many_deviations(trained: Trained, capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(trained.tree / "screw/test/good/000.png")
+
+    def judged(deviations: str) -> list[str]:
+        assert main([str(trained.run), path, "--expert=screw", f"--deviations={deviations}"]) == 0
+        return capsys.readouterr().out.splitlines()[-1].split()
+
+    seen = MoLEFlow.load(trained.run).seen["screw"].scores.double()
+    for deviations in (0.5, 20):
+        assert float(judged(str(deviations))[2]) == pytest.approx(
+            float(seen.mean() + deviations * seen.std()), rel=1e-3
+        )
+    assert judged("20")[0] == "normal"
+    for wrong in ("0", "inf", "nan"):
+        assert main([str(trained.run), path, f"--deviations={wrong}"]) == 1
+        assert f"deviations={float(wrong)} must be" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("rule", ["pooled", "own", "euclidean"])
 def test_held_out_distances_are_those_of_a_router_without_the_picture(rule: str) -> None:
     draw = torch.Generator().manual_seed(0)

@@ -14,7 +14,7 @@ from moleflow.scored import Scored
 
 Verdict = Literal["normal", "defect", "unknown", "error"]
 
-_SCORE_DEVIATIONS = 3.0
+SCORE_DEVIATIONS = 3.0
 _DISTANCE_DEVIATIONS = 6.0
 """How far beyond the mean of the training pictures the limits lie, in their standard deviations.
 
@@ -85,12 +85,15 @@ class Predictor:
 
     Args:
         model: A trained model.
+        deviations: How far above the mean of the training scores a defect begins, in their standard deviations.
 
     Raises:
-        UserError: If the model was saved before limits were kept.
+        UserError: If the model was saved before limits were kept, or ``deviations`` is no finite number above 0.
     """
 
-    def __init__(self, model: MoLEFlow) -> None:
+    def __init__(self, model: MoLEFlow, deviations: float = SCORE_DEVIATIONS) -> None:
+        if not 0 < deviations < math.inf:
+            raise UserError(f"deviations={deviations} must be a finite number above 0.")
         missing = [name for name in model.flow.names if name not in model.seen]
         if missing:
             raise UserError(
@@ -98,7 +101,7 @@ class Predictor:
                 "Train them again."
             )
         self.model = model
-        self.limits = {name: limits(model, name) for name in model.flow.names}
+        self.limits = {name: limits(model, name, deviations) for name in model.flow.names}
 
     def stream(self, paths: Sequence[Path | str], expert: str | None = None, chunk: int = 32) -> Iterator[Prediction]:
         """Judge pictures one after another, in order; one that cannot be read is a prediction with its error.
@@ -139,16 +142,17 @@ class Predictor:
         )  # fmt: skip
 
 
-def limits(model: MoLEFlow, name: str) -> Limits:
+def limits(model: MoLEFlow, name: str, deviations: float = SCORE_DEVIATIONS) -> Limits:
     """Return where an expert's normal ends.
 
-    The score's limit is three standard deviations above the mean of the training scores. The distance's limit is six
+    The score's limit is some standard deviations above the mean of the training scores. The distance's limit is six
     above that of the distances that the training pictures would have, had the expert not seen them: a picture that took
     part in mean and covariance looks nearer than a new one of its kind.
 
     Args:
         model: The model.
         name: The expert.
+        deviations: How many for the score.
     """
     seen = model.seen[name]
     scores, distances = seen.scores.double(), model.router.held_out_distances(name, seen.features)
@@ -156,6 +160,6 @@ def limits(model: MoLEFlow, name: str) -> Limits:
         return Limits(float(scores.mean()), math.inf, math.inf)
     return Limits(
         float(scores.mean()),
-        float(scores.mean() + _SCORE_DEVIATIONS * scores.std()),
+        float(scores.mean() + deviations * scores.std()),
         float(distances.mean() + _DISTANCE_DEVIATIONS * distances.std()),
     )
