@@ -2,7 +2,8 @@
 
 import functools
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import ParamSpec
 
@@ -37,6 +38,27 @@ def told(main: Callable[P, int]) -> Callable[P, int]:
             return 130
 
     return run
+
+
+@contextmanager
+def below(key: str, names: Collection[str]) -> Iterator[None]:
+    """Name the whole config key in a message that begins with a part of it: ``size=0`` becomes ``transform.size=0``.
+
+    What is used from Python, too, names its arguments alone and does not know where a configuration has them.
+
+    Args:
+        key: The config key above.
+        names: What it holds.
+
+    Raises:
+        UserError: In place of one whose message begins with a name and an equals sign.
+    """
+    try:
+        yield
+    except UserError as error:
+        if str(error).partition("=")[0] not in names:
+            raise
+        raise UserError(f"{key}.{error}") from error
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

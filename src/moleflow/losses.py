@@ -41,8 +41,8 @@ class FlowLoss:
     """Negative log-likelihood with a tail term and a penalty on the log-determinant.
 
     With ``reduction="mean"`` the total is (1 - w) mean + w tail + penalty, where tail is the mean over pictures of the
-    mean of the k = max(1, int(N ratio)) largest of the picture's N patches. The weight w may exceed 1: the mean then
-    gets a negative weight.
+    mean of the k = max(1, int(N ratio)) largest of the picture's N patches. The weight w may exceed 1, as in two
+    recorded runs of 1.2: the total is mean + w (tail - mean), and no tail lies below its mean.
 
     With ``reduction="sum"`` the total is the batch mean of the sum over patches + penalty, about N times larger than
     the mean form, so that the penalty weighs N times less. It has no tail term, hence ``tail_weight`` must be 0.

@@ -8,7 +8,7 @@ import torch
 
 from moleflow.data.transforms import PictureTransform
 from moleflow.data.turns import TurnedTransform
-from moleflow.errors import choice
+from moleflow.errors import below, choice
 from moleflow.features import (
     FeatureCache,
     FeatureExtractor,
@@ -19,7 +19,7 @@ from moleflow.features import (
     feature_spec,
 )
 from moleflow.flow import PatchModel
-from moleflow.own_settings import Own, merged
+from moleflow.own_settings import Own, dotted, merged
 from moleflow.parts import build_part
 from moleflow.scoring import Scoring
 
@@ -83,19 +83,25 @@ class OwnParts:
         """
         scoring: Scoring = self._build("scoring", own)
         transform = cast(PictureTransform, self.extractor(own).transform)
-        scoring.image_scores(torch.zeros(1, *self.backbone.grid(transform.height, transform.width)))
+        with below("scoring", ("top_k",)):
+            scoring.image_scores(torch.zeros(1, *self.backbone.grid(transform.height, transform.width)))
         return scoring
 
-    def check(self, own: Own) -> None:
+    def check(self, own: Own, key: str) -> None:
         """Make sure that an expert can have these settings, before any training.
+
+        Args:
+            own: Its own settings.
+            key: The config key that they stand under, for messages.
 
         Raises:
             UserError: If a value is not allowed.
         """
-        self.scoring(own)
-        if "model" in own:
-            flow: PatchModel = self._build("model", {})
-            flow.add_expert("probe", **own["model"])
+        with below(key, list(dotted(own))):
+            self.scoring(own)
+            if "model" in own:
+                flow: PatchModel = self._build("model", {})
+                flow.add_expert("probe", **own["model"])
 
     def _build(self, name: str, own: Own) -> Any:
         return build_part(name, merged(self.settings[name], own, name))

@@ -39,7 +39,7 @@ def per_category(settings: Mapping[str, Any], categories: Sequence[str]) -> dict
             )
         if not isinstance(own, Mapping):
             raise UserError(f"per_category.{category} holds settings, such as +per_category.{category}.epochs=120.")
-        for key in _keys(own):
+        for key in dotted(own):
             if key not in keys:
                 raise UserError(
                     f"per_category.{category}.{key} is unknown.{nearest(key, keys)} Known: {', '.join(keys)}."
@@ -106,9 +106,10 @@ def merged(part: Mapping[str, Any], own: Own, name: str) -> dict[str, Any]:
     return {**part, **own.get(name, {})}
 
 
-def _keys(own: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+def dotted(own: Own, prefix: str = "") -> Iterator[str]:
+    """Yield the keys of settings with dots for what lies deeper, such as ``transform.size``."""
     for key, value in own.items():
         if isinstance(value, Mapping):
-            yield from _keys(value, f"{prefix}{key}.")
+            yield from dotted(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}"

@@ -9,13 +9,14 @@ from inspect import Parameter, signature
 from typing import Any
 
 from moleflow.data.transforms import PictureTransform
-from moleflow.errors import UserError, nearest
+from moleflow.errors import UserError, below, nearest
 from moleflow.features import PatchBackbone
 from moleflow.flow import ExpertFlow, MemoryFlow
 from moleflow.losses import FlowLoss
 from moleflow.rivals import OneFlow, PatchMemory, PatchMixture, PositionGaussian
 from moleflow.routing import Router
 from moleflow.scoring import Scoring
+from moleflow.values import check_value
 
 PARTS: dict[str, Callable[..., Any]] = {
     "moleflow.data.PictureTransform": PictureTransform,
@@ -32,32 +33,32 @@ PARTS: dict[str, Callable[..., Any]] = {
 }
 
 
-def build_part(key: str, settings: Mapping[str, Any], **extra: Any) -> Any:
+def build_part(key: str, settings: Mapping[str, Any]) -> Any:
     """Return the part that the settings describe.
 
     Args:
         key: The config key that the settings stand under, for messages.
         settings: ``_target_`` and the keyword arguments.
-        extra: Further keyword arguments.
 
     Raises:
-        UserError: If the target is not a part of a model, or does not take an argument.
+        UserError: If the target is not a part of a model, or does not take an argument or its value.
     """
     arguments = {str(name): value for name, value in settings.items()}
     target = arguments.pop("_target_", None)
     if target not in PARTS:
         raise UserError(f"{key}._target_={target} is not a part of a model. Known: {', '.join(PARTS)}.")
-    known = _arguments(PARTS[target])
-    for name in arguments:
-        if name not in known:
-            raise UserError(f"{key}.{name} is unknown.{nearest(name, known)} Known: {', '.join(known)}.")
-    return PARTS[target](**arguments, **extra)
+    kinds = _kinds(PARTS[target])
+    for name, value in arguments.items():
+        if name not in kinds:
+            raise UserError(f"{key}.{name} is unknown.{nearest(name, kinds)} Known: {', '.join(kinds)}.")
+        if kinds[name] is not str:  # one of a few texts: the part itself lists them
+            check_value(f"{key}.{name}", value, kinds[name])
+    with below(key, kinds):
+        return PARTS[target](**arguments)
 
 
-def _arguments(part: Any) -> list[str]:
-    """Return the arguments that a part takes, with those that it hands on to its base class."""
-    known = signature(part).parameters
-    if not any(parameter.kind is Parameter.VAR_KEYWORD for parameter in known.values()):
-        return list(known)
-    own = [name for name, parameter in known.items() if parameter.kind is not Parameter.VAR_KEYWORD]
-    return own + _arguments(part.__base__)
+def _kinds(part: Any) -> dict[str, Any]:
+    """Return the arguments that a part takes and their annotations, with those that it hands on to its base class."""
+    known = signature(part, eval_str=True).parameters.values()
+    own = {parameter.name: parameter.annotation for parameter in known if parameter.kind is not Parameter.VAR_KEYWORD}
+    return own if len(own) == len(known) else own | _kinds(part.__base__)

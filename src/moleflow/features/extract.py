@@ -69,8 +69,10 @@ class FeatureExtractor:
         device: torch.device | str = "cpu",
         num_workers: int = 0,
     ) -> None:
-        if batch_size < 1 or num_workers < 0:
-            raise UserError(f"batch_size={batch_size}, num_workers={num_workers}: give at least 1 and 0.")
+        if batch_size < 1:
+            raise UserError(f"features.batch_size={batch_size} must be at least 1.")
+        if num_workers < 0:
+            raise UserError(f"features.num_workers={num_workers} must be at least 0 (0: no process but this one).")
         self.backbone = backbone.to(device)
         self.transform = transform
         self.cache: FeatureStore = MemoryStore() if cache is None else cache

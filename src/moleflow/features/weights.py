@@ -53,7 +53,7 @@ def _create(name: str, options: Mapping[str, Any], **more: Any) -> nn.Module:
 
 
 def _check_name(name: str, hub: bool) -> None:
-    architecture, _, tag = name.partition(".")
+    architecture, _, tag = str(name).partition(".")  # which YAML may have read as a number
     tagged = timm.list_pretrained()
     if not timm.is_model(architecture) or (tag and name not in tagged):
         known = [n for n in tagged if n.startswith(f"{architecture}.")] or timm.list_models() + tagged

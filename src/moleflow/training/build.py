@@ -14,7 +14,7 @@ from moleflow.model import PART_NAMES, MoLEFlow
 from moleflow.parts import build_part
 from moleflow.training.instantiated import instantiated
 from moleflow.training.sequence import TaskSequence
-from moleflow.training.settings import task_settings
+from moleflow.training.settings import check_values, task_settings
 from moleflow.training.trainer import device_of, make_trainer, quiet_lightning
 
 
@@ -29,6 +29,7 @@ def build_sequence(config: DictConfig, settings: dict[str, Any], folder: Path) -
     Raises:
         UserError: If a part refuses its settings, or the data set is not as its layout says.
     """
+    check_values(settings)
     quiet_lightning()
     keep_freed_memory()
     data = build_data(settings)
@@ -41,8 +42,8 @@ def build_sequence(config: DictConfig, settings: dict[str, Any], folder: Path) -
         device=device_of(settings["trainer"]),
     )
     trained = task_settings(config, settings, data.categories)
-    for own in trained.per_category.values():
-        model.parts.check(own)
+    for category, own in trained.per_category.items():
+        model.parts.check(own, f"per_category.{category}")
     callbacks = [instantiated(f"callbacks.{name}", callback) for name, callback in config.callbacks.items()]
     return TaskSequence(
         model=model,

@@ -1,5 +1,6 @@
 """How the tasks of a run are trained: plain values, and how they are read from the config and checked."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,8 @@ from moleflow.losses import FlowLoss
 from moleflow.own_settings import Own, merged, per_category
 from moleflow.parts import build_part
 from moleflow.training.instantiated import instantiated
+from moleflow.training.run_folder import flat
+from moleflow.values import check_value
 
 OptimizerFactory = Callable[..., torch.optim.Optimizer]
 
@@ -66,6 +69,38 @@ class TaskSettings:
         return AUGMENTATIONS[own.get("augmentation", self.augmentation)]
 
 
+_KINDS = {
+    "seed": int,
+    "progress": bool,
+    "held_out": float,
+    "optimizer.lr": float,
+    "optimizer.final_lr_ratio": float,
+    "optimizer.gradient_clip": float | None,
+    "router.oracle": bool,
+    "scenario.parallel": bool,
+    "features.num_workers": int,
+}
+
+
+def check_values(settings: Mapping[str, Any]) -> None:
+    """Make sure of the single values of a configuration that belong to no part of a model.
+
+    Args:
+        settings: The configuration, resolved.
+
+    Raises:
+        UserError: If a value is of another kind than it must be, or is not allowed.
+    """
+    given = flat(settings)
+    for key, kind in _KINDS.items():
+        check_value(key, given[key], kind)
+    for key in ("seed", "features.num_workers"):
+        if given[key] < 0:
+            raise UserError(f"{key}={given[key]} must be a whole number of at least 0.")
+    if not 0 < given["optimizer.lr"] < math.inf:
+        raise UserError(f"optimizer.lr={given['optimizer.lr']} must be greater than 0.")
+
+
 def task_settings(config: DictConfig, settings: Mapping[str, Any], categories: Sequence[str]) -> TaskSettings:
     """Return how each task is trained.
 
@@ -84,8 +119,6 @@ def task_settings(config: DictConfig, settings: Mapping[str, Any], categories: S
         if not isinstance(value, int) or value < 1:
             raise UserError(f"{key}={value} must be a whole number of at least 1.")
     optimizer = settings["optimizer"]
-    if not float(optimizer["lr"]) > 0:
-        raise UserError(f"optimizer.lr={optimizer['lr']} must be greater than 0.")
     return TaskSettings(
         epochs=settings["epochs"],
         batch_size=settings["batch_size"],
