@@ -132,6 +132,20 @@ def test_command_line_shows_one_message_and_fails(
     assert "Traceback" not in done.stderr
 
 
+def test_a_command_that_is_refused_leaves_nothing_and_corrected_it_runs(processes: Processes, tmp_path: Path) -> None:
+    root = write_mvtec_tree(tmp_path / "tree", ("bottle",))
+    arguments = ["dataset=folder", "model=gaussian", *(key for key in TINY if not key.startswith("model."))]
+    for wrong in (f"dataset.root={tmp_path / 'tre'}", "batch_size=0"):
+        refused = processes.run(*arguments, f"dataset.root={root}", wrong, cwd=tmp_path)
+        assert refused.returncode == 1
+        assert not list((tmp_path / "runs").iterdir())
+    assert processes.run(*arguments, f"dataset.root={root}", cwd=tmp_path).returncode == 0
+    again = processes.run(*arguments, f"dataset.root={tmp_path / 'tre'}", cwd=tmp_path)
+    assert "dataset.root" in again.stderr
+    assert "name=" in again.stderr  # the way to a second data set
+    assert list(tmp_path.glob("runs/*/*/seed0/metrics.json"))  # and what is there stays
+
+
 def test_a_run_folder_that_names_itself_brings_no_warning(processes: Processes, tmp_path: Path) -> None:
     arguments = ("dataset=mvtec", "dataset.root=/no/such/folder", "seed=3")
     done = run_command(str(ROOT / "train.py"), *arguments, cwd=tmp_path)

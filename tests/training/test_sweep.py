@@ -93,6 +93,7 @@ def test_jobs_that_differ_in_circumstances_only_have_their_own_folders() -> None
     overrides = ["trainer=cpu", "dataset.root=/a/b", "seed=1"]
     assert run_label(overrides) == "default"
     assert run_label(overrides, ["trainer"]) == "trainer=cpu"
+    assert run_label(overrides, ["seed"]) == "default"  # a folder of its own already: that of the run without a sweep
     assert run_label(["dataset.root=/a/b"], ["dataset.root"]) != run_label(["dataset.root=/a_b"], ["dataset.root"])
     assert swept_keys(["trainer=cpu,gpu", "seed=range(3)", "dataset.categories=[a,b]", "+ablation=wo_dia,wo_lora"]) == [
         "trainer", "seed", "ablation"

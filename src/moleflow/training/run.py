@@ -56,6 +56,9 @@ def run(config: DictConfig) -> dict[str, Any]:
             folder.set_status("interrupted", str(stop))
             raise
         except BaseException as error:
+            if isinstance(error, UserError) and not folder.begun:  # refused: the corrected command finds a free folder
+                folder.discard()
+                raise
             with suppress(UserError):  # a full disk must not hide what went wrong
                 folder.set_status("failed", str(error))
             raise

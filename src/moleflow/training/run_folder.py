@@ -36,16 +36,17 @@ log = logging.getLogger(__name__)
 def run_label(overrides: Sequence[str], swept: Sequence[str] = ()) -> str:
     """Return the part of a run folder's name that says how the command differs from the experiment.
 
-    The same overrides in any order give the same name; those that do not change what the run is are left out. The
+    The seed has a folder of its own below, so a job of a sweep over seeds finds what was run without a sweep. The same overrides in any order give the same name; those that do not change what the run is are left out. The
     experiment is left out as long as it names the run: the folder above has its name.
 
     Args:
         overrides: Hydra's task overrides, such as ``optimizer.lr=2e-4``.
-        swept: Keys that differ between the jobs of a sweep: named in any case, so that no two jobs share a folder.
+        swept: Keys that differ between the jobs of a sweep: named in any case but the seed's, so that no two jobs share
+            a folder.
     """
     named = {o.lstrip("+~"): override_key(o) for o in overrides}
     unnamed = _UNNAMED if "name" in named.values() else ("experiment", *_UNNAMED)
-    return folder_name(o for o, key in named.items() if key in swept or not is_any_of(key, unnamed))
+    return folder_name(o for o, key in named.items() if (key in swept and key != "seed") or not is_any_of(key, unnamed))
 
 
 def override_key(override: str) -> str:
@@ -150,7 +151,7 @@ class RunFolder:
         """
         path = self.path / "config.yaml"
         differences = self._recorded_differences(path)
-        ways = "Choose a new folder with hydra.run.dir=..."
+        ways = "Name this one with name=..., or choose a new folder with hydra.run.dir=..."
         finished = self._status().get("status") == "finished"
         kind = "finished run" if finished else "run"
         if differences and (finished or not force):
@@ -170,12 +171,27 @@ class RunFolder:
             return
         write_text(path, yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True))
 
+    @property
+    def begun(self) -> bool:
+        """Whether there is anything of a run but its configuration and status."""
+        return any((self.path / name).exists() for name in ("state", "model", *RESULTS))
+
+    def discard(self) -> None:
+        """Remove what a command has left that was refused before it began, and the folders named after it."""
+        for name in ("config.yaml", "status.json", ".lock"):
+            (self.path / name).unlink(missing_ok=True)
+        named = (self.path, *self.path.parents)[:3]
+        if named[-1].name == self.config.get("name"):
+            with contextlib.suppress(OSError):  # from the first one on that holds something else
+                for folder in named:
+                    folder.rmdir()
+
     def _recorded_differences(self, path: Path) -> dict[str, tuple[Any, Any]]:
         """Return how the recorded configuration differs from this one; none in a new folder."""
         try:
             recorded = yaml.safe_load(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            if (self.path / "state").exists() or (self.path / "model").exists():
+            if self.begun:
                 return {"config.yaml": ("(missing)", "of this command")}
             return {}
         except (OSError, ValueError, yaml.YAMLError) as error:
