@@ -219,7 +219,9 @@ def score_histograms(scores: Mapping[str, tuple[Sequence[float], Sequence[int]]]
         ax.hist(defect, bins=bins, histtype="step", hatch="///", color=COLOURS[1], linewidth=1.2, label="defect")
         ax.set_title(category)
         ax.tick_params(labelsize=7)
-    axes[0].legend(fontsize=7)
+    made.supxlabel("image score", fontsize=8)
+    made.supylabel("pictures", fontsize=8)
+    made.legend(*axes[0].get_legend_handles_labels(), fontsize=7, loc="outside upper right", ncols=2)
     return made
 
 

@@ -50,7 +50,8 @@ def wandb_logger(
         mode = "online" if wandb.api.api_key else "offline"
         if mode == "offline":
             log.warning(
-                "No W&B account on this machine: logging offline. Send it later with `wandb sync %s`.", save_dir
+                "No W&B account on this machine: logging offline. Send it later with `wandb sync %s`.",
+                Path(save_dir) / "wandb" / "offline-run-*",
             )
     identity = hashlib.sha256(str(Path(save_dir).resolve()).encode()).hexdigest()[:16]
     Path(save_dir).mkdir(parents=True, exist_ok=True)

@@ -68,8 +68,8 @@ def chosen(scores: Tensor, labels: Tensor, each: int) -> list[tuple[str, int]]:
     wanted = [("most anomalous", i) for i in order[:each]]
     wanted += [("least anomalous", i) for i in order[::-1][:each]]
     # A normal picture below every defect is not wrong, and the other way round.
-    wrong = [("false alarm", i) for i in normal if defect and scores[i] > scores[defect[-1]]][:each]
-    wrong += [("missed", i) for i in defect[::-1] if normal and scores[i] < scores[normal[0]]][:each]
+    wrong = [("like a defect", i) for i in normal if defect and scores[i] > scores[defect[-1]]][:each]
+    wrong += [("like a normal", i) for i in defect[::-1] if normal and scores[i] < scores[normal[0]]][:each]
     taken: dict[int, str] = {}
     for reason, i in [*wrong, *wanted]:
         taken.setdefault(i, reason)
@@ -94,15 +94,17 @@ def examples(run: "TaskSequence", category: str, result: CategoryResult, each: i
         cells[1].imshow(mask.numpy(), cmap="gray", vmin=0, vmax=1)
         drawn = cells[2].imshow(anomaly_map.numpy(), cmap="inferno", vmin=low, vmax=high)
         cells[3].imshow(picture, extent=(0, anomaly_map.shape[1], anomaly_map.shape[0], 0))
-        _contour(cells[3], anomaly_map, limits(run.model, result.routes[i]).score)
+        limit = limits(run.model, result.routes[i]).score
+        _contour(cells[3], anomaly_map, limit)
         cells[0].set_title(f"{sample.path.parent.name}/{sample.path.name}", fontsize=7, loc="left")
         cells[1].set_title(f"{sample.defect}: {reason}", fontsize=7, loc="left")
-        cells[2].set_title(f"score {float(result.scores[i]):.5g}", fontsize=7, loc="left")
+        cells[2].set_title(f"score {float(result.scores[i]):.5g}, limit {limit:.5g}", fontsize=7, loc="left")
         cells[3].set_title(f"expert {result.routes[i]}", fontsize=7, loc="left")
         for ax in cells:
             ax.set_axis_off()
-    made.colorbar(drawn, ax=axes[2::4], location="bottom", shrink=0.8, aspect=12).ax.tick_params(labelsize=6)
-    made.suptitle(f"{category}: picture, ground truth, anomaly map, contour at the threshold", fontsize=9)
+    made.set_layout_engine("compressed")  # cells of fixed aspect: no room is left between them and the bar
+    made.colorbar(drawn, ax=axes, location="bottom", shrink=0.25, aspect=12, pad=0.01).ax.tick_params(labelsize=6)
+    made.suptitle(f"{category}: picture, ground truth, anomaly map, contour where it passes the limit", fontsize=9)
     return made
 
 

@@ -63,8 +63,17 @@ def run(config: DictConfig) -> dict[str, Any]:
                 folder.set_status("failed", str(error))
             raise
         folder.set_status("finished")
-        log.info("\n".join((f"results in {folder.path}", *summary(metrics))))
+        log.info("\n".join((f"results in {folder.path}", *summary(metrics), "", *_next_steps(folder.path))))
         return metrics
+
+
+def _next_steps(folder: Path) -> list[str]:
+    found = ["pictures/ there shows what was found."] if (folder / "pictures").is_dir() else []
+    return [
+        *found,
+        "python -m moleflow.predict FOLDER PICTURE... judges other pictures,",
+        "python -m moleflow.report runs -o report compares this run with others.",
+    ]
 
 
 def _finished(folder: RunFolder, force: bool) -> dict[str, Any]:
