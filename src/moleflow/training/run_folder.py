@@ -36,8 +36,9 @@ log = logging.getLogger(__name__)
 def run_label(overrides: Sequence[str], swept: Sequence[str] = ()) -> str:
     """Return the part of a run folder's name that says how the command differs from the experiment.
 
-    The seed has a folder of its own below, so a job of a sweep over seeds finds what was run without a sweep. The same overrides in any order give the same name; those that do not change what the run is are left out. The
-    experiment is left out as long as it names the run: the folder above has its name.
+    The same overrides in any order give the same name; those that do not change what the run is are left out. The
+    experiment is left out as long as it names the run: the folder above has its name. The seed has a folder of its own
+    below, so a job of a sweep over seeds finds what was run without a sweep.
 
     Args:
         overrides: Hydra's task overrides, such as ``optimizer.lr=2e-4``.
