@@ -2,6 +2,8 @@
 
 import csv
 import json
+import shutil
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +127,13 @@ def test_what_does_not_go_together_is_told(
         assert message in capsys.readouterr().err
     assert main([str(runs[0]), "-o", str(tmp_path / "out")]) == 1
     assert "at least two" in capsys.readouterr().err
-    ensemble([other, other], tmp_path / "twice", show_progress=False)
+    assert main([str(other), f"{other}/../bottle", "-o", str(tmp_path / "out")]) == 1
+    assert "named twice" in capsys.readouterr().err
+    ensemble([other, shutil.copytree(other, tmp_path / "copy")], tmp_path / "twice", show_progress=False)
+    for command in (["moleflow.export", "--category=bottle"], ["moleflow.assemble", str(tmp_path / "out")]):
+        module = import_module(command[0])
+        assert module.main([*command[1:], str(tmp_path / "twice")]) == 1
+        assert "is an ensemble and has no experts of its own" in capsys.readouterr().err
     with pytest.raises(UserError, match="no run with a model of its own"):
         ensemble([other, tmp_path / "twice"], tmp_path / "nested")
     (other / "model" / "manifest.json").write_text("{}")

@@ -31,7 +31,7 @@ def refuse(tree: Path, *overrides: str) -> str:
     [
         (["dataset.root=/no/such/folder"], ["/no/such/folder", "dataset.root"]),
         (["dataset.root=null"], ["dataset.root=/path"]),
-        (["dataset.categories=[botle]"], ["botle", "bottle"]),
+        (["dataset.categories=[botle]"], ["botle", "bottle", "dataset=folder dataset.categories=null"]),
         (["scenario.split=3-1"], ["3", "2"]),
         (["scenario.split=two"], ["two", "10-5"]),
         (["model.scale_context_kernel=4"], ["scale_context_kernel=4", "3 or 5"]),
@@ -119,6 +119,7 @@ def test_a_sweep_whose_folder_cannot_be_written_to_is_one_message() -> None:
     [
         (["+experiment=quickstrt"], ["Did you mean 'quickstart'"]),
         (["optimizer.learning_rate=1"], ["optimizer.learning_rate", "optimizer.lr"]),
+        (["per_category.hide.epochs=3"], ["write +per_category.hide.epochs=3, with the plus"]),
         (["dataset=mvtek"], ["Did you mean 'mvtec'"]),
         (["dataset=mvtec", "dataset.root=/no/such/folder"], ["/no/such/folder"]),
     ],

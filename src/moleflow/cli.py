@@ -70,6 +70,10 @@ def hints(arguments: list[str], conf: Path) -> Iterator[str]:
             continue
         if argument.startswith("+experiment=") and any(other.lstrip("+").startswith("sweep=") for other in arguments):
             yield f"A sweep brings its experiment; to run it on another one write experiment={value}, without the plus."
+        if name.startswith("per_category."):
+            if argument == f"{name}={value}":
+                yield f"No category has settings of its own yet: write +{argument}, with the plus."
+            continue
         if name in groups:
             options = [path.stem for path in (conf / name).glob("*.yaml")]
             for option in value.split(","):

@@ -22,6 +22,18 @@ from moleflow.scoring import Scoring
 _MERGED = 8  # merged experts kept at a time: each has the size of the base
 
 
+def usable(device: str | torch.device) -> torch.device:
+    """Return a device on which torch can compute here.
+
+    Raises:
+        UserError: If it cannot.
+    """
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:  # as torch says it for what is not there, and not built in
+        raise UserError(f"device={device} cannot be used: {str(error).splitlines()[0]}. Use cpu.") from error
+
+
 class ExpertScores:
     """Scores by expert, each with the size, the scoring and the scale that are its own.
 
@@ -45,7 +57,7 @@ class ExpertScores:
         num_workers: int,
         device: str | torch.device,
     ) -> None:
-        self.device = torch.device(device)
+        self.device = usable(device)
         self.score_batch = int(settings["score_batch"])
         self.parts = OwnParts(settings, cache, num_workers, self.device)
         self.flow: PatchModel = build_part("model", settings["model"]).to(self.device)

@@ -130,6 +130,9 @@ def _umask() -> int:
 
 
 def _cannot_write(path: Path, error: OSError) -> UserError:
+    for above in path.parents:
+        if above.exists() and not above.is_dir():
+            return UserError(f"{path} cannot be written: {above} is a file. Choose a folder.")
     return UserError(f"{path} cannot be written: {error.strerror or error}. Free some space or choose another folder.")
 
 

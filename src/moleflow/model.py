@@ -18,7 +18,7 @@ from moleflow.own_settings import Own
 from moleflow.parts import build_part
 from moleflow.routing import FeatureStatistics, Router
 from moleflow.scored import Scored, SeenPictures
-from moleflow.store import ExpertStore
+from moleflow.store import ExpertStore, model_folder
 
 if TYPE_CHECKING:
     from moleflow.inference.predict import Prediction
@@ -235,8 +235,7 @@ class MoLEFlow(ExpertScores):
         Raises:
             UserError: If there is no model, or a file of it is missing or damaged.
         """
-        folder = Path(run_folder)
-        folder = folder if (folder / "manifest.json").is_file() else folder / "model"
+        folder = model_folder(Path(run_folder))
         settings = dict(ExpertStore(folder).manifest()["settings"])
         settings.pop("backbone_spec")
         model = cls(settings, cache, num_workers, device)

@@ -86,7 +86,7 @@ def score(given: argparse.Namespace) -> int:
     ):
         row = prediction.row()
         rows.append(row)
-        tqdm.write("  ".join(_texts(row)) + (f"  {prediction.error}" if prediction.error else ""))
+        tqdm.write("  ".join(_texts(row | {"path": prediction.error or row["path"]})))  # an error names the path
         if given.maps and prediction.anomaly_map is not None:
             _draw(predictor, prediction, given.maps)
     if given.json:

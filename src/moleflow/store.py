@@ -25,7 +25,28 @@ from moleflow.files import read_sealed, sha256, write_bytes, write_sealed
 from moleflow.packing import pack, unpack
 
 FORMAT = 1
+ENSEMBLE_FILE = "ensemble.json"
+"""What a run folder holds in place of a model if it is an ensemble of other runs."""
 _OWN_PARTS = ("transform", "model", "scoring")  # what an expert's own settings may say of the model
+
+
+def model_folder(path: Path) -> Path:
+    """Return the model folder that a path names: itself, or the one in a run folder.
+
+    Raises:
+        UserError: If there is no such folder, or it holds no model of its own.
+    """
+    if (path / "manifest.json").is_file():
+        return path
+    if not path.is_dir():
+        raise UserError(f"There is no folder {path}. Name a run folder, or the model folder in it.")
+    if (path / ENSEMBLE_FILE).is_file():
+        raise UserError(
+            f"{path} is an ensemble and has no experts of its own. Name one of the runs that it was made of."
+        )
+    if not (path / "model" / "manifest.json").is_file():
+        raise UserError(f"{path} holds no model: {path / 'model' / 'manifest.json'} is missing.")
+    return path / "model"
 
 
 class ExpertStore:

@@ -1,13 +1,24 @@
-"""Whether a value of a configuration is of the kind that it is used as."""
+"""Values of a configuration: by one level of keys, and whether each is of the kind that it is used as."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin
 
 from moleflow.errors import UserError
 
 _WORDS = {int: "whole number", float: "number", str: "text"}
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a nested config as one level of dotted keys."""
+    result: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            result |= flat(value, f"{prefix}{key}.")
+        else:
+            result[f"{prefix}{key}"] = value
+    return result
 
 
 def check_value(key: str, value: Any, kind: Any) -> None:

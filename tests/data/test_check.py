@@ -56,13 +56,15 @@ def test_every_fault_is_listed_at_once(tree: Path, capsys: pytest.CaptureFixture
     assert "5 errors, 4 warnings" in capsys.readouterr().out
 
 
-def test_missing_kinds_of_pictures(tree: Path) -> None:
+def test_missing_kinds_of_pictures(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for kind in ("dent", "spot"):
         shutil.rmtree(tree / "bottle/test" / kind)
         shutil.rmtree(tree / "bottle/ground_truth" / kind)
     assert messages(tree) == "warning bottle has no test pictures with a defect: nothing can be measured."
     shutil.rmtree(tree / "bottle/train/good")
-    assert "error bottle has no training pictures" in messages(tree)
+    assert "error bottle has no training pictures: put some into train/good" in messages(tree)
+    assert main(["check", str(tree)]) == 1
+    assert "error    bottle has no training pictures" in capsys.readouterr().out
 
 
 def test_elongated_pictures(tmp_path: Path) -> None:

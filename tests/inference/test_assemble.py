@@ -41,4 +41,10 @@ def test_other_bases_settings_and_names_are_refused(
     assert "has no expert 'screw'" in capsys.readouterr().err
     assert main([str(out), f"{trained.run}=bottle", f"{second}=bottle"]) == 1
     assert "Name it once" in capsys.readouterr().err
+    otherwise = tmp_path / "otherwise"
+    train(trained.tree, otherwise, "dataset.categories=[bottle]", "epochs=1", "seed=1", "model.clamp=2")
+    assert main([str(out), str(trained.run), str(otherwise)]) == 1
+    assert "differ in model.clamp: 2 instead of 1.9, model.seed: 1 instead of 0." in capsys.readouterr().err
+    assert main([str(out), str(trained.run), str(tmp_path / "nowhere")]) == 1
+    assert "There is no folder" in capsys.readouterr().err
     assert not out.exists()

@@ -89,7 +89,10 @@ def test_an_unreadable_file_is_a_row(trained: Trained, tmp_path: Path, capsys: p
     (drawn,) = (tmp_path / "maps").iterdir()
     with Image.open(drawn) as overlay:
         assert overlay.size == (64, 64)
-    assert "torn.png" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert printed.count(f"{tmp_path}/torn.png") == printed.count(f"{tmp_path}/missing.png") == 1
+    assert "torn.png cannot be read as a picture" in printed
+    assert "data set" not in printed
     assert main([str(trained.run), str(tmp_path / "missing.png")]) == 1
 
 
@@ -102,6 +105,8 @@ def test_folders_and_globs(trained: Trained, tmp_path: Path) -> None:
 def test_no_model_and_no_picture_are_messages(
     trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    assert main([str(tmp_path / "nowhere"), "x.png"]) == 1
+    assert f"There is no folder {tmp_path / 'nowhere'}." in capsys.readouterr().err
     assert main([str(tmp_path), "x.png"]) == 1
     assert "manifest.json is missing" in capsys.readouterr().err
     assert main([str(trained.run), str(tmp_path)]) == 1
@@ -123,3 +128,15 @@ def test_the_run_left_its_pictures(trained: Trained) -> None:
     for name in names:
         with Image.open(trained.run / "pictures" / name) as picture:
             assert picture.size[0] > 150
+
+
+def test_what_cannot_be_computed_on_or_written_to_is_told(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = str(trained.tree / "bottle/test/good/000.png")
+    for device in ("cuda:99", "gpu"):
+        assert main([str(trained.run), picture, "--device", device]) == 1
+        assert f"device={device} cannot be used: " in capsys.readouterr().err
+    (tmp_path / "README.md").touch()
+    assert main([str(trained.run), picture, "--maps", str(tmp_path / "README.md")]) == 1
+    assert f"{tmp_path / 'README.md'} is a file. Choose a folder." in capsys.readouterr().err

@@ -9,7 +9,8 @@ from omegaconf import OmegaConf
 
 from moleflow.catalogue.records import experiment_rows
 from moleflow.composing import composed
-from moleflow.training.run_folder import BEFORE, CIRCUMSTANCES, flat, is_any_of
+from moleflow.training.run_folder import BEFORE, CIRCUMSTANCES, is_any_of
+from moleflow.values import flat
 
 METRICS = ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap")
 # A run of the same configuration may have another name, lie elsewhere and draw other numbers.

@@ -16,8 +16,8 @@ def main(arguments: list[str] | None = None) -> int:
     checking = commands.add_parser("check", help="decode every picture and mask and list what is wrong")
     checking.add_argument("root", type=Path, help="the folder that holds the categories (MVTec's tree, or VisA)")
     findings, count = check(parser.parse_args(arguments).root.expanduser())
-    for finding in findings:
-        print(f"{finding.severity:7}  {finding.category}: {finding.message}")
+    for finding in findings:  # each names its category, or a file of it
+        print(f"{finding.severity:7}  {finding.message}")
     errors = sum(finding.severity == "error" for finding in findings)
     print(f"{count} pictures read: {errors} errors, {len(findings) - errors} warnings.")
     return int(errors > 0)

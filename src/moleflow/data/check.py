@@ -11,7 +11,7 @@ from typing import Literal
 from PIL import Image
 
 from moleflow.data.doubts import shared_pictures
-from moleflow.data.layouts import available_categories, is_visa_release, mvtec_pairs, visa_rows
+from moleflow.data.layouts import PLACES, available_categories, is_visa_release, mvtec_pairs, visa_rows
 from moleflow.data.marks import Marks, lost, marks
 from moleflow.data.read import read_mask, read_picture
 from moleflow.data.sample import GOOD, Sample
@@ -124,7 +124,7 @@ def _of_category(category: str, samples: Sequence[Sample], seen: Sequence[_Seen]
         return Finding("warning", category, message)
 
     for split, label, what, finding in (
-        ("train", 0, "no training pictures", error),
+        ("train", 0, f"no training pictures: put some into {PLACES['train']}", error),
         ("test", 0, "no normal test pictures: AUROC does not exist", warning),
         ("test", 1, "no test pictures with a defect: nothing can be measured", warning),
     ):

@@ -11,6 +11,8 @@ from moleflow.data.read import picture_size, pictures_in
 from moleflow.data.sample import GOOD, Sample, Split
 from moleflow.errors import UserError, choice, nearest
 
+PLACES: dict[Split, str] = {"train": "train/good", "test": "test/good and test/<defect>"}
+"""Where the pictures of a category lie in the tree of MVTec AD."""
 _VISA_COLUMNS = ("object", "split", "label", "image", "mask")
 
 
@@ -138,9 +140,9 @@ def _visa_sample(root: Path, row: dict[str, str]) -> Sample:
 
 def _check(samples: Sequence[Sample], category: str, where: Path) -> None:
     """Raise unless the samples of a category can be learned from, tested on, and scored pixel by pixel."""
-    for split, place in (("train", "train/good"), ("test", "test/good and test/<defect>")):
+    for split in PLACES:
         if not any(sample.split == split for sample in samples):
-            raise UserError(f"{category} has no {split} pictures ({where}). Put some into {place}.")
+            raise UserError(f"{category} has no {split} pictures ({where}). Put some into {PLACES[split]}.")
     taught = [sample.path for sample in samples if sample.split == "train" and sample.label]
     if taught:
         raise UserError(f"{taught[0]} is to be learned from, yet it has a defect{_more(taught)}. Move it to the test.")
@@ -178,7 +180,8 @@ def _known(root: Path, categories: Iterable[str]) -> None:
             )
             raise UserError(
                 f"dataset.root={root} has no category {category!r}. {listed}{nearest(category, here)} "
-                "Choose with dataset.categories=[...], or correct dataset.root."
+                "Choose with dataset.categories=[...], learn all of any folder with dataset=folder "
+                "dataset.categories=null, or correct dataset.root."
             )
 
 

@@ -17,6 +17,24 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 
 
+class PictureError(UserError):
+    """A picture file that is missing or damaged, told with advice for a data set.
+
+    Args:
+        path: The file.
+        fault: What is wrong with it.
+    """
+
+    def __init__(self, path: Path, fault: str) -> None:
+        super().__init__(path, fault)
+        self.path = path
+        self.fault = fault
+
+    def __str__(self) -> str:
+        """Return the message."""
+        return f"{self.path} {self.fault}. Replace the file, or take it out of the data set."
+
+
 def pictures_in(folder: Path) -> list[Path]:
     """Return the picture files directly in a folder, sorted by name; none if the folder does not exist."""
     if not folder.is_dir():
@@ -106,8 +124,7 @@ def _naming(path: Path) -> Iterator[None]:
             warnings.simplefilter("ignore")  # odd metadata is no fault, and truncation is an error already
             yield
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist. Restore the file, or take it out of the data set.") from None
+        raise PictureError(path, "does not exist") from None
     except Exception as error:  # Pillow's decoders raise nearly every kind
-        raise UserError(
-            f"{path} cannot be read as a picture ({error}). Replace the file, or take it out of the data set."
-        ) from error
+        reason = str(error).replace(f" {str(path)!r}", "")  # Pillow's own message may name the file, too
+        raise PictureError(path, f"cannot be read as a picture ({reason})") from error

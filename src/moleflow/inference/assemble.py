@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from moleflow.errors import UserError
-from moleflow.store import ExpertStore
+from moleflow.store import ExpertStore, model_folder
+from moleflow.values import flat
 
 _NO_MATTER = ("score_batch",)  # settings that say how fast, not what
 
@@ -23,7 +24,7 @@ def assemble(sources: Sequence[tuple[Path, Sequence[str]]], out: Path) -> list[s
     """
     if (out / "manifest.json").exists():
         raise UserError(f"{out} holds a model already. Choose another folder.")
-    opened = [(_store(path), path, names) for path, names in sources]
+    opened = [(ExpertStore(model_folder(path)), path, names) for path, names in sources]
     first, first_path, _ = opened[0]
     reference = first.manifest()
     taken: dict[str, tuple[ExpertStore, dict[str, Any]]] = {}
@@ -49,17 +50,15 @@ def assemble(sources: Sequence[tuple[Path, Sequence[str]]], out: Path) -> list[s
     return ordered
 
 
-def _store(path: Path) -> ExpertStore:
-    return ExpertStore(path if (path / "manifest.json").is_file() else path / "model")
-
-
 def _check_alike(a: dict[str, Any], b: dict[str, Any], a_path: Path, b_path: Path) -> None:
-    for key in sorted({*a["settings"], *b["settings"]}.difference(_NO_MATTER)):
-        left, right = a["settings"].get(key), b["settings"].get(key)
-        if left != right:
-            raise UserError(
-                f"{b_path} cannot join {a_path}: their settings differ in {key}: {right!r} instead of {left!r}."
-            )
+    left, right = (flat({k: v for k, v in of["settings"].items() if k not in _NO_MATTER}) for of in (a, b))
+    differing = [
+        f"{key}: {right.get(key)!r} instead of {left.get(key)!r}"
+        for key in sorted({*left, *right})
+        if left.get(key) != right.get(key)
+    ]
+    if differing:
+        raise UserError(f"{b_path} cannot join {a_path}: their settings differ in {', '.join(differing)}.")
     if a["files"][a["base"]]["sha256"] != b["files"][b["base"]]["sha256"]:
         raise UserError(
             f"{b_path} cannot join {a_path}: their bases differ, and an expert works on the base alone "

@@ -15,8 +15,7 @@ from moleflow.errors import UserError
 from moleflow.files import read_sealed, sha256, write_sealed
 from moleflow.model import MoLEFlow
 from moleflow.scored import SeenPictures
-
-FILE = "ensemble.json"
+from moleflow.store import ENSEMBLE_FILE
 
 
 class Ensemble(MoLEFlow):
@@ -48,6 +47,9 @@ class Ensemble(MoLEFlow):
         """
         if len(folders) < 2:
             raise UserError("An ensemble needs at least two runs.")
+        for i, folder in enumerate(folders):
+            if folder.resolve() in [earlier.resolve() for earlier in folders[:i]]:
+                raise UserError(f"{folder} is named twice. Members of an ensemble are different runs: name each once.")
         made = cls.load(folders[0], device, cache=cache)
         made.folders = list(folders)
         made.others = [MoLEFlow.load(folder, device, cache=cache) for folder in folders[1:]]
@@ -186,5 +188,5 @@ def load_model(folder: str | Path, device: str | torch.device = "cpu") -> MoLEFl
     Raises:
         UserError: If there is none, or a file of it is missing or damaged.
     """
-    path = Path(folder) / FILE
+    path = Path(folder) / ENSEMBLE_FILE
     return Ensemble.read(path, device) if path.is_file() else MoLEFlow.load(folder, device)

@@ -8,6 +8,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from moleflow.data.read import PictureError
 from moleflow.errors import UserError
 from moleflow.model import MoLEFlow
 from moleflow.scored import Scored
@@ -120,7 +121,9 @@ class Predictor:
             except UserError:  # one of them is at fault: scores do not depend on who else is in the batch
                 scored = [self._alone(path, expert) for path in part]
             for path, result in zip(part, scored, strict=True):
-                if isinstance(result, UserError):
+                if isinstance(result, PictureError):  # whose own advice is for a data set
+                    yield Prediction(path, "error", error=f"{path} {result.fault}.")
+                elif isinstance(result, UserError):
                     yield Prediction(path, "error", error=str(result))
                 else:
                     yield self._judged(result, chosen=expert is not None)

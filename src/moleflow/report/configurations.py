@@ -10,7 +10,8 @@ from typing import Any
 
 from moleflow.report.runs import Run
 from moleflow.report.statistics import BySeed, Noise, pooled_noise
-from moleflow.training.run_folder import CIRCUMSTANCES, flat
+from moleflow.training.run_folder import CIRCUMSTANCES
+from moleflow.values import flat
 
 _NOT_SETTINGS = (
     *CIRCUMSTANCES,

@@ -13,14 +13,16 @@ import yaml
 from moleflow.data import PictureDataModule, Sample, Task
 from moleflow.errors import UserError
 from moleflow.files import read_json
-from moleflow.inference.ensemble import FILE, Ensemble
+from moleflow.inference.ensemble import Ensemble
 from moleflow.model import MoLEFlow
+from moleflow.store import ENSEMBLE_FILE
 from moleflow.training.build import build_data
 from moleflow.training.evaluation import Evaluator
 from moleflow.training.held_out import hold_out
 from moleflow.training.progress import Progress
 from moleflow.training.results import summary, write_results
-from moleflow.training.run_folder import BEFORE, CIRCUMSTANCES, RunFolder, flat, is_any_of
+from moleflow.training.run_folder import BEFORE, CIRCUMSTANCES, RunFolder, is_any_of
+from moleflow.values import flat
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +113,7 @@ def _measured(
             progress.seconds[what] += seconds
     values = {c: result.metrics | {"routing_accuracy": result.routing_accuracy} for c, result in routed.items()}
     progress.matrix.add(0, values, [data.categories])
-    model.write(out / FILE)
+    model.write(out / ENSEMBLE_FILE)
     return write_results(run, routed, started)
 
 

@@ -15,6 +15,7 @@ import yaml
 
 from moleflow.errors import UserError
 from moleflow.files import read_sealed, remove_remains, sha256, write_sealed, write_text
+from moleflow.values import flat
 
 # Where a run computes, how it is watched and what others measured is not what it is.
 CIRCUMSTANCES = (
@@ -70,17 +71,6 @@ def folder_name(parts: Iterable[str]) -> str:
 def is_any_of(key: str, prefixes: Sequence[str]) -> bool:
     """Whether a dotted key is one of the prefixes or lies below one."""
     return any(key == prefix or key.startswith(f"{prefix}.") for prefix in prefixes)
-
-
-def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return a nested config as one level of dotted keys."""
-    result: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping) and value:
-            result |= flat(value, f"{prefix}{key}.")
-        else:
-            result[f"{prefix}{key}"] = value
-    return result
 
 
 class RunFolder:

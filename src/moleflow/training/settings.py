@@ -15,8 +15,7 @@ from moleflow.losses import FlowLoss
 from moleflow.own_settings import Own, merged, per_category
 from moleflow.parts import build_part
 from moleflow.training.instantiated import instantiated
-from moleflow.training.run_folder import flat
-from moleflow.values import check_value
+from moleflow.values import check_value, flat
 
 OptimizerFactory = Callable[..., torch.optim.Optimizer]
 
