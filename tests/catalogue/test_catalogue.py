@@ -25,7 +25,7 @@ def write_run(folder: Path, overrides: list[str], pixel_ap: float) -> None:
     folder.mkdir(parents=True)
     config = once(*overrides) | {"logger": {"csv": {"save_dir": str(folder)}}}
     (folder / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
-    metrics = {"status": "finished", "image_auroc": 0.98, "pixel_ap": pixel_ap}
+    metrics = {"status": "finished", "image_auroc": 0.98, "pixel_ap": pixel_ap, "overrides": overrides}
     (folder / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
 
 
@@ -45,6 +45,18 @@ def test_a_run_belongs_to_its_configuration_whatever_its_name(tmp_path: Path) ->
     text = table(tmp_path, "report")
     (line,) = [line for line in text.splitlines() if line.startswith("tailw0.8 ")]
     assert line.split()[:8] == ["tailw0.8", "report", "0.9811", "0.5447", "0.9800", "0.5500", "2", "match"]
+
+
+def test_a_run_of_any_model_is_in_the_table(tmp_path: Path) -> None:
+    models = {path.stem for path in (CONF / "model").glob("*.yaml")} - {"moleflow"}
+    for model in models:
+        for seed in (0, 1):
+            write_run(tmp_path / f"{model}{seed}", [f"model={model}", f"seed={seed}"], 0.5)
+    write_run(tmp_path / "moleflow", ["model=moleflow"], 0.5)  # the default: mole6_dia2 is another name of it
+    lines = [line for line in table(tmp_path).splitlines() if " 0.9800  0.5000 " in line]
+    without = {line.split()[1]: line.split()[5] for line in lines if "no entry" in line}
+    assert without == {f"model={model}": "2" for model in models}
+    assert len(lines) == len(models) + 1
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,11 @@
 import argparse
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from moleflow.catalogue.entries import Entry, entries
-from moleflow.catalogue.measured import finished_runs, means, measured, verdict
+from moleflow.catalogue.measured import Run, finished_runs, means, measured, others, verdict
 from moleflow.catalogue.records import OTHER_TOLERANCE, TOLERANCE
 from moleflow.composing import find_conf
 from moleflow.errors import UserError, told
@@ -31,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def table(runs: Path | None = None, group: str | None = None) -> str:
-    """Return the catalogue as text.
+    """Return the catalogue as text; without a group also what was run of configurations that no entry has.
 
     Args:
         runs: Folder with run folders, or None.
@@ -46,7 +47,8 @@ def table(runs: Path | None = None, group: str | None = None) -> str:
         raise UserError(
             f"No entry is of the group {group!r}. Groups: {', '.join(sorted({e.group for e in entries(conf)} - {''}))}."
         )
-    found = {} if runs is None else measured(conf, shown, finished_runs(runs))
+    made = [] if runs is None else finished_runs(runs)
+    found = measured(conf, shown, made) if made else {}
     rows: list[tuple[str, ...]] = [HEADER]
     verdicts = Counter[str]()
     for entry in shown:
@@ -54,12 +56,13 @@ def table(runs: Path | None = None, group: str | None = None) -> str:
         values = None if own is None else means(own)
         said = verdict(entry, values)
         verdicts[said] += 1
-        here = [f"{values[name]:.4f}" if values and name in values else "" for name in ("image_auroc", "pixel_ap")]
         rows.append((
             entry.name if entry.kind == "experiment" else f"ablation {entry.name}", entry.group or "-",
-            _target(entry, "image_auroc"), _target(entry, "pixel_ap"), *here, str(len(own)) if own else "",
+            _target(entry, "image_auroc"), _target(entry, "pixel_ap"), *_here(own),
             said if runs is not None or said == "not compared" else "", _description(entry),
         ))  # fmt: skip
+    if group is None:
+        rows += [(own[0].label, "-", "", "", *_here(own), "no entry", "") for own in others(made, found)]
     lines = aligned(rows)
     if runs is not None:
         lines += ["", ", ".join(f"{count} {said}" for said, count in sorted(verdicts.items()))]
@@ -70,6 +73,13 @@ def table(runs: Path | None = None, group: str | None = None) -> str:
         "Ablations: recorded on the default configuration, +ablation=NAME alone.",
     ]
     return "\n".join(lines)
+
+
+def _here(runs: Sequence[Run] | None) -> tuple[str, str, str]:
+    """Return image AUROC, pixel AP and number of runs made here, each empty without one."""
+    values = means(runs) if runs else {}
+    image, pixel = (f"{values[name]:.4f}" if name in values else "" for name in ("image_auroc", "pixel_ap"))
+    return image, pixel, str(len(runs)) if runs else ""
 
 
 def _target(entry: Entry, metric: str) -> str:

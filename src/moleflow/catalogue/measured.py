@@ -1,6 +1,8 @@
 """What the finished runs below a folder say of the catalogue's entries."""
 
-from collections.abc import Iterator, Sequence
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -12,6 +14,7 @@ from moleflow.catalogue.entries import METRICS, Entry, identity, resolved
 from moleflow.catalogue.records import config_settings, experiment_rows, row_settings, tolerance
 from moleflow.errors import UserError
 from moleflow.files import read_json
+from moleflow.training.run_folder import run_label
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,12 @@ class Run:
     folder: Path
     config: dict[str, Any]
     metrics: dict[str, Any]
+
+    @property
+    def label(self) -> str:
+        """What a person calls its configuration: the experiment, and what the command changed."""
+        changed = run_label(self.metrics.get("overrides") or ())
+        return str(self.config.get("name", self.folder.name)) + ("" if changed == "default" else f": {changed}")
 
 
 def finished_runs(folder: Path) -> list[Run]:
@@ -55,6 +64,16 @@ def measured(conf: Path, entries: Sequence[Entry], runs: Sequence[Run]) -> dict[
         if matching:
             result[entry.kind, entry.name] = matching
     return result
+
+
+def others(runs: Sequence[Run], found: Mapping[tuple[str, str], Sequence[Run]]) -> list[list[Run]]:
+    """Return the runs that belong to no entry, those of one configuration together."""
+    known = {run.folder for own in found.values() for run in own}
+    alike: dict[str, list[Run]] = defaultdict(list)
+    for run in runs:
+        if run.folder not in known:
+            alike[json.dumps(identity(run.config), sort_keys=True, default=str)].append(run)
+    return list(alike.values())
 
 
 def means(runs: Sequence[Run]) -> dict[str, float]:

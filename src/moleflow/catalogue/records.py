@@ -51,19 +51,22 @@ def row_settings(row: Mapping[str, str]) -> Settings:
 
 
 def config_settings(config: Mapping[str, Any]) -> Settings:
-    """Return what :func:`row_settings` would if this resolved configuration were a row."""
+    """Return what :func:`row_settings` would if this resolved configuration were a row.
+
+    A model that is no flow has none of its settings; no row is like that.
+    """
     model, loss, scoring = config["model"], config["loss"], config["scoring"]
     tail = loss["reduction"] != "sum"
     aggregation = str(scoring["aggregation"])
-    spatial = None if model["spatial_context_mode"] == "none" else model["spatial_context_kernel"]
+    spatial = None if model.get("spatial_context_mode") == "none" else model.get("spatial_context_kernel")
     values = (
         str(config["dataset"]["_target_"]).rsplit(".", 1)[-1].removesuffix("DataModule").lower(),
         "vit_base_augreg" if str(config["backbone"]["name"]).startswith("vit_base") else
         str(config["backbone"]["name"]).split(".")[0],
-        config["optimizer"]["lr"], config["epochs"], model["coupling_layers"], model["dia_blocks"],
-        model["lora_rank"], loss["lambda_logdet"], loss["tail_weight"] if tail else None,
+        config["optimizer"]["lr"], config["epochs"], model.get("coupling_layers"),
+        model.get("dia_blocks"), model.get("lora_rank"), loss["lambda_logdet"], loss["tail_weight"] if tail else None,
         loss.get("tail_top_k_ratio") if tail else None, aggregation, scoring.get(aggregation),
-        model["scale_context_kernel"], spatial,
+        model.get("scale_context_kernel"), spatial,
     )  # fmt: skip
     return tuple(value if value is None or isinstance(value, str) else float(value) for value in values)
 
