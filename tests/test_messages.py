@@ -1,6 +1,9 @@
 """What a person sees who asks for something that is not there: one message, no traceback, exit status 1."""
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -154,3 +157,22 @@ def test_a_run_folder_that_names_itself_brings_no_warning(processes: Processes, 
     assert "Warning" not in done.stderr, done.stderr
     fork = processes.run(*arguments, cwd=tmp_path)
     assert (fork.returncode, fork.stdout, fork.stderr) == (done.returncode, done.stdout, done.stderr)
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_table_that_nobody_reads_to_its_end_ends_quietly(unbuffered: str) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "PYTHONUNBUFFERED": unbuffered}
+    command = [sys.executable, "-m", "moleflow.catalogue", "--group", "visa"]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, env=environment, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_another_broken_pipe_is_no_end_of_reading() -> None:
+    code = "from moleflow.errors import told\n@told\ndef main():\n    raise BrokenPipeError('a socket')\nmain()"
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 1
+    assert "a socket" in done.stderr

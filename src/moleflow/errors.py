@@ -1,6 +1,8 @@
 """Faults that the user can mend, told in one message without a traceback."""
 
 import functools
+import os
+import select
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
@@ -20,6 +22,8 @@ class UserError(Exception):
 def told(main: Callable[P, int]) -> Callable[P, int]:
     """Make a small command tell what the user can mend in one message, with exit status 1; Ctrl-C ends it with 130.
 
+    Where nobody reads the output to its end (``| head``), it ends quietly with 141, as other commands do.
+
     ``moleflow.cli.command`` does that for Hydra programs; here nothing is imported, so that small commands start fast.
 
     Args:
@@ -29,15 +33,29 @@ def told(main: Callable[P, int]) -> Callable[P, int]:
     @functools.wraps(main)
     def run(*args: P.args, **kwargs: P.kwargs) -> int:
         try:
-            return main(*args, **kwargs)
+            status = main(*args, **kwargs)
+            sys.stdout.flush()
+            return status
         except UserError as error:
             print(error, file=sys.stderr)
             return 1
         except KeyboardInterrupt:
             print("\ninterrupted", file=sys.stderr)
             return 130
+        except BrokenPipeError:
+            if not _output_is_closed():
+                raise
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
+            return 141
 
     return run
+
+
+def _output_is_closed() -> bool:
+    """Whether standard output is a pipe that nobody reads any more."""
+    output = select.poll()
+    output.register(sys.stdout.fileno(), 0)
+    return bool(output.poll(0))
 
 
 @contextmanager
