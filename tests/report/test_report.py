@@ -99,6 +99,31 @@ def test_what_was_not_tried_next_to_the_best_is_a_command(report: dict[str, Tabl
     assert tried not in commands
 
 
+CLOSED = {"steps": 0, "skipped_steps": [0, 0, 0], "epochs": [[], [], []]}
+
+
+def test_a_model_in_closed_form_has_no_epochs_to_miss(tmp_path: Path) -> None:
+    write_run(tmp_path, "closed", {"model": {"_target_": "moleflow.rivals.PatchMemory"}}, training=CLOSED)
+    write_run(tmp_path, "trained", training=CLOSED | {"steps": 6, "epochs": [[{"loss": 1.0}], [], [{"loss": 1.0}]]})
+    found = by(tables(build(*read_runs([tmp_path]), Options(), tmp_path))["warnings"], "kind", "where", "what")
+    told = [row[1:] for row in found if row[0] == "skipped task"]
+    assert told == [("trained", "task 2 was not trained for a single epoch.")]
+
+
+def test_only_what_could_change_the_result_is_to_be_tried(tmp_path: Path) -> None:
+    base = {"model.size": 3, "scoring.percentile": 0.9}
+    tried = {"epochs": 3, "loss.tail_weight": 0.1, "optimizer.lr": 0.1, "model.size": 9, "scoring.percentile": 0.5}
+    write_run(tmp_path, "flow", base, 0.3)
+    for key, value in tried.items():
+        write_run(tmp_path, f"flow_{key}", base | {key: value}, 0.2)
+    write_run(tmp_path, "ensemble", base | {"ensemble": [{}, {"epochs": 3}]}, 0.6)
+    write_run(tmp_path, "closed", base | {"model._target_": "PatchMemory"}, 0.5, training=CLOSED)
+    write_run(tmp_path, "quantile", base | {"scoring.aggregation": "percentile", "epochs": 9}, 0.4)
+    found = by(tables(build(*read_runs([tmp_path]), Options(), tmp_path))["not_tried1"], "next to", "key")
+    keys = {name: {key for other, key in found if other == name} for name in ("C01", "C02", "C03")}
+    assert keys == {"C01": set(), "C02": {"model.size"}, "C03": set(tried)}
+
+
 def test_faulty_folders_are_lines_and_not_crashes(report: dict[str, Table]) -> None:
     kinds = {Path(str(where)).name: kind for kind, where in by(report["warnings"], "kind", "where")}
     assert kinds["crashed"] == "failed"

@@ -40,9 +40,9 @@ def doubts(run: Run) -> list[tuple[str, str]]:
     if isinstance(epochs, list) and isinstance(tasks, list) and len(epochs) < len(tasks):
         found.append(("skipped task", f"{len(tasks) - len(epochs)} of {len(tasks)} tasks have no training on record."))
     for i, history in enumerate(epochs if isinstance(epochs, list) else []):
-        if not history:
+        if not history and run.trained:
             found.append(("skipped task", f"task {i + 1} was not trained for a single epoch."))
-        elif overfit := first_overfit([mapping(epoch) for epoch in history]):
+        elif history and (overfit := first_overfit([mapping(epoch) for epoch in history])):
             found.append(("overfit", f"task {i + 1}: {overfit}."))
     missing = [c for c, values in run.per_category.items() if number(values, "image_auroc") is None]
     if missing:

@@ -1,9 +1,8 @@
-"""What single keys do: ablations, effects, backbones, and what has not been tried."""
+"""What single keys do: ablations, effects, backbones."""
 
-import shlex
 from collections import defaultdict
 
-from moleflow.report.configurations import Bench, Configuration, Group, differing_keys, part_name, shown
+from moleflow.report.configurations import Bench, Configuration, Group, differing_keys, part_name
 from moleflow.report.content import Content, Section
 from moleflow.report.plots import Plot, effect
 from moleflow.report.statistics import Difference, compare
@@ -168,50 +167,6 @@ def backbones(content: Content) -> Section:
             )
         section.blocks.append(table)
     return section
-
-
-def not_tried(content: Content) -> Section:
-    """Return configurations one step from the best ones that no run has, as commands."""
-    section = Section("not-tried", "Not tried yet")
-    for i, bench in enumerate(content.benches):
-        metric = content.options.metric
-        table = Table(
-            f"not_tried{i + 1}", f"{bench.dataset}: next to the best",
-            ("next to", "key", "value there", "value not tried", "command"),
-            note="Values that other runs tried, put into the three best configurations. Run the command "
-            "where train.py is.",
-        )  # fmt: skip
-        values: dict[str, dict[str, object]] = defaultdict(dict)
-        for group in bench.groups:
-            if any(f"{group.key}.{name}" in group.members[0][1].settings for name in ("name", "_target_")):
-                continue  # a whole part has no single value to set
-            for text, c in group.members:
-                if group.key in c.settings:
-                    values[group.key][text] = c.settings[group.key]
-        for c in bench.configurations[:3]:
-            if c.mean(metric) is None:
-                continue
-            tried = {(key, there) for key, _, there, _ in bench.neighbours(c)}
-            for key, options in values.items():
-                own = shown(c.settings.get(key))
-                for text in options:
-                    if text != own and (key, text) not in tried and key in c.settings:
-                        table.rows.append([name_cell(c), key, own, text, command(c, key, text)])
-        if table.rows:
-            section.blocks.append(table)
-    return section
-
-
-def command(configuration: Configuration, key: str, value: str) -> str:
-    """Return the command that runs a configuration with one key changed."""
-    given = [
-        o for o in configuration.runs[0].overrides if o.lstrip("+~").split("=")[0] not in (key, "hydra.run.dir", "seed")
-    ]
-    seeds = sorted({run.seed for run in configuration.runs if run.seed >= 0})
-    setting = f"{key}={value.replace(', ', ',')}"
-    seed = [f"seed={','.join(map(str, seeds))}"] if seeds else []
-    multi = ["-m"] if len(seeds) > 1 else []
-    return shlex.join(["python", "train.py", *multi, *given, setting, *seed])
 
 
 def difference(a: Configuration, b: Configuration, bench: Bench, metric: str) -> Difference | None:

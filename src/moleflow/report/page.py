@@ -9,7 +9,7 @@ import jinja2
 from markupsafe import Markup
 
 from moleflow.files import write_text
-from moleflow.report import categories, continual, diagnostics, doubts, effects, overview, synergy
+from moleflow.report import categories, continual, diagnostics, doubts, effects, overview, synergy, untried
 from moleflow.report.configurations import benches
 from moleflow.report.content import Content, Options, Section
 from moleflow.report.plots import Plot
@@ -32,7 +32,7 @@ SECTIONS: tuple[Callable[[Content], Section], ...] = (
     diagnostics.diagnostics,
     overview.cost,
     overview.reported,
-    effects.not_tried,
+    untried.not_tried,
     overview.run_table,
 )
 """The page's parts in order."""

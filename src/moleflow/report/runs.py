@@ -85,6 +85,12 @@ class Run:
         return list(self.per_category)
 
     @property
+    def trained(self) -> bool:
+        """Whether any gradient step was made: a model in closed form makes none."""
+        training = mapping(self.metrics.get("training"))
+        return training.get("steps") != 0 or any(training.get("epochs") or ())
+
+    @property
     def per_category(self) -> dict[str, dict[str, Any]]:
         """Metrics by category."""
         return {str(k): mapping(v) for k, v in mapping(self.metrics.get("per_category")).items()}
