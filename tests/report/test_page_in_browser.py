@@ -81,6 +81,26 @@ def test_sort_filter_choose_and_follow_a_link(browser: Any) -> None:
     assert all("C02" in row.text for row in marked)
 
 
+@pytest.mark.parametrize("section", ["summary", "leaderboard", "continual"])
+def test_tables_fit_into_a_usual_window(browser: Any, section: str) -> None:
+    browser.set_window_size(1400, 1000)
+    widths = "return [...document.querySelectorAll(arguments[0])].map((box) => [box.scrollWidth, box.clientWidth])"
+    boxes = browser.execute_script(widths, f"#{section} .scroll")
+    assert boxes
+    assert all(needed <= there for needed, there in boxes)
+
+
+def test_numbers_stand_below_their_headers(browser: Any) -> None:
+    sides = "return [...document.querySelectorAll('#categories th, #categories td')].map((cell) => "
+    sides += "[cell.closest('table').outerHTML.length, cell.cellIndex, "
+    sides += "getComputedStyle(cell.querySelector('button') || cell).textAlign])"
+    by_column: dict[tuple[int, int], set[str]] = {}
+    for table, column, side in browser.execute_script(sides):
+        by_column.setdefault((table, column), set()).add(side.replace("start", "left"))
+    assert by_column
+    assert all(len(found) == 1 for found in by_column.values())
+
+
 def test_every_image_is_drawn_and_kept_as_a_screenshot(browser: Any, page: Path) -> None:
     images = browser.find_elements("tag name", "img")
     assert len(images) > 10

@@ -20,7 +20,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("runs", nargs="+", type=Path, metavar="RUNS_DIR", help="folders that hold runs, at any depth")
     made.add_argument("-o", "--out", type=Path, default=Path("report"), help="where to write (default: report/)")
     made.add_argument("--metric", default="pixel_ap", help="what orders the leaderboard and is explained")
-    made.add_argument("--target", type=float, default=0.60, help="the value of --metric to reach (default: 0.60)")
+    made.add_argument(
+        "--target", type=float, help="the value of --metric to reach (default: pixel AP 0.6 on MVTec AD, 0.4 on VisA)"
+    )
     made.add_argument("--baseline", default="", help="configuration to compare with: C01, its label, or a run's path")
     made.add_argument("--compare", nargs=2, default=(), metavar=("A", "B"), help="configurations of the category table")
     made.add_argument("--title", default="Experiments", help="heading of the page")

@@ -1,7 +1,5 @@
 """Category by category: two configurations beside each other, bottlenecks, and data sets beside each other."""
 
-from collections.abc import Sequence
-
 from moleflow.report.configurations import Bench, Configuration
 from moleflow.report.content import Content, Section, matching
 from moleflow.report.runs import METRICS
@@ -59,15 +57,18 @@ def _bottlenecks(bench: Bench, metric: str, i: int) -> Table:
     table = Table(
         f"bottlenecks{i + 1}", f"{bench.dataset}: categories that hold {best.name} back",
         ("category", metric, "against the mean", "mean of the others", "best of any configuration", "reached by"),
-        note=f"The {_BOTTLENECKS} lowest. The last columns say whether some configuration does better there.",
+        note=f"The {_BOTTLENECKS} lowest of those below the mean. The last columns say whether some configuration does "
+        "better there.",
     )  # fmt: skip
     values = {c: v for c in best.runs[0].categories if (v := best.mean("per_category", c, metric)) is not None}
-    for category in sorted(values, key=lambda c: values[c])[:_BOTTLENECKS]:
+    mean = sum(values.values()) / max(1, len(values))
+    below = [category for category, value in values.items() if value < mean - 1e-12]  # rounding is no difference
+    for category in sorted(below, key=lambda c: values[c])[:_BOTTLENECKS]:
         others = [value for name, value in values.items() if name != category]
         top = max(bench.configurations, key=lambda c: c.mean("per_category", category, metric) or 0.0)
         table.rows.append(
             [category, metric_cell(best, "per_category", category, metric)]
-            + [change_cell(values[category] - sum(values.values()) / len(values), href=link(best))]
+            + [change_cell(values[category] - mean, href=link(best))]
             + [
                 sum(others) / len(others) if others else None,
                 metric_cell(top, "per_category", category, metric),
@@ -90,16 +91,11 @@ def _choice(bench: Bench, left: Configuration, right: Configuration) -> dict[str
                 "name": c.name,
                 "label": c.label,
                 "href": link(c),
-                "values": {m: _rounded(c, categories, m) for m in METRICS},
+                "values": {m: [c.mean("per_category", category, m) for category in categories] for m in METRICS},
             }
             for c in bench.configurations
         ],
     }
-
-
-def _rounded(configuration: Configuration, categories: Sequence[str], metric: str) -> list[float | None]:
-    means = [configuration.mean("per_category", category, metric) for category in categories]
-    return [None if mean is None else round(mean, 4) for mean in means]
 
 
 def datasets(content: Content) -> Section:

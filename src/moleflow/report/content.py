@@ -7,6 +7,7 @@ from pathlib import Path
 from moleflow.errors import UserError, nearest
 from moleflow.report.configurations import Bench, Configuration
 from moleflow.report.plots import Plot
+from moleflow.report.public import AIMS, whole
 from moleflow.report.runs import Fault
 from moleflow.report.tables import Table
 
@@ -17,13 +18,13 @@ class Options:
 
     Attributes:
         metric: The metric that orders and is explained.
-        target: The value of pixel AP to reach.
+        target: The value of the metric to reach; None for the aims in pixel AP on the public data sets.
         baseline: Name, label or run of the baseline; empty for the most compared one.
         compare: Two configurations for the per-category table; empty for best and baseline.
     """
 
     metric: str = "pixel_ap"
-    target: float = 0.60
+    target: float | None = None
     baseline: str = ""
     compare: tuple[str, ...] = ()
 
@@ -74,6 +75,12 @@ class Content:
             for _, member in group.members:
                 degree[member.name] = degree.get(member.name, 0) + len(group.members) - 1
         return max(bench.configurations, key=lambda c: (degree.get(c.name, 0), len(c.runs)))
+
+    def target(self, bench: Bench, metric: str) -> float | None:
+        """Return the value of a metric to reach: the one that was given, else the aim on the whole data set."""
+        if self.options.target is not None:
+            return self.options.target if metric == self.options.metric else None
+        return AIMS.get(whole(bench.best.runs[0])) if metric == "pixel_ap" else None
 
     def check(self) -> None:
         """Make sure that every configuration that was named exists.

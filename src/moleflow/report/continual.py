@@ -63,7 +63,7 @@ def _matrices(run: Run, metric: str, title: str) -> list[Plot]:
             continue
         names = [shortened([str(c) for c in task]) for task in tasks]
         values = [[number({"v": v}, "v") for v in row] for row in rows]
-        note = f"Run {run.place}. A column that stays the same downwards was not forgotten."
+        note = f"Run {run.place}. A column that stays the same downwards was not forgotten. Dark is 0, bright 1."
         plot = heat_map(
             f"Task matrix of {shown}: {title}", values, names[: len(values)], names, "after task", "tested on task", 3
         )

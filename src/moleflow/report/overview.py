@@ -8,6 +8,7 @@ from typing import Any
 from moleflow.report.configurations import Configuration, differing_keys
 from moleflow.report.content import Content, Section
 from moleflow.report.plots import trade_off
+from moleflow.report.public import other_pictures
 from moleflow.report.runs import METRICS, Run, mapping, number
 from moleflow.report.statistics import compare
 from moleflow.report.tables import Cell, Item, Table, change_cell, link, metric_cell, name_cell, run_cell, run_link
@@ -17,12 +18,12 @@ REPORTED = ("pixel_ap", "image_auroc", "pixel_auroc", "image_ap")
 
 def summary(content: Content) -> Section:
     """Return the best configuration of each data set against baseline and target."""
-    metric, target = content.options.metric, content.options.target
+    metric = content.options.metric
     table = Table(
         "summary",
         "Best against baseline and target",
         ("data set", "runs", "best", "configuration", metric, "baseline",
-         f"baseline {metric}", "gain", "verdict", f"target {target:g}"),
+         f"baseline {metric}", "gain", "verdict", "target"),
         note="The baseline is the configuration with the most others that differ from it in one key, unless one "
         "is named. "
         "± is the standard deviation over seeds, for a gain the half width of its 95 % interval.",
@@ -48,12 +49,17 @@ def summary(content: Content) -> Section:
                 change_cell(gain.value, gain.interval, link(best), sure),
             ]
             row.append(gain.verdict)
-        reached = None if mean is None else Cell(
-            f"reached, {mean - target:+.4f}" if mean >= target else f"missed by {target - mean:.4f}", mean - target,
-            link(best), "good" if mean >= target else "bad",
-        )  # fmt: skip
-        table.rows.append([*row, reached])
+        table.rows.append([*row, _reached(best, mean, content.target(bench, metric))])
     return Section("summary", "Summary", [table])
+
+
+def _reached(best: Configuration, mean: float | None, target: float | None) -> Cell | None:
+    """Return how a mean stands to the target, if there is one."""
+    if mean is None or target is None:
+        return None
+    if mean >= target:
+        return Cell(f"{target:g} reached, {mean - target:+.4f}", mean - target, link(best), "good")
+    return Cell(f"{target:g} missed by {target - mean:.4f}", mean - target, link(best), "bad")
 
 
 def leaderboard(content: Content) -> Section:
@@ -90,7 +96,8 @@ def pareto(content: Content) -> Section:
             continue
         front = pareto_front(points)
         ends = sorted({(x, y) for _, x, y in front})
-        section.blocks.append(trade_off([(c.name, x, y) for c, x, y in points], ends, content.options.target))
+        named = [(c.name, x, y) for c, x, y in points]
+        section.blocks.append(trade_off(bench.dataset, named, ends, content.target(bench, "pixel_ap")))
         table = Table(
             f"pareto_{bench.configurations[0].name}",
             f"Pareto front, {bench.dataset}",
@@ -159,35 +166,23 @@ def reported(content: Content) -> Section:
         ("data set", "name", "configuration", "seeds", "metric", "measured", "reported",
          "difference", "tolerance", "verdict", "note"),
         note="Tolerance: two standard deviations between seeds, of the configuration's own seeds or, with one seed, "
-        "of all "
-        "configurations that have several.",
+        "of all configurations that have several. Numbers of other pictures are not compared.",
     )  # fmt: skip
     for bench in content.benches:
         for c in bench.configurations:
             claims = mapping(c.runs[0].config.get("reported"))
-            note = str(claims.get("note", ""))
+            note, other = str(claims.get("note") or ""), other_pictures(c.runs[0], claims)
             for metric in REPORTED:
                 claim, mean = number(claims, metric), c.mean(metric)
                 if claim is None or mean is None:
                     continue
                 sd = c.sd(metric) if c.sd(metric) is not None else bench.noise(metric).sd
                 tolerance = None if sd is None else 2 * sd
+                sure = tolerance is not None and abs(mean - claim) > tolerance
                 table.rows.append(
-                    [
-                        bench.dataset,
-                        name_cell(c),
-                        c.label,
-                        len(c.by_seed(metric)),
-                        metric,
-                        metric_cell(c, metric),
-                        claim,
-                    ]
-                    + [
-                        change_cell(
-                            mean - claim, href=link(c), sure=tolerance is not None and abs(mean - claim) > tolerance
-                        )
-                    ]
-                    + [tolerance, agreement(mean - claim, tolerance), note]
+                    [bench.dataset, name_cell(c), c.label, len(c.by_seed(metric)), metric, metric_cell(c, metric)]
+                    + [claim, None if other else change_cell(mean - claim, href=link(c), sure=sure)]
+                    + [None if other else tolerance, other or agreement(mean - claim, tolerance), note]
                 )
     return Section("reported", "Measured against reported", [table] if table.rows else [])
 

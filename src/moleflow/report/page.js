@@ -94,7 +94,7 @@ for (const chooser of document.querySelectorAll(".chooser")) {
     const [a, b] = [left, right].map((s) => current().configurations.find((c) => c.name === s.value));
     const head = chooser.querySelector("thead");
     const body = chooser.querySelector("tbody");
-    head.innerHTML = "<tr><th>category</th><th></th><th></th><th>gain</th></tr>";
+    head.innerHTML = '<tr><th>category</th><th class="n"></th><th class="n"></th><th class="n">gain</th></tr>';
     [a, b].forEach((c, i) => { head.rows[0].cells[i + 1].textContent = `${metric.value} ${c.name}`; });
     body.replaceChildren(...current().categories.map((category, i) => {
       const [x, y] = [a, b].map((c) => c.values[metric.value][i]);

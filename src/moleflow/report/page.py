@@ -6,7 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from moleflow.files import write_text
 from moleflow.report import categories, continual, diagnostics, doubts, effects, overview, synergy, untried
@@ -93,6 +93,7 @@ def html(sections: Sequence[Section], title: str, subtitle: str) -> str:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.tests |= {"table": lambda b: isinstance(b, Table), "plot": lambda b: isinstance(b, Plot)}
+    environment.filters["breakable"] = lambda name: escape(name).replace("_", Markup("_<wbr>"))  # so that columns fit
     template = environment.from_string((here / "page.html.j2").read_text(encoding="utf-8"))
     return template.render(
         sections=sections,

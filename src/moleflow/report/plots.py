@@ -108,17 +108,21 @@ def effect(key: str, lines: Sequence[tuple[str, Sequence[tuple[str, float, float
     return Plot(f"{metric} over {key}", svg(made))
 
 
-def trade_off(points: Sequence[tuple[str, float, float]], front: Sequence[tuple[float, float]], target: float) -> Plot:
+def trade_off(
+    dataset: str, points: Sequence[tuple[str, float, float]], front: Sequence[tuple[float, float]], target: float | None
+) -> Plot:
     """Return image AUROC against pixel AP.
 
     Args:
+        dataset: Where they were measured.
         points: Name, image AUROC and pixel AP of each configuration.
         front: The points that no other one beats in both, from left to right.
-        target: The pixel AP to reach, a line.
+        target: The pixel AP to reach, a line; None for none.
     """
     made, (ax,) = figure(6.4, 4.2)
-    ax.axhline(target, color="#000", linestyle=":", linewidth=1)
-    ax.annotate(f"target {target:g}", (0, target), xycoords=("axes fraction", "data"), va="bottom", fontsize=8)
+    if target is not None:
+        ax.axhline(target, color="#000", linestyle=":", linewidth=1)
+        ax.annotate(f"target {target:g}", (0, target), xycoords=("axes fraction", "data"), va="bottom", fontsize=8)
     on_front = set(front)
     rest = [(x, y) for _, x, y in points if (x, y) not in on_front]
     if rest:
@@ -138,20 +142,21 @@ def trade_off(points: Sequence[tuple[str, float, float]], front: Sequence[tuple[
     ax.set_xlabel("image AUROC")
     ax.set_ylabel("pixel AP")
     ax.legend(fontsize=8, loc="best")
-    return Plot("Image AUROC against pixel AP", svg(made), "On the front no other configuration is better in both.")
+    title = f"Image AUROC against pixel AP ({dataset})"
+    return Plot(title, svg(made), "On the front no other configuration is better in both.")
 
 
 def heat_map(
     title: str, values: Sequence[Sequence[float | None]], rows: Sequence[str], columns: Sequence[str],
-    row_title: str, column_title: str, digits: int = 2, limits: tuple[float, float] | None = None,
+    row_title: str, column_title: str, digits: int = 2, limits: tuple[float, float] = (0.0, 1.0),
 ) -> Plot:  # fmt: skip
-    """Return a matrix with its numbers in it; None stays empty."""
+    """Return a matrix with its numbers in it, from dark at the lower limit to bright at the upper; None stays empty."""
     return Plot(title, svg(heat_map_figure(values, rows, columns, row_title, column_title, digits, limits)))
 
 
 def heat_map_figure(
     values: Sequence[Sequence[float | None]], rows: Sequence[str], columns: Sequence[str],
-    row_title: str, column_title: str, digits: int = 2, limits: tuple[float, float] | None = None,
+    row_title: str, column_title: str, digits: int = 2, limits: tuple[float, float] = (0.0, 1.0),
 ) -> Figure:  # fmt: skip
     """Return the figure of :func:`heat_map`."""
     matrix = np.full((len(rows), len(columns)), np.nan)
@@ -160,8 +165,7 @@ def heat_map_figure(
             matrix[i, j] = np.nan if value is None else value
     cell = 0.52
     made, (ax,) = figure(1.9 + cell * len(columns), 1.5 + 0.36 * len(rows))
-    low, high = limits or (float(np.nanmin(matrix, initial=1.0)), float(np.nanmax(matrix, initial=0.0)))
-    high = max(high, low + 1e-9)  # all alike: all dark
+    low, high = limits
     ax.imshow(matrix, cmap="cividis", vmin=low, vmax=high, aspect="auto")
     for (i, j), value in np.ndenumerate(matrix):
         if not np.isnan(value):

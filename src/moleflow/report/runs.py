@@ -62,18 +62,27 @@ class Run:
         return seed if isinstance(seed, int) else -1
 
     @cached_property
-    def dataset(self) -> str:
-        """Data set and categories in short; runs with equal values were tested on the same pictures."""
+    def dataset_name(self) -> str:
+        """The data set's name; of a folder that of the folder."""
         settings = mapping(self.config.get("dataset"))
         name = str(settings.get("_target_", "unknown")).rsplit(".", 1)[-1].removesuffix("DataModule").lower()
-        if name in ("folder", "unknown"):
-            name = Path(str(settings.get("root", name))).name
+        return Path(str(settings.get("root", name))).name if name in ("folder", "unknown") else name
+
+    @property
+    def native_masks(self) -> bool:
+        """Whether defects were measured on every pixel of the files, not as the model sees them."""
+        return self.config.get("masks") == "native"
+
+    @cached_property
+    def dataset(self) -> str:
+        """Data set, categories and masks in short."""
         categories = sorted(self.categories)
-        return f"{name}, {categories[0]}" if len(categories) == 1 else f"{name}, {len(categories)} categories"
+        which = categories[0] if len(categories) == 1 else f"{len(categories)} categories"
+        return f"{self.dataset_name}, {which}" + (", native masks" if self.native_masks else "")
 
     @property
     def pictures(self) -> tuple[str, tuple[str, ...]]:
-        """What a comparison must have in common: the data set and its categories."""
+        """What a comparison must have in common: the data set, its categories, and the masks that are measured on."""
         return self.dataset, tuple(sorted(self.categories))
 
     @cached_property

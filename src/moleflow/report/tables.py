@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,8 +30,9 @@ class Cell:
     tone: str = ""
 
     def __html__(self) -> str:
-        """The cell's content as HTML."""
-        return str(Markup('<a href="{}">{}</a>').format(self.href, self.text) if self.href else escape(self.text))
+        """The cell's content as HTML; what belongs to a sign stays on its line."""
+        text = re.sub("([±▲▼=]) ", "\\1\N{NO-BREAK SPACE}", self.text)
+        return str(Markup('<a href="{}">{}</a>').format(self.href, text) if self.href else escape(text))
 
 
 Item = Cell | str | int | float | None

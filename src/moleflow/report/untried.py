@@ -49,7 +49,7 @@ def matters(configuration: Configuration, key: str) -> bool:
     if is_any_of(key, _OF_TRAINING) and not any(run.trained for run in configuration.runs):
         return False
     other, value = _ONLY_WITH.get(key, ("", ""))
-    return configuration.settings.get(other, value) == value
+    return bool(configuration.settings.get(other, value) == value)
 
 
 def command(configuration: Configuration, key: str, value: str) -> str:
