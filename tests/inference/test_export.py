@@ -8,12 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 
 from helpers.program import TINY, run_program
 from inference.conftest import Trained
+from moleflow.data import PictureTransform
 from moleflow.data.read import read_picture
 from moleflow.export import main
-from moleflow.inference.export import DeployedExpert
+from moleflow.inference.export import DeployedExpert, export
 from moleflow.inference.overlay import shown_picture
 from moleflow.model import MoLEFlow
 
@@ -62,6 +65,41 @@ def test_any_model_with_any_scoring_agrees(model: str, scoring: str, trained: Tr
     change = [f"model={model}", f"scoring={scoring}", "scoring.map_centre=0.5", "epochs=1"]
     run_program([*data, *tiny, *change], tmp_path / "run")
     agree(tmp_path / "run", trained.tree, tmp_path / "screw.onnx")
+
+
+def prepared(path: Path, notes: dict[str, str]) -> NDArray[np.float32]:
+    """Return a picture as the graph takes it, (1, 3, H, W), by the graph's metadata, Pillow and numpy alone."""
+    height, width = json.loads(notes["size"])
+    picture, mode = Image.open(path).convert("RGB"), notes["mode"]
+    scales = width / picture.width, height / picture.height
+    across, down = {"crop": (max(scales),) * 2, "pad": (min(scales),) * 2, "squash": scales}[mode]
+    size = int(picture.width * across + 1e-6), int(picture.height * down + 1e-6)
+    resized = picture.resize(size, Image.Resampling[notes["filter"].upper()])
+    left, top = round((resized.width - width) / 2), round((resized.height - height) / 2)
+    pixels = np.asarray(resized, np.float32) / 255
+    if mode == "pad":
+        canvas = np.full((height, width, 3), json.loads(notes["fill"]), np.float32)
+        canvas[-top : resized.height - top, -left : resized.width - left] = pixels
+        pixels = canvas
+    else:
+        pixels = pixels[top : top + height, left : left + width]
+    return pixels.transpose(2, 0, 1)[None]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("mode", ["crop", "squash", "pad"])
+def test_the_metadata_say_all_that_an_application_does_to_a_picture(
+    mode: str, trained: Trained, tmp_path: Path
+) -> None:
+    with Image.open(trained.tree / "screw/test/good/000.png") as picture:
+        picture.resize((151, 98)).save(tmp_path / "large.png")
+    model = MoLEFlow.load(trained.run)
+    model.extractor.transform = PictureTransform(64, mode)
+    session = onnxruntime.InferenceSession(str(export(model, "screw", tmp_path / "screw.onnx")))
+    pictures = prepared(tmp_path / "large.png", session.get_modelmeta().custom_metadata_map)
+    (score,), _ = session.run(None, {"pictures": pictures})
+    (wanted,) = model.score([tmp_path / "large.png"], expert="screw")
+    assert score == pytest.approx(wanted.score, abs=1e-4, rel=1e-4)
 
 
 @pytest.mark.parametrize("aggregation", ["max", "mean", "top_k", "top_k_percent", "percentile"])

@@ -74,10 +74,11 @@ class DeployedExpert(nn.Module):
 
 
 def export(model: MoLEFlow, category: str, path: Path) -> Path:
-    """Write the expert of a category as ONNX, with its threshold and categories in the file's metadata.
+    """Write the expert of a category as ONNX.
 
-    The graph takes ``pictures`` (B, 3, H, W), float32 RGB in 0 to 1 of the size that the model was trained with, any B,
-    and gives ``score`` (B,) and ``map`` (B, H, W).
+    The graph takes ``pictures`` (B, 3, H, W), float32 RGB in 0 to 1, any B, and gives ``score`` (B,) and ``map``
+    (B, H, W). The file's metadata holds the expert, its categories and threshold, and how a picture is brought to the
+    graph's size: ``mode``, ``size`` and ``filter`` as in :class:`PictureTransform`, and for ``pad`` the ``fill``.
 
     Raises:
         UserError: If no expert learned the category, or packages of the extra ``export`` are missing.
@@ -104,6 +105,10 @@ def export(model: MoLEFlow, category: str, path: Path) -> Path:
     assert program is not None
     content = program.model_proto
     notes = {"expert": expert, "categories": json.dumps(model.notes[expert]["categories"])}
+    spec = cast(PictureTransform, model.extractor_of(expert).transform).spec()
+    notes |= {"mode": spec["mode"], "size": json.dumps(spec["size"]), "filter": spec["filter"]}
+    if spec["mode"] == "pad":
+        notes["fill"] = json.dumps(spec["mean"])
     if expert in model.seen:
         notes["threshold"] = repr(limits(model, expert).score)
     onnx.helper.set_model_props(content, notes)
