@@ -3,6 +3,8 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import getitem
 from typing import Any
 
 import torch
@@ -15,7 +17,7 @@ from moleflow.losses import FlowLoss
 from moleflow.own_settings import Own, merged, per_category
 from moleflow.parts import build_part
 from moleflow.training.instantiated import instantiated
-from moleflow.values import check_value, flat
+from moleflow.values import check_value
 
 OptimizerFactory = Callable[..., torch.optim.Optimizer]
 
@@ -78,6 +80,7 @@ _KINDS = {
     "router.oracle": bool,
     "scenario.parallel": bool,
     "features.num_workers": int,
+    "features.cache_dir": str | None,
 }
 
 
@@ -90,7 +93,7 @@ def check_values(settings: Mapping[str, Any]) -> None:
     Raises:
         UserError: If a value is of another kind than it must be, or is not allowed.
     """
-    given = flat(settings)
+    given: dict[str, Any] = {key: reduce(getitem, key.split("."), settings) for key in _KINDS}
     for key, kind in _KINDS.items():
         check_value(key, given[key], kind)
     for key in ("seed", "features.num_workers"):
@@ -123,7 +126,7 @@ def task_settings(config: DictConfig, settings: Mapping[str, Any], categories: S
         batch_size=settings["batch_size"],
         experts=choice("scenario.experts", settings["scenario"]["experts"], ("task", "category")),
         loss=build_part("loss", settings["loss"]),
-        optimizer=instantiated("optimizer.algorithm", config.optimizer.algorithm),
+        optimizer=_optimizer(config, float(optimizer["lr"])),
         lr=float(optimizer["lr"]),
         final_lr_ratio=float(optimizer["final_lr_ratio"]),
         on_nonfinite=choice("optimizer.on_nonfinite", optimizer["on_nonfinite"], ("error", "skip")),
@@ -138,6 +141,19 @@ def task_settings(config: DictConfig, settings: Mapping[str, Any], categories: S
         },
         strategy=instantiated("continual", config.continual),
     )
+
+
+def _optimizer(config: DictConfig, lr: float) -> OptimizerFactory:
+    """Return what builds the optimizer, once it has made a step: its arguments are other libraries' to check."""
+    key = "optimizer.algorithm"
+    factory: OptimizerFactory = instantiated(key, config.optimizer.algorithm)
+    weight = torch.nn.Parameter(torch.ones(2, 2))
+    weight.grad = torch.ones(2, 2)
+    try:
+        factory([weight], lr=lr).step(lambda: 0.0)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{key} refuses its arguments: {error}. See {config.optimizer.algorithm._target_}.") from error
+    return factory
 
 
 def _augmentation(settings: Mapping[str, Any], given: Mapping[str, Own]) -> str:
