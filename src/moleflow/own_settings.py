@@ -10,6 +10,7 @@ from typing import Any
 
 from moleflow.errors import UserError, nearest
 from moleflow.parts import PARTS
+from moleflow.values import flat
 
 Own = Mapping[str, Any]
 """A partial configuration: what differs, and nothing else."""
@@ -106,10 +107,6 @@ def merged(part: Mapping[str, Any], own: Own, name: str) -> dict[str, Any]:
     return {**part, **own.get(name, {})}
 
 
-def dotted(own: Own, prefix: str = "") -> Iterator[str]:
-    """Yield the keys of settings with dots for what lies deeper, such as ``transform.size``."""
-    for key, value in own.items():
-        if isinstance(value, Mapping):
-            yield from dotted(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}"
+def dotted(own: Own) -> Iterator[str]:
+    """Return the keys of settings with dots for what lies deeper, such as ``transform.size``."""
+    return (key for key, value in flat(own).items() if not isinstance(value, Mapping))  # an empty one says nothing

@@ -42,7 +42,7 @@ def doubts(run: Run) -> list[tuple[str, str]]:
     for i, history in enumerate(epochs if isinstance(epochs, list) else []):
         if not history and run.trained:
             found.append(("skipped task", f"task {i + 1} was not trained for a single epoch."))
-        elif history and (overfit := first_overfit([mapping(epoch) for epoch in history])):
+        elif overfit := first_overfit([mapping(epoch) for epoch in history or ()]):
             found.append(("overfit", f"task {i + 1}: {overfit}."))
     missing = [c for c, values in run.per_category.items() if number(values, "image_auroc") is None]
     if missing:

@@ -180,17 +180,14 @@ class TaskSequence:
         with self.progress.clock("features"):
             progress = "features" if self.show_progress else None
             self.model.extractor.extract(paths, progress)
-            for category, own in self.settings.per_category.items():
+            for category in self.categories:
+                own, title = self.settings.per_category.get(category, {}), progress and f"{progress} {category}"
                 extractor = self.model.parts.extractor(own)
                 if extractor is not self.model.extractor:
-                    paths = [sample.path for sample in samples if sample.category == category]
-                    extractor.extract(paths, progress and f"{progress} {category}")
-            for category in self.categories:
-                learned = [sample.path for sample in self.learned_and_held_out(category)[0]]
-                own = self.settings.per_category.get(category, {})
+                    extractor.extract([s.path for s in samples if s.category == category], title)
                 for turn in self.settings.turns_of([category]):
-                    title = progress and f"{progress} {category} {turn}"
-                    self.model.parts.extractor(own, turn).extract(learned, title)
+                    learned = [sample.path for sample in self.learned_and_held_out(category)[0]]
+                    self.model.parts.extractor(own, turn).extract(learned, title and f"{title} {turn}")
 
     def title(self, task: Task) -> str:
         """Return how messages call a task."""

@@ -54,7 +54,7 @@ def task_data(
         ways = turns(categories)
         own = model.notes[name].get("settings", {})
         turned = [model.parts.extractor(own, way).features(paths) for way in ways]
-        data.features[name] = torch.cat([grids, *turned]).to(model.device)
+        data.features[name] = (torch.cat([grids, *turned]) if turned else grids).to(model.device)  # no copy for nothing
         data.pictures[name] = pictures + [f"{picture} ({way})" for way in ways for picture in pictures]
         if kept := [sample.path for _, held_out in parts for sample in held_out]:
             data.held_out[name] = extractor.features(kept).to(model.device)
