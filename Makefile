@@ -5,21 +5,22 @@ BIN := $(VENV)/bin
 
 .PHONY: quickstart test lint faults audit clean
 
-quickstart: $(VENV)/.installed  ## learn four generated products and find their defects
+quickstart: $(VENV)/.installed  ## train on four synthetic products and detect their defects
 	$(BIN)/python train.py +experiment=quickstart
 
-test: $(VENV)/.installed-test  ## pass the tests
+test: $(VENV)/.installed-test  ## run the tests
 	$(BIN)/python -m pytest
 
-lint: $(VENV)/.installed-test  ## format, lint and types
+lint: $(VENV)/.installed-test  ## format, lint, types and import order of the packages
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
-faults: $(VENV)/.installed-test  ## the long form of the fault injection; see docs/reliability.md
+faults: $(VENV)/.installed-test  ## long fault injection; see docs/reliability.md
 	$(BIN)/python -m tests.faults --kills 50
 
-audit: $(VENV)/.installed-test  ## ask PyPI's service for known vulnerabilities of what is installed
+audit: $(VENV)/.installed-test  ## check the installed packages for known vulnerabilities
 	$(BIN)/python -m pip install pip-audit
 	$(BIN)/pip-audit --local --skip-editable
 

@@ -1,8 +1,8 @@
-"""How often a trained model's verdicts err: normal test pictures called a defect or unknown, defects called normal.
+"""How often a trained model's verdicts err: normal test images called a defect or unknown, defects called normal.
 
     python benchmarks/false_alarms.py RUN
 
-The pictures are the test pictures of the run's own data set, which no limit was learned from. ``--deviations`` tries
+The images are the test images of the run's own data set, which no limit was learned from. ``--deviations`` tries
 other limits than the shipped one, in standard deviations above the mean of the training scores.
 """
 
@@ -13,9 +13,9 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from moleflow.inference.predict import Prediction, Predictor
-from moleflow.model import MoLEFlow
-from moleflow.training.build import build_data
+from moleflow.detector.detector import MoLEFlow
+from moleflow.detector.predictor import Prediction, Predictor
+from moleflow.experiment.build import build_data
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """The flow as one writes it first: FrEIA's blocks with dense permutations, LoRA as layers of their own.
 
-The other side of the benchmarks of training. It takes its weights from an :class:`~moleflow.flow.ExpertFlow`, so both
+The other side of the benchmarks of training. It takes its weights from an :class:`~moleflow.models.flow.expert_flow.ExpertFlow`, so both
 must give the same latents and log-determinants. What the base does not learn has no gradient here either.
 """
 
@@ -11,20 +11,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from moleflow.features.position import position_code
-from moleflow.flow import ExpertFlow
-from moleflow.flow.adapters import WhiteningAdapter
-from moleflow.flow.auxiliary import AuxiliaryCoupling, Tower
-from moleflow.flow.context import SpatialMixer
-from moleflow.flow.coupling import CouplingBlock
-from moleflow.flow.lora import LowRankUpdate, SharedLinear
-from moleflow.flow.subnets import ContextSubnet
+from moleflow.models.flow.coupling import CouplingBlock
+from moleflow.models.flow.dia import MLP, DIABlock
+from moleflow.models.flow.expert_flow import ExpertFlow
+from moleflow.models.flow.input_adapters import AffineNormAdapter
+from moleflow.models.flow.lora import LoRALinear, LoRAUpdate
+from moleflow.models.flow.positional_encoding import positional_encoding
+from moleflow.models.flow.spatial_mixer import SpatialMixer
+from moleflow.models.flow.subnets import ContextSubnet
 
 
 class LoRALinear(nn.Module):
     """``W x + b + (1/r) B A x + b'`` with the frozen layer and the two thin ones side by side."""
 
-    def __init__(self, layer: SharedLinear, update: LowRankUpdate) -> None:
+    def __init__(self, layer: LoRALinear, update: LoRAUpdate) -> None:
         super().__init__()
         assert update.a is not None
         assert update.b is not None
@@ -50,7 +50,7 @@ class FreiaSubnet(nn.Module):
         self.gate, self.max_alpha = _copied(context.gate), context.max_alpha
         self.requires_grad_(False)
         for name, layer in subnet.linears().items():
-            setattr(self, name, LoRALinear(layer, cast(LowRankUpdate, updates[name])))
+            setattr(self, name, LoRALinear(layer, cast(LoRAUpdate, updates[name])))
         self._owner = [owner]  # in a list, lest it become a child
 
     def forward(self, x: Tensor) -> Tensor:
@@ -64,13 +64,13 @@ class FreiaSubnet(nn.Module):
 class PlainAuxiliary(nn.Module):
     """Rows (N, D) through an affine coupling whose networks are three linear layers each."""
 
-    def __init__(self, block: AuxiliaryCoupling) -> None:
+    def __init__(self, block: DIABlock) -> None:
         super().__init__()
         self.cut, self.clamp, self.flip = block.cut, block.clamp, block.flip
         self.scale, self.shift = (self._tower(tower) for tower in (block.scale, block.shift))
 
     @staticmethod
-    def _tower(tower: Tower) -> nn.Sequential:
+    def _tower(tower: MLP) -> nn.Sequential:
         first, second, last = (_linear(part.weight, part.bias) for part in (tower.first, tower.second, tower.last))
         return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), last)
 
@@ -93,7 +93,7 @@ class FreiaForm(nn.Module):
     def __init__(self, flow: ExpertFlow, name: str) -> None:
         super().__init__()
         expert = flow.expert(name)
-        assert isinstance(expert.adapter, WhiteningAdapter)
+        assert isinstance(expert.adapter, AffineNormAdapter)
         assert isinstance(flow.mixer, SpatialMixer)
         self.raw_scale, self.raw_offset = _copied(expert.adapter.raw_scale), _copied(expert.adapter.raw_offset)
         channels, _, kernel, _ = flow.mixer.weight.shape
@@ -106,7 +106,7 @@ class FreiaForm(nn.Module):
         self.grid: tuple[int, ...] = ()
         for block, updates in zip(flow.stack.blocks, expert.updates, strict=True):
             self.blocks.append(self._block(cast(CouplingBlock, block), cast(nn.ModuleDict, updates)))
-        self.auxiliary = nn.ModuleList(PlainAuxiliary(cast(AuxiliaryCoupling, block)) for block in expert.auxiliary)
+        self.auxiliary = nn.ModuleList(PlainAuxiliary(cast(DIABlock, block)) for block in expert.auxiliary)
 
     def _block(self, block: CouplingBlock, updates: nn.ModuleDict) -> fm.AllInOneBlock:
         subnet, dim = cast(ContextSubnet, block.subnet), len(block.order)
@@ -129,7 +129,7 @@ class FreiaForm(nn.Module):
         """Return z (B, H, W, D) and the log-determinants (B, H, W) of patch features (B, H, W, D)."""
         self.grid = tuple(x.shape[:3])
         dim = x.shape[-1]
-        x = x + position_code(*x.shape[1:3], dim).to(x.device)
+        x = x + positional_encoding(*x.shape[1:3], dim).to(x.device)
         x = (0.5 + 1.5 * torch.sigmoid(self.raw_scale)) * F.layer_norm(x, (dim,)) + 2 * torch.tanh(self.raw_offset)
         share = torch.sigmoid(self.gate)
         x = (1 - share) * x + share * self.mixer(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)

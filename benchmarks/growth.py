@@ -20,10 +20,10 @@ import torch
 from program import write_tree
 from side_by_side import Row, agree, parse, parser, show, write
 
-from moleflow.composing import run_program
-from moleflow.data.scenario import ORDERS
-from moleflow.training.callbacks import RunCallback
-from moleflow.training.sequence import TaskReport, TaskSequence
+from moleflow.data.tasks import ORDERS
+from moleflow.experiment.compose import run_program
+from moleflow.training.callbacks.base import RunCallback
+from moleflow.training.continual_trainer import ContinualTrainer, TaskReport
 
 SHOWN = (1, 5, 15, 27)
 
@@ -36,7 +36,7 @@ class Meter(RunCallback):
         self._before: dict[str, float] = {}
         self._begin = time.perf_counter()
 
-    def on_task_evaluated(self, run: TaskSequence, report: TaskReport) -> None:
+    def on_task_evaluated(self, run: ContinualTrainer, report: TaskReport) -> None:
         """Write the line."""
         now = time.perf_counter()
         expert = run.model.flow.names[-1]
@@ -84,7 +84,7 @@ def main(given: Sequence[str] | None = None) -> None:
             f"epochs={1 if arguments.smoke else arguments.epochs}",
             "features.cache_dir=null",
             "progress=false",
-            "callbacks=progress",
+            "callbacks=minimal",
             "+callbacks.meter._target_=growth.Meter",
             f"+callbacks.meter.path={folder / 'meter.jsonl'}",
             f"trainer={'gpu' if torch.device(arguments.device).type == 'cuda' else 'cpu'}",

@@ -2,8 +2,8 @@
 
     python benchmarks/parallel.py --out parallel.json
 
-The commands that a user would type, on generated pictures whose features are in the cache already: five categories of
-32 training pictures, ResNet-18 at 128 pixels, 256 numbers a patch, the method's flow. The first task is learned by the
+The commands that a user would type, on generated images whose features are in the cache already: five categories of
+32 training images, ResNet-18 at 128 pixels, 256 numbers a patch, the method's flow. The first task is learned by the
 run itself in both forms. Model files and scores must be equal to the last bit, or the benchmark fails; the seconds are
 those of the whole command, start of Python included.
 """
@@ -22,7 +22,7 @@ from side_by_side import Row, parse, parser, seconds, show, write
 ROOT = Path(__file__).parents[1]
 PROGRAM = (
     "dataset=folder", "backbone=resnet18", "backbone.pretrained=false", "backbone.dim=256", "transform.size=128",
-    "trainer=cpu", "callbacks=progress", "progress=false",
+    "trainer=cpu", "callbacks=minimal", "progress=false",
 )  # fmt: skip
 PARALLEL = ("scenario.parallel=true", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
 

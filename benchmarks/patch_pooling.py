@@ -13,8 +13,8 @@ from side_by_side import agree, compared, parse, parser, show, take_turns, write
 from torch import Tensor
 from torch.nn import functional as F
 
-from moleflow.features import PatchPooling
-from moleflow.randomness import generator
+from moleflow.features.patch_pooling import PatchPooling
+from moleflow.utils.random import generator
 
 
 def unfold_form(maps: Sequence[Tensor], dim: int) -> Tensor:

@@ -2,7 +2,7 @@
 
     python benchmarks/pixel_metrics.py --out pixel_metrics.json
 
-The maps are as many and as large as those of all MVTec AD test pictures (1,725 in 15 categories at 224 x 224, 86.6 M
+The maps are as many and as large as those of all MVTec AD test images (1,725 in 15 categories at 224 x 224, 86.6 M
 pixels); what is in them is generated. Equal results are asserted before a time is printed.
 """
 
@@ -21,28 +21,29 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor
 from torch.nn import functional as F
 
-from moleflow.metrics import auroc, average_precision, per_region_overlap, rank
-from moleflow.randomness import generator
+from moleflow.metrics.aupro import per_region_overlap
+from moleflow.metrics.ranking import auroc, average_precision, rank
+from moleflow.utils.random import generator
 
 THRESHOLDS = 200
 LIMIT = 0.3
 Metric = Callable[[Tensor, Tensor], tuple[float, ...]]
 
 
-def category(pictures: int, size: int, number: int) -> tuple[Tensor, Tensor]:
+def category(images: int, size: int, number: int) -> tuple[Tensor, Tensor]:
     """Return smooth maps (N, size, size) float32 in the range of a log-likelihood, and masks (N, size, size) bool.
 
-    Two pictures of three have defects, of one or two regions that cover about 3 % of a picture.
+    Two images of three have defects, of one or two regions that cover about 3 % of an image.
     """
     draw = generator(0, "benchmark-pixel-metrics", number)
     axis = torch.arange(size, dtype=torch.float32)
-    masks = torch.zeros(pictures, size, size, dtype=torch.bool)
-    for i in range(pictures):
+    masks = torch.zeros(images, size, size, dtype=torch.bool)
+    for i in range(images):
         for _ in range((i % 3 > 0) + (i % 6 == 5)):
             row, column, spread = torch.rand(3, generator=draw).tolist()
             radius = size * (0.02 + 0.12 * spread)
             masks[i] |= (axis[:, None] - row * size).square() + (axis - column * size).square() < radius**2
-    noise = torch.randn(pictures, 1, max(2, size // 8), max(2, size // 8), generator=draw)
+    noise = torch.randn(images, 1, max(2, size // 8), max(2, size // 8), generator=draw)
     maps = F.interpolate(noise, (size, size), mode="bilinear", align_corners=True)[:, 0]
     return (-2000 + 300 * (maps + 1.2 * masks)).contiguous(), masks
 
@@ -50,7 +51,7 @@ def category(pictures: int, size: int, number: int) -> tuple[Tensor, Tensor]:
 def ours(maps: Tensor, masks: Tensor) -> tuple[float, ...]:
     """Return pixel AUROC and AP by one sort."""
     ranking = rank(maps, masks)
-    standing = ranking.standing()
+    standing = ranking.counts()
     return standing.auroc(), standing.average_precision()
 
 
@@ -133,7 +134,7 @@ def compare(
 
     Seconds are sums over categories of medians.
     """
-    both = [[measure(f, *pictures, n) for f, n in zip((fast, slow), repeats, strict=True)] for pictures in data]
+    both = [[measure(f, *images, n) for f, n in zip((fast, slow), repeats, strict=True)] for images in data]
     values = [torch.tensor([pair[side][0] for pair in both], dtype=torch.float64) for side in range(2)]
     spent = [sum(pair[side][1] for pair in both) for side in range(2)]
     return {
@@ -152,14 +153,14 @@ def main(given: Sequence[str] | None = None) -> None:
     """Measure, print the table, write JSON."""
     made = parser(__doc__)
     made.add_argument("--categories", type=int, default=15)
-    made.add_argument("--pictures", type=int, default=115, help="test pictures of each category")
+    made.add_argument("--images", type=int, default=115, help="test images of each category")
     made.add_argument("--size", type=int, default=224, help="side of a map in pixels")
     made.add_argument("--slow-repeats", type=int, default=1, help="timed calls of the slow side")
     args = parse(made, given)
     if args.smoke:
-        args.categories, args.pictures, args.size, args.repeats = 2, 6, 64, 1
+        args.categories, args.images, args.size, args.repeats = 2, 6, 64, 1
 
-    data = [category(args.pictures, args.size, number) for number in range(args.categories)]
+    data = [category(args.images, args.size, number) for number in range(args.categories)]
     data = [(maps.to(args.device), masks.to(args.device)) for maps, masks in data]
     pixels = sum(maps.numel() for maps, _ in data)
     share = sum(int(masks.sum()) for _, masks in data) / pixels

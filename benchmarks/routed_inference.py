@@ -1,9 +1,9 @@
-"""Routed inference on a batch of mixed categories, against a loop over pictures with two passes each.
+"""Routed inference on a batch of mixed categories, against a loop over images with two passes each.
 
     python benchmarks/routed_inference.py --out routed_inference.json
 
 From files to image scores and anomaly maps, WideResNet-50-2 at 224 pixels, the default flow. Ours: features once a
-picture, experts merged. The other side is how one writes it first: for each picture the backbone and the unfold form of
+image, experts merged. The other side is how one writes it first: for each image the backbone and the unfold form of
 the pooling once for the router and once for the scores, the expert in the FrEIA form with LoRA as layers of its own,
 maps by bilinear interpolation and scipy's Gaussian. Routes, scores and maps must be equal before anything is timed.
 """
@@ -15,23 +15,23 @@ from pathlib import Path
 import torch
 from freia_form import FreiaForm
 from patch_pooling import unfold_form
-from program import fresh_model, perturb, write_picture
+from program import fresh_model, perturb, write_image
 from scipy.ndimage import gaussian_filter
 from side_by_side import agree, compared, parse, parser, show, take_turns, write
 from torch import Tensor
 from torch.nn import functional as F
 
-from moleflow.data.read import read_picture
-from moleflow.flow import ExpertFlow
-from moleflow.losses import patch_nll
-from moleflow.model import MoLEFlow
+from moleflow.data.image_io import read_image
+from moleflow.detector.detector import MoLEFlow
+from moleflow.models.flow.expert_flow import ExpertFlow
+from moleflow.models.flow.loss import patch_nll
 
 SMOKE = ("backbone=resnet18", "backbone.dim=32", "transform.size=64", "model.coupling_layers=2", "model.lora_rank=4")
 Answers = tuple[list[str], Tensor, Tensor]
 
 
 class TwoPasses:
-    """The other side: one picture at a time, two passes each."""
+    """The other side: one image at a time, two passes each."""
 
     def __init__(self, model: MoLEFlow, features: dict[str, Tensor]) -> None:
         assert isinstance(model.flow, ExpertFlow)
@@ -44,18 +44,18 @@ class TwoPasses:
             for name, values in features.items()
         }
 
-    def backbone(self, picture: Tensor) -> Tensor:
-        return unfold_form(self.body._maps(picture), self.model.extractor.backbone.dim)
+    def backbone(self, image: Tensor) -> Tensor:
+        return unfold_form(self.body._maps(image), self.model.extractor.backbone.dim)
 
     @torch.no_grad()
     def __call__(self, paths: list[Path]) -> Answers:
         routes, scores, maps = [], [], []
         for path in paths:
-            picture = self.model.extractor.transform(read_picture(path))[None].to(self.model.device)
-            feature = self.backbone(picture).mean((1, 2))[0].double().cpu()
+            image = self.model.extractor.transform(read_image(path))[None].to(self.model.device)
+            feature = self.backbone(image).mean((1, 2))[0].double().cpu()
             gaps = {name: feature - mean for name, mean in self.means.items()}
             route = min(gaps, key=lambda name: float(gaps[name] @ self.inverses[name] @ gaps[name]))
-            nll = patch_nll(*self.experts[route](self.backbone(picture)))
+            nll = patch_nll(*self.experts[route](self.backbone(image)))
             routes.append(route)
             scores.append(nll.flatten().topk(3).values.mean().cpu())
             size = self.model.scoring.map_shape
@@ -78,12 +78,12 @@ def main(given: Sequence[str] | None = None) -> None:
     """Check, time, print and write."""
     made = parser(__doc__)
     made.set_defaults(repeats=3)
-    made.add_argument("--pictures", type=int, default=6, help="in the batch")
+    made.add_argument("--images", type=int, default=6, help="in the batch")
     made.add_argument("--experts", type=int, default=3)
-    made.add_argument("--batch", type=int, help="pictures a forward pass; 1 on a CPU and 32 on a GPU if not given")
+    made.add_argument("--batch", type=int, help="images a forward pass; 1 on a CPU and 32 on a GPU if not given")
     arguments = parse(made, given)
     size = 64 if arguments.smoke else 256
-    options = ["backbone.pretrained=false", "router=own", *(SMOKE if arguments.smoke else ())]
+    options = ["backbone.pretrained=false", "router=per_expert_covariance", *(SMOKE if arguments.smoke else ())]
     on_gpu = torch.device(arguments.device).type == "cuda"
     options += [f"features.batch_size={arguments.batch or (32 if on_gpu else 1)}"]
 
@@ -93,13 +93,13 @@ def main(given: Sequence[str] | None = None) -> None:
         for kind in range(arguments.experts):
             name = f"product{kind}"
             model.add_expert(name, [name])
-            seen = [write_picture(Path(folder) / name / f"{i}.png", size, kind, i) for i in range(4)]
+            seen = [write_image(Path(folder) / name / f"{i}.png", size, kind, i) for i in range(4)]
             features[name] = model.image_features(model.extractor.features(seen))
-            model.learn_route(name, features[name])
+            model.register_with_router(name, features[name])
         perturb(model)
         paths = [
-            write_picture(Path(folder) / f"{i}.png", size, i % arguments.experts, 100 + i)
-            for i in range(arguments.pictures)
+            write_image(Path(folder) / f"{i}.png", size, i % arguments.experts, 100 + i)
+            for i in range(arguments.images)
         ]
         other = TwoPasses(model, features)
         mine, theirs = ours(model, paths), other(paths)
@@ -117,9 +117,9 @@ def main(given: Sequence[str] | None = None) -> None:
         )
     rows = compared(times, "two passes")
     for row in rows:
-        row["pictures_per_second"] = arguments.pictures / row["seconds"]
-    show(rows, {"form": "", "seconds": ".2f", "pictures_per_second": ".2f", "ratio": ".2f"})
-    write(arguments.out, {"pictures": arguments.pictures, "differences": differences, "rows": rows}, arguments.device)
+        row["images_per_second"] = arguments.images / row["seconds"]
+    show(rows, {"form": "", "seconds": ".2f", "images_per_second": ".2f", "ratio": ".2f"})
+    write(arguments.out, {"images": arguments.images, "differences": differences, "rows": rows}, arguments.device)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
     python benchmarks/router.py --threads 2 --out router.json
 
-Experts of 200 pictures with 768 numbers each, the pooled rule. Bytes are those of all experts' statistics. ``load`` is
+Experts of 200 images with 768 numbers each, the pooled rule. Bytes are those of all experts' statistics. ``load`` is
 the first distance of a router that was read from disk, ``add`` the first distance after one more expert, ``route`` 32
-pictures. The other side sums a (D, D) matrix an expert whenever one was added, as this router did before; both give the
+images. The other side sums a (D, D) matrix an expert whenever one was added, as this router did before; both give the
 same distances, or the benchmark fails. Matrices of a thousand experts (4.7 GB) are not built: only their size is shown.
 """
 
@@ -14,8 +14,9 @@ import torch
 from side_by_side import Row, agree, parse, parser, seconds, show, write
 from torch import Tensor
 
-from moleflow.randomness import generator
-from moleflow.routing import FeatureStatistics, Router
+from moleflow.routing.router import Router
+from moleflow.routing.statistics import FeatureStatistics
+from moleflow.utils.random import generator
 
 BUILT = 100  # experts up to which the matrices are built too
 
@@ -29,7 +30,7 @@ class Matrices:
         self.scatters: list[Tensor] = []
 
     def add(self, features: Tensor) -> None:
-        """Make an expert of pictures (N, D) known."""
+        """Make an expert of images (N, D) known."""
         values = features.double()
         self.counts.append(len(values))
         self.means.append(values.mean(0))
@@ -52,8 +53,8 @@ def measured(experts: int, features: Callable[[int], Tensor], queries: Tensor) -
 
     Args:
         experts: How many.
-        features: Returns the training pictures (N, D) of the expert of a number.
-        queries: Pictures to route (B, D).
+        features: Returns the training images (N, D) of the expert of a number.
+        queries: Images to route (B, D).
     """
     router, matrices = Router(), Matrices()
     for expert in range(experts):
@@ -81,12 +82,12 @@ def measured(experts: int, features: Callable[[int], Tensor], queries: Tensor) -
 def main(given: Sequence[str] | None = None) -> None:
     """Print the table and write it."""
     arguments = parse(parser(__doc__), given)
-    pictures, dimension, sizes = (4, 16, (3, 5)) if arguments.smoke else (200, 768, (15, 100, 1000))
+    images, dimension, sizes = (4, 16, (3, 5)) if arguments.smoke else (200, 768, (15, 100, 1000))
     spread = torch.logspace(0, -2, dimension)
 
     def features(expert: int) -> Tensor:
         draw = generator(0, "benchmark-router", expert)
-        return torch.randn(dimension, generator=draw) + torch.randn(pictures, dimension, generator=draw) * spread
+        return torch.randn(dimension, generator=draw) + torch.randn(images, dimension, generator=draw) * spread
 
     queries = torch.cat([features(expert) for expert in range(-8, 0)])[:32]
     rows = [measured(experts, features, queries) for experts in sizes]

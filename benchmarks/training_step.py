@@ -5,7 +5,7 @@
 Depth 6, two auxiliary blocks, rank 64, batch 16 of 28 x 28 patches of 768 numbers, the default loss, clipping and
 optimizer on both sides. From the same weights both must give the same latents, log-determinants and gradients before
 anything is timed; then they take turns. Both have the C library's default allocator, or with ``--keep-freed-memory``
-what ``train.py`` makes of it (see :mod:`moleflow.memory`). With ``--bf16`` both run once more under autocast, which
+what ``train.py`` makes of it (see :mod:`moleflow.training.trainer`). With ``--bf16`` both run once more under autocast, which
 pays on a processor that has the instructions (a GPU, or a CPU with AVX512-BF16 or AMX). With ``--compile`` this flow
 takes its turn through ``torch.compile`` too (needs a C++ compiler on a CPU).
 
@@ -23,10 +23,10 @@ from timm.optim import AdamP
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from moleflow.flow import ExpertFlow
-from moleflow.losses import FlowLoss, patch_nll
-from moleflow.memory import keep_freed_memory
-from moleflow.randomness import generator
+from moleflow.models.flow.expert_flow import ExpertFlow
+from moleflow.models.flow.loss import FlowLoss, patch_nll
+from moleflow.training.trainer import retain_freed_memory
+from moleflow.utils.random import generator
 
 PRODUCT = "one product"
 
@@ -81,7 +81,7 @@ def sides(dim: int, layers: int, rank: int, device: str) -> tuple[Side, Side]:
             parameter += 0.02 * torch.randn(parameter.shape, generator=draw)
     flow.to(device).requires_grad_(False)
     other = FreiaForm(flow, "later").to(device)
-    learning = flow.learning_parameters(["later"])
+    learning = flow.trainable_parameters(["later"])
     for parameter in learning:
         parameter.requires_grad_()
     theirs = [parameter for parameter in other.parameters() if parameter.requires_grad]
@@ -113,7 +113,7 @@ def main(given: Sequence[str] | None = None) -> None:
     made.add_argument("--keep-freed-memory", action="store_true", help="as train.py does; for both sides")
     made.add_argument("--batch", type=int, default=16)
     arguments = parse(made, given)
-    kept = arguments.keep_freed_memory and keep_freed_memory()
+    kept = arguments.keep_freed_memory and retain_freed_memory()
     grid, dim, layers, rank, batch = (28, 768, 6, 64, arguments.batch)
     if arguments.smoke:
         grid, dim, layers, rank, batch = (4, 32, 2, 4, 2)

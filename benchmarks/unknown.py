@@ -1,4 +1,4 @@
-"""How often the rule for unknown pictures errs: on held-out normals, on defects, and on foreign categories.
+"""How often the rule for unknown images errs: on held-out normals, on defects, and on foreign categories.
 
     python benchmarks/unknown.py /path/to/data
 
@@ -12,12 +12,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from moleflow.composing import composed
-from moleflow.data import FolderDataModule
-from moleflow.features import FeatureExtractor
-from moleflow.model import MoLEFlow
-from moleflow.parts import build_part
-from moleflow.routing import FeatureStatistics, Router
+from moleflow.data.datamodule import FolderDataModule
+from moleflow.detector.detector import MoLEFlow
+from moleflow.detector.registry import build_component
+from moleflow.experiment.compose import compose_config
+from moleflow.features.extractor import FeatureExtractor
+from moleflow.routing.router import Router
+from moleflow.routing.statistics import FeatureStatistics
 
 
 def main() -> None:
@@ -25,11 +26,11 @@ def main() -> None:
     made = argparse.ArgumentParser(description=__doc__)
     made.add_argument("root", type=Path)
     given = made.parse_args()
-    config = composed(["backbone=efficientnet_lite0", "dataset=folder", f"dataset.root={given.root}"])
-    transform = build_part("transform", config.transform)
+    config = compose_config(["backbone=efficientnet_lite0", "dataset=folder", f"dataset.root={given.root}"])
+    transform = build_component("transform", config.transform)
     data = FolderDataModule(given.root, transform)
     data.setup()
-    extractor = FeatureExtractor(build_part("backbone", config.backbone), transform)
+    extractor = FeatureExtractor(build_component("backbone", config.backbone), transform)
 
     def features(split: str, category: str, label: int) -> Tensor:
         paths = [s.path for s in data.samples(split, category) if s.label == label]  # type: ignore[arg-type]
@@ -46,8 +47,8 @@ def main() -> None:
         missed = []
         for foreign in train:
             known = {c: x for c, x in train.items() if c != foreign}
-            pictures = torch.cat((normal[foreign], defect[foreign]))
-            missed.append(~_unknown(_router(known), known, pictures, deviations))
+            images = torch.cat((normal[foreign], defect[foreign]))
+            missed.append(~_unknown(_router(known), known, images, deviations))
         rates = [float(x.float().mean()) for x in (alarms, defects, torch.cat(missed))]
         print(f"{deviations:10.1f}  {rates[0]:15.3f}  {rates[1]:15.3f}  {rates[2]:23.3f}")
 
@@ -59,11 +60,11 @@ def _router(train: dict[str, Tensor]) -> Router:
     return router
 
 
-def _unknown(router: Router, train: dict[str, Tensor], pictures: Tensor, deviations: float) -> Tensor:
-    """Return for each picture whether it is beyond the limit of its nearest expert."""
-    held_out = {name: router.held_out_distances(name, train[name]) for name in router.names}
+def _unknown(router: Router, train: dict[str, Tensor], images: Tensor, deviations: float) -> Tensor:
+    """Return for each image whether it is beyond the limit of its nearest expert."""
+    held_out = {name: router.leave_one_out_distances(name, train[name]) for name in router.names}
     limit = torch.stack([d.mean() + deviations * d.std() for d in held_out.values()])
-    nearest = router.distances(pictures).min(1)
+    nearest = router.distances(images).min(1)
     return nearest.values > limit[nearest.indices]
 
 

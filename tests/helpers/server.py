@@ -1,8 +1,8 @@
-"""Starts ``python train.py`` quickly: as forks of a process that has the libraries loaded already.
+"""Fork server for ``python train.py``: its processes start without the seconds that the imports take.
 
-Speaks JSON lines on its standard streams: ``{"run": {...}}`` answers with a process id, ``{"wait": id, "seconds": s}``
-with an exit status (negative: the signal; null: still running). A child runs and ends as a fresh interpreter does. It
-has random global generators, so a run that leans on them cannot repeat itself.
+Requests and replies are JSON lines on the standard streams: the reply to ``{"run": {...}}`` is a process id, the reply
+to ``{"wait": id, "seconds": s}`` an exit status (negative: the signal; null: still running). A child behaves like a
+fresh interpreter. Its global random generators have random seeds, so that a run that uses them is not reproducible.
 """
 
 import atexit
@@ -18,34 +18,34 @@ from importlib import import_module
 from pathlib import Path
 
 TRAIN = Path(__file__).parents[2] / "train.py"
-LOADED = ("train", "moleflow.training.objective", "moleflow.training.run", "timm.optim")
+PRELOADED = ("moleflow.cli.train", "moleflow.experiment.run", "timm.optim")
 
 exit_status = 0
 
 
-@atexit.register  # the first of all, so that it is called as the last one
-def _end() -> None:
-    """End without freeing all objects one by one, which takes a fork seconds."""
+@atexit.register  # registered first, so called last
+def _exit() -> None:
+    """Exit without freeing all objects one by one, which takes seconds in a fork."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(exit_status)
 
 
-def _become(arguments: list[str], cwd: str, log: str, errors: str, setup: str) -> None:
-    """Make this process one that was just started."""
+def _reset_process(arguments: list[str], cwd: str, log: str, errors: str, setup: str) -> None:
+    """Give the forked process the state of a fresh one."""
     import numpy as np
     import torch
 
-    atexit._clear()  # the temporary folders that libraries made are the server's
-    atexit.register(_end)
+    atexit._clear()  # temporary folders of libraries belong to the server
+    atexit.register(_exit)
     os.setsid()
     os.chdir(cwd)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the server itself may run under nohup
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the server may run under nohup
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-    writing = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-    for number, path, flags in ((0, os.devnull, os.O_RDONLY), (1, log, writing), (2, errors, writing)):
+    append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    for descriptor, path, flags in ((0, os.devnull, os.O_RDONLY), (1, log, append), (2, errors, append)):
         file = os.open(path, flags)
-        os.dup2(file, number)
+        os.dup2(file, descriptor)
         os.close(file)
     torch.set_num_threads(1)
     for seed in (random.seed, np.random.seed, torch.manual_seed):
@@ -57,8 +57,8 @@ def _become(arguments: list[str], cwd: str, log: str, errors: str, setup: str) -
 def _wait(pid: int, seconds: float) -> int | None:
     end = time.monotonic() + seconds
     while True:
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
             return os.waitstatus_to_exitcode(status)
         if time.monotonic() > end:
             return None
@@ -66,17 +66,17 @@ def _wait(pid: int, seconds: float) -> int | None:
 
 
 def serve() -> None:
-    """Serve until standard input ends; return in every child, which is then a process that was just started."""
-    for module in LOADED:
+    """Serve requests until standard input ends; return in every child, which then is like a fresh process."""
+    for module in PRELOADED:
         import_module(module)
-    gc.freeze()  # children need not look through the libraries' objects again, which would copy their memory, too
+    gc.freeze()  # otherwise garbage collection in the children copies the memory of the libraries' objects
     print(json.dumps("ready"), flush=True)
     for line in sys.stdin:
         request = json.loads(line)
         if "run" in request:
             pid = os.fork()
             if not pid:
-                return _become(**request["run"])
+                return _reset_process(**request["run"])
             print(json.dumps(pid), flush=True)
         else:
             print(json.dumps(_wait(request["wait"], request["seconds"])), flush=True)

@@ -1,4 +1,4 @@
-"""Stops a run inside a task as a kill does: after a checkpoint was written, and with nothing tidied up after."""
+"""Interruption of a run within a task: right after a checkpoint is written, as by a kill."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,24 +7,31 @@ from typing import Any
 import pytest
 
 from helpers.program import run_program
-from moleflow.training.checkpoints import TaskCheckpoints
+from moleflow.training.state import TaskCheckpoints
 
 
 class Killed(BaseException):
-    """Not an Exception: nothing in the program catches it to go on."""
+    """End of a run that no ``except Exception`` of the program catches."""
 
 
-def stopped_and_continued(overrides: list[str], folder: Path, task: int, epoch: int) -> dict[str, Any]:
-    """Run, stop after an epoch of a task, run the same command again; return the content of ``metrics.json``."""
+def stop_and_resume(overrides: list[str], folder: Path, task: int, epoch: int) -> dict[str, Any]:
+    """Stop a run after an epoch, run the same command again, and return the content of ``metrics.json``.
 
-    def add(self: TaskCheckpoints, done: int, write: Callable[[Path], None]) -> None:
-        whole(self, done, write)
-        if (self.task, done) == (task, epoch):
+    Args:
+        overrides: Overrides of the command.
+        folder: The run folder.
+        task: Index of the task.
+        epoch: Epoch of the task, from 0, after whose checkpoint the run is stopped.
+    """
+    add = TaskCheckpoints.add
+
+    def add_and_stop(self: TaskCheckpoints, completed: int, write: Callable[[Path], None]) -> None:
+        add(self, completed, write)
+        if (self.task, completed) == (task, epoch):
             raise Killed
 
-    whole = TaskCheckpoints.add
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TaskCheckpoints, "add", add)
+        patch.setattr(TaskCheckpoints, "add", add_and_stop)
         with pytest.raises(Killed):
             run_program(overrides, folder)
     return run_program(overrides, folder)

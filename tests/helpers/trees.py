@@ -1,6 +1,6 @@
-"""Tiny fake data sets in the layouts of the real ones, for tests of the whole program.
+"""Tiny artificial data sets in the layouts of the public ones, for tests of the whole program.
 
-Each category has its own colours and stripes, so that a router can tell them apart; each defect is a disc of a colour
+Each category has its own colors and stripes, so that a router can distinguish them. Each defect is a disc of a color
 that the category does not have, so that a detector can find it.
 """
 
@@ -13,36 +13,40 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from moleflow.randomness import generator
+from moleflow.utils.random import generator
 
 DEFECTS = ("dent", "spot")
-"""The defect folders of the MVTec tree; pictures are dealt to them in turn."""
+"""The defect folders in the layout of MVTec AD; images alternate between them."""
 
 
-def fake_picture(
+def fake_image(
     category: str, name: str, size: tuple[int, int] = (64, 64), defect: bool = False
 ) -> tuple[Image.Image, NDArray[np.bool_]]:
-    """Draw one picture and the pixels of its defect.
+    """Draw one image and the pixels of its defect.
 
     Args:
-        category: Decides colours and stripes.
-        name: Decides shift, noise and place of the defect; the same name gives the same picture.
+        category: Determines colors and stripes.
+        name: Determines shift, noise and position of the defect; the same name gives the same image.
         size: (height, width) in pixels.
-        defect: Whether to put a defect in.
+        defect: Whether the image has a defect.
+
+    Returns:
+        The image, and its defect pixels (height, width).
     """
-    look = _numbers("look", category)
-    case = _numbers("case", category, name)
+    category_rng = _rng("look", category)
+    image_rng = _rng("case", category, name)
     height, width = size
     y, x = np.mgrid[:height, :width].astype(np.float64)
-    base, other = look.uniform(60, 200, 3), look.uniform(60, 200, 3)
-    angle, period = look.uniform(0, np.pi), look.uniform(6, 14)
-    phase = 2 * np.pi * ((x * np.cos(angle) + y * np.sin(angle)) / period + case.uniform())
-    pixels = base + (other - base) * (0.5 + 0.5 * np.sin(phase))[..., None] + case.normal(0, 4, (height, width, 3))
+    base, other = category_rng.uniform(60, 200, 3), category_rng.uniform(60, 200, 3)
+    angle, period = category_rng.uniform(0, np.pi), category_rng.uniform(6, 14)
+    phase = 2 * np.pi * ((x * np.cos(angle) + y * np.sin(angle)) / period + image_rng.uniform())
+    stripes = (0.5 + 0.5 * np.sin(phase))[..., None]
+    pixels = base + (other - base) * stripes + image_rng.normal(0, 4, (height, width, 3))
     radius = min(size) / 6
-    centre = case.uniform(radius, height - radius), case.uniform(radius, width - radius)
-    marked = (np.hypot(y - centre[0], x - centre[1]) < radius) & defect
-    pixels[marked] = (250, 240, 10) if base.mean() < 130 else (10, 5, 120)
-    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8)), marked
+    center = image_rng.uniform(radius, height - radius), image_rng.uniform(radius, width - radius)
+    mask = (np.hypot(y - center[0], x - center[1]) < radius) & defect
+    pixels[mask] = (250, 240, 10) if base.mean() < 130 else (10, 5, 120)
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8)), mask
 
 
 def write_mvtec_tree(
@@ -54,15 +58,15 @@ def write_mvtec_tree(
     defect: int = 3,
     masks: bool = True,
 ) -> Path:
-    """Write a tree as MVTec AD's and return its root.
+    """Write a data set in the layout of MVTec AD and return its root.
 
     Args:
-        root: Where the categories go.
-        categories: Which to write.
+        root: The folder of the categories.
+        categories: The categories to write.
         size: (height, width) in pixels.
-        train: Training pictures a category.
-        good: Normal test pictures a category.
-        defect: Test pictures with a defect a category, dealt to `DEFECTS` in turn.
+        train: Training images per category.
+        good: Normal test images per category.
+        defect: Test images with a defect per category, alternating between `DEFECTS`.
         masks: Whether to write masks.
     """
     plan = [("train", "good", number) for number in range(train)]
@@ -70,11 +74,11 @@ def write_mvtec_tree(
     plan += [("test", DEFECTS[number % len(DEFECTS)], number // len(DEFECTS)) for number in range(defect)]
     for category in categories:
         for split, kind, number in plan:
-            picture, marked = fake_picture(category, f"{split}/{kind}/{number}", size, kind != "good")
-            _save(picture, root / category / split / kind / f"{number:03d}.png")
+            image, mask = fake_image(category, f"{split}/{kind}/{number}", size, kind != "good")
+            _save(image, root / category / split / kind / f"{number:03d}.png")
             if kind != "good" and masks:
-                mask = Image.fromarray(marked.astype(np.uint8) * 255)
-                _save(mask, root / category / "ground_truth" / kind / f"{number:03d}_mask.png")
+                mask_image = Image.fromarray(mask.astype(np.uint8) * 255)
+                _save(mask_image, root / category / "ground_truth" / kind / f"{number:03d}_mask.png")
     return root
 
 
@@ -86,28 +90,28 @@ def write_visa_tree(
     good: int = 3,
     defect: int = 3,
 ) -> Path:
-    """Write a tree as VisA is released (csv, JPG pictures, masks of codes 1 to 3) and return its root.
+    """Write a data set in the layout of the VisA release (csv, JPG images, mask codes 1 to 3) and return its root.
 
     Args:
-        root: Where ``split_csv`` and the objects go.
-        categories: Which to write.
+        root: The folder of ``split_csv`` and the categories.
+        categories: The categories to write.
         size: (height, width) in pixels; not square, as in the release.
-        train: Training pictures a category.
-        good: Normal test pictures a category.
-        defect: Test pictures with a defect a category.
+        train: Training images per category.
+        good: Normal test images per category.
+        defect: Test images with a defect per category.
     """
     rows = [("object", "split", "label", "image", "mask")]
     for category in categories:
         for number in range(train + good):
             path = f"{category}/Data/Images/Normal/{number:04d}.JPG"
-            picture, _ = fake_picture(category, path, size)
-            _save(picture, root / path)
+            image, _ = fake_image(category, path, size)
+            _save(image, root / path)
             rows.append((category, "train" if number < train else "test", "normal", path, ""))
         for number in range(defect):
             path, mask_path = (f"{category}/Data/{kind}/Anomaly/{number:03d}" for kind in ("Images", "Masks"))
-            picture, marked = fake_picture(category, path, size, defect=True)
-            _save(picture, root / f"{path}.JPG")
-            _save(Image.fromarray(marked.astype(np.uint8) * np.uint8(1 + number % 3)), root / f"{mask_path}.png")
+            image, mask = fake_image(category, path, size, defect=True)
+            _save(image, root / f"{path}.JPG")
+            _save(Image.fromarray(mask.astype(np.uint8) * np.uint8(1 + number % 3)), root / f"{mask_path}.png")
             rows.append((category, "test", "anomaly", f"{path}.JPG", f"{mask_path}.png"))
     table = root / "split_csv" / "1cls.csv"
     table.parent.mkdir(parents=True, exist_ok=True)
@@ -116,11 +120,11 @@ def write_visa_tree(
     return root
 
 
-def _numbers(purpose: str, *place: str) -> np.random.Generator:
-    named = generator(0, f"fake {purpose}", *place)
-    return np.random.default_rng(int(torch.randint(2**62, (), generator=named)))
+def _rng(purpose: str, *place: str) -> np.random.Generator:
+    source = generator(0, f"fake {purpose}", *place)
+    return np.random.default_rng(int(torch.randint(2**62, (), generator=source)))
 
 
-def _save(picture: Image.Image, path: Path) -> None:
+def _save(image: Image.Image, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path)
+    image.save(path)

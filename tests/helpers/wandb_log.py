@@ -1,4 +1,4 @@
-"""Reads what W&B wrote into an offline run's own file."""
+"""Reader of the file that W&B writes for an offline run."""
 
 import json
 import struct
@@ -8,27 +8,29 @@ from typing import Any
 
 from wandb.proto import wandb_internal_pb2
 
-_BLOCK, _HEADER = 32768, 7
+_BLOCK_BYTES, _HEADER_BYTES = 32768, 7
+_FULL, _LAST = 1, 4  # types of a LevelDB log entry: a whole record, the last part of a record
 
 
-def records(folder: Path) -> Iterator[Any]:
-    """Yield every record of the only offline run below a run folder (a LevelDB log of protobufs)."""
+def read_records(folder: Path) -> Iterator[Any]:
+    """Yield all records of the only offline run below a run folder; its file is a LevelDB log of protobufs."""
     (path,) = folder.glob("wandb/offline-run-*/*.wandb")
-    content, place, pieces = path.read_bytes(), _HEADER, b""
-    while place + _HEADER <= len(content):
-        if _BLOCK - place % _BLOCK < _HEADER:
-            place += _BLOCK - place % _BLOCK
+    content, position, parts = path.read_bytes(), _HEADER_BYTES, b""
+    while position + _HEADER_BYTES <= len(content):
+        if _BLOCK_BYTES - position % _BLOCK_BYTES < _HEADER_BYTES:
+            position += _BLOCK_BYTES - position % _BLOCK_BYTES
             continue
-        _, length, kind = struct.unpack("<IHB", content[place : place + _HEADER])
-        pieces += content[place + _HEADER : place + _HEADER + length]
-        place += _HEADER + length
-        if kind in (1, 4):  # a whole record, or the last piece of one
+        start = position + _HEADER_BYTES
+        _, length, kind = struct.unpack("<IHB", content[position:start])
+        parts += content[start : start + length]
+        position = start + length
+        if kind in (_FULL, _LAST):
             record = wandb_internal_pb2.Record()
-            record.ParseFromString(pieces)
-            pieces = b""
+            record.ParseFromString(parts)
+            parts = b""
             yield record
 
 
-def items(update: Any) -> dict[str, Any]:
-    """Return key and value of a record's items; nested keys are joined by dots."""
-    return {".".join(item.nested_key) or item.key: json.loads(item.value_json) for item in update}
+def to_dict(items: Any) -> dict[str, Any]:
+    """Return the items of a record as a dict; nested keys are joined by dots."""
+    return {".".join(item.nested_key) or item.key: json.loads(item.value_json) for item in items}

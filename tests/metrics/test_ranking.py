@@ -1,4 +1,4 @@
-"""Ranking metrics against scikit-learn and against the definition, on any range and with ties."""
+"""Ranking metrics against scikit-learn and the definition, for any range and with ties."""
 
 import math
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from moleflow.metrics.ranking import auroc, average_precision, rank
-from moleflow.randomness import generator
+from moleflow.utils.random import generator
 
 
 def _data(count: int, low: float, high: float, levels: int | None, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -50,7 +50,7 @@ def test_equals_the_definition(samples: list[tuple[int, bool]]) -> None:
     assert average_precision(scores, labels) == pytest.approx(area)
 
 
-def test_only_the_order_of_scores_counts() -> None:
+def test_metrics_depend_on_the_order_of_scores_only() -> None:
     scores, labels = _data(500, -1, 1, 50)
     for monotone in (scores.double() * 1e6 - 3e7, scores.double() ** 3, scores.double().exp()):
         assert auroc(monotone, labels) == auroc(scores, labels)
@@ -58,18 +58,18 @@ def test_only_the_order_of_scores_counts() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.int64])
-def test_every_dtype_is_ranked_exactly(dtype: torch.dtype) -> None:
+def test_all_dtypes_are_ranked_exactly(dtype: torch.dtype) -> None:
     scores, labels = _data(400, -200, 200, 60)
     typed = scores.round().to(dtype)
     assert auroc(typed, labels) == pytest.approx(roc_auc_score(labels, typed.double()), abs=1e-12)
 
 
-def test_large_integers_keep_their_last_digit() -> None:
+def test_large_integers_are_ranked_exactly() -> None:
     scores = torch.tensor([2**24, 2**24 + 1])  # equal in float32
     assert auroc(scores, torch.tensor([0, 1])) == 1.0
 
 
-def test_shape_and_stride_do_not_matter() -> None:
+def test_metrics_do_not_depend_on_shape_and_stride() -> None:
     scores, labels = _data(240, -5, 5, 20)
     grid, mask = scores.reshape(4, 6, 10).transpose(0, 2), labels.reshape(4, 6, 10).transpose(0, 2)
     assert auroc(grid, mask) == auroc(scores, labels)
@@ -83,26 +83,26 @@ def test_one_class_gives_nan() -> None:
         assert math.isnan(average_precision(scores, labels))
 
 
-@pytest.mark.parametrize("place", [0, 1])
-def test_nan_is_an_error_in_either_class(place: int) -> None:
+@pytest.mark.parametrize("index", [0, 1])
+def test_nan_is_an_error_in_either_class(index: int) -> None:
     scores = torch.tensor([0.0, 1.0, 2.0, 3.0])
-    scores[place] = torch.nan
+    scores[index] = torch.nan
     with pytest.raises(ValueError, match="NaN"):
         auroc(scores, torch.tensor([0, 1, 0, 1]))
 
 
-def test_infinite_scores_keep_their_rank() -> None:
+def test_infinite_scores_are_ranked() -> None:
     scores = torch.tensor([-torch.inf, 3.0, torch.inf, torch.inf])
     assert auroc(scores, torch.tensor([0, 0, 0, 1])) == pytest.approx(2.5 / 3)
 
 
-def test_other_shapes_are_an_error() -> None:
+def test_mismatched_shapes_are_an_error() -> None:
     with pytest.raises(ValueError, match="don't match"):
         rank(torch.zeros(3), torch.zeros(4))
 
 
-def test_input_is_left_alone() -> None:
+def test_input_is_not_modified() -> None:
     scores, labels = _data(50, 0, 1, None)
-    before = scores.clone()
+    copy = scores.clone()
     average_precision(scores, labels)
-    assert scores.equal(before)
+    assert scores.equal(copy)

@@ -1,4 +1,4 @@
-"""The page in a real browser: sorted and filtered by clicks, no error on the console."""
+"""Tests of the page in a browser: sorting, filtering, links, layout, and no errors on the console."""
 
 import os
 import shutil
@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
+from helpers.report import build_report
 from helpers.runs import write_faulty, write_known_effects
-from moleflow.report.__main__ import main
+from moleflow.report.page import write
 
 webdriver = pytest.importorskip("selenium.webdriver")
-waiting = pytest.importorskip("selenium.webdriver.support.wait")
+support = pytest.importorskip("selenium.webdriver.support.wait")
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs chromium and chromedriver")
 FLAGS = (
@@ -25,10 +26,9 @@ FLAGS = (
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("browser")
-    write_known_effects(root / "runs")
-    write_faulty(root / "runs" / "faulty")
-    assert main([str(root / "runs"), "-o", str(root / "out")]) == 0
-    return root / "out" / "index.html"
+    write_known_effects(root)
+    write_faulty(root / "faulty")
+    return write(build_report(root), root, "Experiments", "Subtitle")
 
 
 @pytest.fixture
@@ -51,10 +51,10 @@ def column(browser: Any, number: int) -> list[str]:
     return [row.find_elements("tag name", "td")[number].text for row in rows if row.is_displayed()]
 
 
-def test_sort_filter_choose_and_follow_a_link(browser: Any) -> None:
+def test_sorting_filtering_choosing_and_links(browser: Any) -> None:
     assert column(browser, 0) == [str(i) for i in range(1, 11)]
     heads = browser.find_elements("css selector", "#table-leaderboard1 th button")
-    heads[5].click()  # image_auroc, the best first
+    heads[5].click()  # image_auroc, descending
     assert column(browser, 5)[0] == "0.9700"
     heads[5].click()
     assert column(browser, 5)[0] == "0.9000"
@@ -71,37 +71,37 @@ def test_sort_filter_choose_and_follow_a_link(browser: Any) -> None:
     assert chooser.is_displayed()
     left = chooser.find_element("css selector", "[name=left]")
     left.find_element("css selector", "option[value=C08]").click()
-    gain = chooser.find_element("css selector", "tbody tr:first-child td:last-child").text
-    assert gain == "▲ +0.3000"  # bottle: 0.3 with tail weight 0, 0.6 with the best
+    difference = chooser.find_element("css selector", "tbody tr:first-child td:last-child").text
+    assert difference == "▲ +0.3000"  # bottle: 0.3 with tail_weight=0, 0.6 with the best
 
     browser.find_element("css selector", "#table-leaderboard1 a[href='#C02']").click()
-    wait = waiting.WebDriverWait(browser, 30)  # the page hears of a new place when it is idle
+    wait = support.WebDriverWait(browser, 30)  # hashchange is an asynchronous event
     marked = wait.until(lambda browser: browser.find_elements("css selector", "#table-runs tr.marked"))
-    assert len(marked) == 3  # its three seeds
+    assert len(marked) == 3  # seeds
     assert all("C02" in row.text for row in marked)
 
 
 @pytest.mark.parametrize("section", ["summary", "leaderboard", "continual"])
-def test_tables_fit_into_a_usual_window(browser: Any, section: str) -> None:
+def test_tables_fit_into_a_window(browser: Any, section: str) -> None:
     browser.set_window_size(1400, 1000)
     widths = "return [...document.querySelectorAll(arguments[0])].map((box) => [box.scrollWidth, box.clientWidth])"
     boxes = browser.execute_script(widths, f"#{section} .scroll")
     assert boxes
-    assert all(needed <= there for needed, there in boxes)
+    assert all(content <= box for content, box in boxes)
 
 
-def test_numbers_stand_below_their_headers(browser: Any) -> None:
-    sides = "return [...document.querySelectorAll('#categories th, #categories td')].map((cell) => "
-    sides += "[cell.closest('table').outerHTML.length, cell.cellIndex, "
-    sides += "getComputedStyle(cell.querySelector('button') || cell).textAlign])"
+def test_headers_are_aligned_with_their_columns(browser: Any) -> None:
+    script = "return [...document.querySelectorAll('#categories th, #categories td')].map((cell) => "
+    script += "[cell.closest('table').outerHTML.length, cell.cellIndex, "
+    script += "getComputedStyle(cell.querySelector('button') || cell).textAlign])"
     by_column: dict[tuple[int, int], set[str]] = {}
-    for table, column, side in browser.execute_script(sides):
+    for table, column, side in browser.execute_script(script):
         by_column.setdefault((table, column), set()).add(side.replace("start", "left"))
     assert by_column
-    assert all(len(found) == 1 for found in by_column.values())
+    assert all(len(sides) == 1 for sides in by_column.values())
 
 
-def test_every_image_is_drawn_and_kept_as_a_screenshot(browser: Any, page: Path) -> None:
+def test_all_images_are_decoded(browser: Any, page: Path) -> None:
     images = browser.find_elements("tag name", "img")
     assert len(images) > 10
     browser.execute_script("document.querySelectorAll('img').forEach((i) => { i.loading = 'eager'; })")

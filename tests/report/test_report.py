@@ -1,4 +1,4 @@
-"""The report on runs whose effects are known: it finds those, and none that isn't there."""
+"""Tests of the report on runs with known effects."""
 
 import shutil
 import subprocess
@@ -9,25 +9,14 @@ from typing import Any
 
 import pytest
 
+from helpers.report import build_report, columns, plots, tables
 from helpers.runs import write_faulty, write_known_effects, write_run
-from moleflow.data import ORDERS
-from moleflow.errors import UserError
-from moleflow.report.__main__ import main
-from moleflow.report.content import Options, Section
-from moleflow.report.page import build, write
-from moleflow.report.plots import Plot
-from moleflow.report.public import SIZES
-from moleflow.report.runs import read_runs
-from moleflow.report.tables import Table, plain_rows
-
-
-def tables(sections: list[Section]) -> dict[str, Table]:
-    return {block.name: block for section in sections for block in section.blocks if isinstance(block, Table)}
-
-
-def by(table: Table, *columns: str) -> list[tuple[object, ...]]:
-    places = [list(table.columns).index(column) for column in columns]
-    return [tuple(row[i] for i in places) for row in plain_rows(table)]
+from moleflow.data.tasks import ORDERS
+from moleflow.report.document import ReportOptions
+from moleflow.report.page import html, write
+from moleflow.report.reference_datasets import DATASET_SIZES
+from moleflow.report.tables import Table
+from moleflow.utils.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -39,217 +28,230 @@ def runs_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def report(runs_folder: Path) -> dict[str, Table]:
-    return tables(build(*read_runs([runs_folder]), Options(target=0.6), runs_folder))
+    return tables(build_report(runs_folder, ReportOptions(target=0.6)))
 
 
-def write_whole(root: Path, dataset: str, **given: Any) -> None:
+def write_full_run(root: Path, dataset: str, changes: dict[str, Any] | None = None, pixel_ap: float = 0.5) -> None:
     """Write a run on all categories of a public data set."""
-    target = {"mvtec": "MVTec", "visa": "VisA"}[dataset]
-    changes = {"dataset._target_": f"moleflow.data.{target}DataModule"} | given.pop("changes", {})
-    write_run(root, f"{dataset}{len(list(root.iterdir()))}", changes, categories=ORDERS[dataset], **given)
+    name = {"mvtec": "MVTec", "visa": "VisA"}[dataset]
+    target = {"dataset._target_": f"moleflow.data.datamodule.{name}DataModule"}
+    run_id = f"{dataset}{len(list(root.iterdir()))}"
+    write_run(root, run_id, target | (changes or {}), pixel_ap, categories=ORDERS[dataset])
 
 
-def test_sizes_are_those_of_the_data_sets() -> None:
-    assert {name: len(ORDERS[name]) for name in SIZES} == SIZES
+def test_dataset_sizes_equal_the_number_of_categories() -> None:
+    assert {name: len(ORDERS[name]) for name in DATASET_SIZES} == DATASET_SIZES
 
 
-def test_aims_are_those_of_pixel_ap_on_their_data_sets(tmp_path: Path) -> None:
-    write_whole(tmp_path, "mvtec", pixel_ap=0.7)
-    write_whole(tmp_path, "visa", pixel_ap=0.3)
+def test_default_targets_hold_for_pixel_ap_on_whole_data_sets(tmp_path: Path) -> None:
+    write_full_run(tmp_path, "mvtec", pixel_ap=0.7)
+    write_full_run(tmp_path, "visa", pixel_ap=0.3)
     write_run(tmp_path, "part", pixel_ap=0.3)
-    write_run(tmp_path, "mine", {"dataset._target_": "moleflow.data.DemoDataModule"}, 0.3)
+    write_run(tmp_path, "mine", {"dataset._target_": "moleflow.data.synthetic.dataset.SyntheticDataModule"}, 0.3)
 
-    def targets(options: Options) -> dict[str, str]:
-        table = tables(build(*read_runs([tmp_path]), options, tmp_path))["summary"]
-        return {row[0].text.split(",")[0] + row[0].text[-13:-11]: row[-1].text for row in table.cells}
+    def targets(options: ReportOptions) -> dict[str, str]:
+        table = tables(build_report(tmp_path, options))["summary"]
+        return {row[0].text.removesuffix(" categories"): row[-1].text for row in table.cells}
 
-    of_all = dict.fromkeys(("mvtec15", "visa12", "mvtec 3", "demo 3"), "0.2 reached, +0.7500")
-    assert targets(Options()) == dict.fromkeys(of_all, "–") | {
-        "mvtec15": "0.6 reached, +0.1000", "visa12": "0.4 missed by 0.1000"
+    datasets = ("mvtec, 15", "visa, 12", "mvtec, 3", "synthetic, 3")
+    assert targets(ReportOptions()) == dict.fromkeys(datasets, "–") | {
+        "mvtec, 15": "0.6 reached, +0.1000", "visa, 12": "0.4 missed by 0.1000"
     }  # fmt: skip
-    assert targets(Options(metric="image_auroc")) == dict.fromkeys(of_all, "–")
-    assert targets(Options(metric="image_auroc", target=0.2)) == of_all
+    assert targets(ReportOptions(metric="image_auroc")) == dict.fromkeys(datasets, "–")
+    reached = dict.fromkeys(datasets, "0.2 reached, +0.7500")
+    assert targets(ReportOptions(metric="image_auroc", target=0.2)) == reached
 
 
-def test_recorded_numbers_are_compared_on_their_own_pictures_alone(tmp_path: Path) -> None:
-    claim = {"reported": {"run": "woLoRA", "pixel_ap": 0.5531, "note": None}}
-    write_run(tmp_path, "part", claim)
-    write_whole(tmp_path, "mvtec", changes=claim)
-    write_whole(tmp_path, "mvtec", changes=claim | {"masks": "native"})
-    write_whole(tmp_path, "visa", changes=claim)
-    table = tables(build(*read_runs([tmp_path]), Options(), tmp_path))["reported"]
-    columns = [list(table.columns).index(name) for name in ("data set", "difference", "verdict", "note")]
-    found = {row[0].text: (row[1].text, row[2].text) for row in ([cells[i] for i in columns] for cells in table.cells)}
-    assert found == {
-        "mvtec, 3 categories": ("–", "another data set"),
-        "visa, 12 categories": ("–", "another data set"),
-        "mvtec, 15 categories, native masks": ("–", "other masks"),
-        "mvtec, 15 categories": ("▼ -0.0531", "no tolerance: one seed"),
+def test_recorded_values_are_compared_on_equal_images_only(tmp_path: Path) -> None:
+    record = {"reported": {"run": "woLoRA", "pixel_ap": 0.5531, "note": None}}
+    write_run(tmp_path, "part", record)
+    write_full_run(tmp_path, "mvtec", record)
+    write_full_run(tmp_path, "mvtec", record | {"masks": "full"})
+    write_full_run(tmp_path, "visa", record)
+    table = tables(build_report(tmp_path))["reported"]
+    indices = [list(table.columns).index(name) for name in ("data set", "difference", "tolerance", "verdict", "note")]
+    rows = {cells[indices[0]].text: tuple(cells[i].text for i in indices[1:]) for cells in table.cells}
+    assert rows == {
+        "mvtec, 3 categories": ("–", "–", "other data set", ""),
+        "visa, 12 categories": ("–", "–", "other data set", ""),
+        "mvtec, 15 categories, full masks": ("–", "–", "other masks", ""),
+        "mvtec, 15 categories": ("▼ -0.0531", "0.017", "worse", ""),  # recorded standard deviation of the group
     }
-    assert {row[columns[-1]].text for row in table.cells} == {""}
 
 
-def test_runs_that_are_measured_on_other_masks_are_kept_apart(tmp_path: Path) -> None:
-    write_run(tmp_path, "paper", {"masks": "seen"})
-    write_run(tmp_path, "full", {"masks": "native"}, 0.6)
-    found = tables(build(*read_runs([tmp_path]), Options(), tmp_path))
-    assert {found[name].title for name in ("leaderboard1", "leaderboard2")} == {
-        "mvtec, 3 categories", "mvtec, 3 categories, native masks"
+def test_reported_values_of_unknown_noise_and_excluded_ones_have_no_verdict(tmp_path: Path) -> None:
+    write_full_run(tmp_path, "mvtec", {"reported": {"pixel_ap": 0.4, "image_auroc": 0.9}})
+    excluded = {"run": "woLoRA", "pixel_ap": 0.4, "image_auroc": 0.9, "compare": False}
+    write_full_run(tmp_path, "visa", {"reported": excluded | {"run": "mine"}})
+    rows = columns(tables(build_report(tmp_path))["reported"], "data set", "metric", "verdict")
+    assert set(rows) == {
+        ("mvtec, 15 categories", "pixel_ap", "no tolerance: one seed"),
+        ("mvtec, 15 categories", "image_auroc", "no tolerance: one seed"),
+        ("visa, 12 categories", "pixel_ap", "not compared"),
+        ("visa, 12 categories", "image_auroc", "not compared"),
+    }
+
+
+def test_runs_with_cropped_and_full_masks_are_not_compared(tmp_path: Path) -> None:
+    write_run(tmp_path, "cropped", {"masks": "cropped"})
+    write_run(tmp_path, "full", {"masks": "full"}, 0.6)
+    by_name = tables(build_report(tmp_path))
+    assert {by_name[name].title for name in ("leaderboard1", "leaderboard2")} == {
+        "mvtec, 3 categories", "mvtec, 3 categories, full masks"
     }  # fmt: skip
-    assert "ablation1" not in found
+    assert "ablation1" not in by_name
 
 
-def test_only_categories_below_the_mean_hold_back(report: dict[str, Table]) -> None:
-    assert by(report["bottlenecks1"], "category", "against the mean") == [("bottle", pytest.approx(-0.1))]
+def test_bottlenecks_are_below_the_mean(report: dict[str, Table]) -> None:
+    rows = columns(report["bottlenecks1"], "category", "difference from the mean")
+    assert rows == [("bottle", pytest.approx(-0.1))]
 
 
-def test_the_page_has_the_same_means_to_choose_from(runs_folder: Path) -> None:
-    sections = build(*read_runs([runs_folder]), Options(), runs_folder)
+def test_the_chooser_has_the_values_of_the_table(runs_folder: Path) -> None:
+    sections = build_report(runs_folder)
     (chooser,) = [section.chooser for section in sections if section.chooser]
-    bench: Any = chooser["benches"][0]  # type: ignore[index]
-    sides = {c["name"]: c["values"]["pixel_ap"] for c in bench["configurations"]}
-    gains = [b - a for a, b in zip(sides[bench["left"]], sides[bench["right"]], strict=True)]
-    assert [(gain,) for gain in gains] == by(tables(sections)["categories1"], "gain")
+    group: Any = chooser["groups"][0]  # type: ignore[index]
+    values = {c["id"]: c["values"]["pixel_ap"] for c in group["configurations"]}
+    differences = [b - a for a, b in zip(values[group["left"]], values[group["right"]], strict=True)]
+    assert [(difference,) for difference in differences] == columns(tables(sections)["categories1"], "difference")
 
 
-def test_the_trade_off_names_its_data_set(runs_folder: Path) -> None:
-    sections = build(*read_runs([runs_folder]), Options(), runs_folder)
-    (plot,) = [block for s in sections if s.name == "pareto" for block in s.blocks if isinstance(block, Plot)]
-    assert plot.title == "Image AUROC against pixel AP (mvtec, 3 categories)"
+def test_the_trade_off_has_the_name_of_its_data_set(runs_folder: Path) -> None:
+    (plot,) = plots([section for section in build_report(runs_folder) if section.name == "pareto"])
+    assert plot.title == "Pixel AP over image AUROC (mvtec, 3 categories)"
 
 
-def test_ablation_finds_the_effects_that_were_put_in(report: dict[str, Table]) -> None:
-    found = {
-        (key, there): (round(float(str(impact)), 6), verdict)
-        for key, there, impact, verdict in by(report["ablation1"], "changed key", "here", "impact", "verdict")
-    }
-    assert found["loss.tail_weight", "0"] == (-0.1, "beyond the noise")
-    assert found["loss.tail_weight", "1"] == (0.02, "beyond the noise")
-    assert found["model.dia_blocks", "0"] == (-0.06, "beyond the noise")
-    assert found["backbone", "vit"] == (-0.2, "beyond the noise")
+def test_ablation_shows_the_known_effects(report: dict[str, Table]) -> None:
+    rows = columns(report["ablation1"], "key", "value", "difference", "verdict")
+    effects = {(key, value): (round(float(difference), 6), verdict) for key, value, difference, verdict in rows}
+    assert effects["loss.tail_weight", "0"] == (-0.1, "significant")
+    assert effects["loss.tail_weight", "1"] == (0.02, "significant")
+    assert effects["model.dia_blocks", "0"] == (-0.06, "significant")
+    assert effects["backbone", "vit"] == (-0.2, "significant")
 
 
-def test_an_effect_inside_the_noise_is_called_so(report: dict[str, Table]) -> None:
-    rows = by(report["ablation1"], "changed key", "verdict")
-    assert ("optimizer.lr", "inside the noise") in rows
-    assert ("epochs", "inside the noise") in rows
+def test_keys_without_effect_are_not_significant(report: dict[str, Table]) -> None:
+    rows = columns(report["ablation1"], "key", "verdict")
+    assert ("optimizer.lr", "not significant") in rows
+    assert ("epochs", "not significant") in rows
 
 
-def test_two_keys_at_once_are_nobodys_effect(report: dict[str, Table]) -> None:
-    values = {value for key, value in by(report["effects1"], "key", "value") if key == "optimizer.lr"}
-    assert values == {"0.0001", "0.0003"}  # 0.0009 came with other epochs
-    assert "80" not in {value for key, value in by(report["effects1"], "key", "value") if key == "epochs"}
-    assert max(float(str(v)) for (v,) in by(report["leaderboard1"], "pixel_ap")) == pytest.approx(0.70)
+def test_changes_of_two_keys_are_no_effect_of_either(report: dict[str, Table]) -> None:
+    rows = columns(report["effects1"], "key", "value")
+    assert {value for key, value in rows if key == "optimizer.lr"} == {"0.0001", "0.0003"}  # 0.0009 has other epochs
+    assert "80" not in {value for key, value in rows if key == "epochs"}
+    assert max(float(value) for (value,) in columns(report["leaderboard1"], "pixel_ap")) == pytest.approx(0.70)
 
 
-def test_keys_without_other_values_have_no_effect(report: dict[str, Table]) -> None:
-    keys = {key for (key,) in by(report["effects1"], "key")}
+def test_keys_with_one_value_have_no_effect(report: dict[str, Table]) -> None:
+    keys = {key for (key,) in columns(report["effects1"], "key")}
     assert keys == {"loss.tail_weight", "model.dia_blocks", "optimizer.lr", "epochs", "backbone"}
 
 
-def test_data_sets_are_never_compared_with_one_another(report: dict[str, Table]) -> None:
-    assert {row[0] for row in by(report["summary"], "data set")} == {"mvtec, 3 categories", "visa, 2 categories"}
+def test_data_sets_are_not_compared_with_one_another(report: dict[str, Table]) -> None:
+    assert {name for (name,) in columns(report["summary"], "data set")} == {"mvtec, 3 categories", "visa, 2 categories"}
     assert len(report["leaderboard2"].rows) == 1
 
 
 def test_synergy_of_two_components(report: dict[str, Table]) -> None:
-    ((a, b, gain_a, gain_b, value),) = by(report["synergy_pairs1"], "A", "B", "gain A", "gain B", "synergy")
+    names = ("A", "B", "effect of A", "effect of B", "synergy")
+    ((a, b, effect_a, effect_b, synergy),) = columns(report["synergy_pairs1"], *names)
     assert (a, b) == ("loss.tail_weight=0.7", "model.dia_blocks=2")
-    assert (gain_a, gain_b, value) == pytest.approx((0.05, 0.01, 0.05))
-    steps = by(report["synergy_steps1"], "added", "pixel_ap")
+    assert (effect_a, effect_b, synergy) == pytest.approx((0.05, 0.01, 0.05))
+    steps = columns(report["synergy_steps1"], "added", "pixel_ap")
     assert [added for added, _ in steps] == ["(start)", "model.dia_blocks", "loss.tail_weight"]
 
 
-def test_measured_against_reported(report: dict[str, Table]) -> None:
-    rows = dict(by(report["reported"], "metric", "verdict"))
-    assert rows == {"pixel_ap": "better", "image_auroc": "worse"}  # all seeds agree on 0.95: no tolerance at all
+def test_measured_and_reported_values(report: dict[str, Table]) -> None:
+    rows = dict(columns(report["reported"], "metric", "verdict"))
+    assert rows == {"pixel_ap": "better", "image_auroc": "worse"}  # all seeds have image AUROC 0.95: tolerance 0
 
 
-def test_summary_names_baseline_best_and_target(report: dict[str, Table]) -> None:
-    row = dict(zip(report["summary"].columns, plain_rows(report["summary"])[0], strict=True))
-    assert row["gain"] == pytest.approx(0.2)
-    assert row["target"] == pytest.approx(0.1)
+def test_summary_compares_best_baseline_and_target(report: dict[str, Table]) -> None:
+    difference, target = columns(report["summary"], "difference", "target")[0]
+    assert difference == pytest.approx(0.2)
+    assert target == pytest.approx(0.1)
 
 
-def test_what_was_not_tried_next_to_the_best_is_a_command(report: dict[str, Table]) -> None:
-    commands = [str(c) for (c,) in by(report["not_tried1"], "command")]
+def test_suggested_runs_are_commands_of_untested_configurations(report: dict[str, Table]) -> None:
+    commands = [command for (command,) in columns(report["suggestions1"], "command")]
     assert "python train.py optimizer.lr=0.0009 epochs=80 loss.tail_weight=0.3 seed=0" in commands
-    tried = "python train.py -m loss.tail_weight=1.0 optimizer.lr=0.0003 seed=0,1,2"
-    assert tried not in commands
+    tested = "python train.py -m loss.tail_weight=1.0 optimizer.lr=0.0003 seed=0,1,2"
+    assert tested not in commands
 
 
-CLOSED = {"steps": 0, "skipped_steps": [0, 0, 0], "epochs": [[], [], []]}
+CLOSED_FORM = {"steps": 0, "skipped_steps": [0, 0, 0], "epochs": [[], [], []]}
 
 
-def test_a_model_in_closed_form_has_no_epochs_to_miss(tmp_path: Path) -> None:
-    write_run(tmp_path, "closed", {"model": {"_target_": "moleflow.rivals.PatchMemory"}}, training=CLOSED)
-    write_run(tmp_path, "trained", training=CLOSED | {"steps": 6, "epochs": [[{"loss": 1.0}], [], [{"loss": 1.0}]]})
-    found = by(tables(build(*read_runs([tmp_path]), Options(), tmp_path))["warnings"], "kind", "where", "what")
-    told = [row[1:] for row in found if row[0] == "skipped task"]
-    assert told == [("trained", "task 2 was not trained for a single epoch.")]
+def test_closed_form_models_have_no_skipped_tasks(tmp_path: Path) -> None:
+    closed_form = {"model": {"_target_": "moleflow.models.closed_form.patchcore.PatchCore"}}
+    write_run(tmp_path, "closed", closed_form, training=CLOSED_FORM)
+    trained = CLOSED_FORM | {"steps": 6, "epochs": [[{"loss": 1.0}], [], [{"loss": 1.0}]]}
+    write_run(tmp_path, "trained", training=trained)
+    rows = columns(tables(build_report(tmp_path))["warnings"], "kind", "where", "description")
+    skipped = [row[1:] for row in rows if row[0] == "skipped task"]
+    assert skipped == [("trained", "Task 2 was not trained for a single epoch.")]
 
 
-def test_only_what_could_change_the_result_is_to_be_tried(tmp_path: Path) -> None:
+def test_only_relevant_keys_are_suggested(tmp_path: Path) -> None:
     base = {"model.size": 3, "scoring.percentile": 0.9}
-    tried = {"epochs": 3, "loss.tail_weight": 0.1, "optimizer.lr": 0.1, "model.size": 9, "scoring.percentile": 0.5}
+    changes = {"epochs": 3, "loss.tail_weight": 0.1, "optimizer.lr": 0.1, "model.size": 9, "scoring.percentile": 0.5}
     write_run(tmp_path, "flow", base, 0.3)
-    for key, value in tried.items():
+    for key, value in changes.items():
         write_run(tmp_path, f"flow_{key}", base | {key: value}, 0.2)
     write_run(tmp_path, "ensemble", base | {"ensemble": [{}, {"epochs": 3}]}, 0.6)
-    write_run(tmp_path, "closed", base | {"model._target_": "PatchMemory"}, 0.5, training=CLOSED)
+    write_run(tmp_path, "closed", base | {"model._target_": "PatchCore"}, 0.5, training=CLOSED_FORM)
     write_run(tmp_path, "quantile", base | {"scoring.aggregation": "percentile", "epochs": 9}, 0.4)
-    found = by(tables(build(*read_runs([tmp_path]), Options(), tmp_path))["not_tried1"], "next to", "key")
-    keys = {name: {key for other, key in found if other == name} for name in ("C01", "C02", "C03")}
-    assert keys == {"C01": set(), "C02": {"model.size"}, "C03": set(tried)}
+    rows = columns(tables(build_report(tmp_path))["suggestions1"], "id", "key")
+    keys = {name: {key for other, key in rows if other == name} for name in ("C01", "C02", "C03")}
+    assert keys == {"C01": set(), "C02": {"model.size"}, "C03": set(changes)}
 
 
-def test_faulty_folders_are_lines_and_not_crashes(report: dict[str, Table]) -> None:
-    kinds = {Path(str(where)).name: kind for kind, where in by(report["warnings"], "kind", "where")}
+def test_folders_without_results_are_warnings(report: dict[str, Table]) -> None:
+    kinds = {Path(str(where)).name: kind for kind, where in columns(report["warnings"], "kind", "where")}
     assert kinds["crashed"] == "failed"
-    assert kinds["stopped"] == "unfinished"
+    assert {kinds[name] for name in ("stopped", "resumed")} == {"unfinished"}
     assert {kinds[name] for name in ("cut", "no_config", "bad_yaml", "gone", "binary")} == {"damaged"}
-    assert kinds["foreign"] == "foreign"
+    assert kinds["foreign"] == "unrecognized"
     assert kinds["seed0"] == "skipped steps"
 
 
-def test_training_that_parts_from_held_out_pictures_is_a_warning(tmp_path: Path) -> None:
-    held = [(9.0, 9.0), (5.0, 6.0), (3.0, 7.0), (1.0, 8.0)]
-    parted = [{"epoch": float(i), "nll_mean": t, "held_out_nll": h} for i, (t, h) in enumerate(held)]
-    learning = {"steps": 6, "skipped_steps": [0, 0, 0], "epochs": [parted[:3], parted, [{"epoch": "x"}]]}
-    write_run(tmp_path, "a/seed0", training=learning)
-    found = tables(build(*read_runs([tmp_path]), Options(), tmp_path))
-    assert [what for kind, what in by(found["warnings"], "kind", "what") if kind == "overfit"] == [
-        "task 2: from epoch 1 to 3 the training NLL went from 5.0 to 1.0, "
-        "but that of held-out normal pictures from 6.0 to 8.0."
+def test_overfitting_is_a_warning(tmp_path: Path) -> None:
+    nll = [(9.0, 9.0), (5.0, 6.0), (3.0, 7.0), (1.0, 8.0)]
+    epochs = [{"epoch": float(i), "nll_mean": t, "held_out_nll": v} for i, (t, v) in enumerate(nll)]
+    training = {"steps": 6, "skipped_steps": [0, 0, 0], "epochs": [epochs[:3], epochs, [{"epoch": "x"}]]}
+    write_run(tmp_path, "a/seed0", training=training)
+    rows = columns(tables(build_report(tmp_path))["warnings"], "kind", "description")
+    assert [description for kind, description in rows if kind == "overfitting"] == [
+        "Task 2: from epoch 1 to 3 the training NLL fell from 5.0 to 1.0 while the validation NLL rose from 6.0 to 8.0."
     ]
 
 
-def test_routing_is_followed_as_categories_arrive(tmp_path: Path) -> None:
+def test_routing_accuracy_has_a_task_matrix(tmp_path: Path) -> None:
     write_run(tmp_path, "a/seed0")
-    built = build(*read_runs([tmp_path]), Options(), tmp_path)
-    assert by(tables(built)["continual1"], "forgetting of routing_accuracy") == [(0.15,)]
-    plots = [block.title for section in built for block in section.blocks if isinstance(block, Plot)]
-    assert any(title.startswith("Task matrix of routing_accuracy") for title in plots)
+    sections = build_report(tmp_path)
+    assert columns(tables(sections)["continual1"], "forgetting of routing_accuracy") == [(0.15,)]
+    assert any(plot.title.startswith("Task matrix of routing_accuracy") for plot in plots(sections))
 
 
-def test_scores_and_pictures_that_are_garbage_are_left_out(tmp_path: Path) -> None:
+def test_malformed_scores_and_images_are_ignored(tmp_path: Path) -> None:
     folder = write_run(tmp_path, "a/seed0")
     (folder / "scores.csv").write_bytes(b"path,category\n\xff\xfe,,,,\x00")
     (folder / "pictures").mkdir()
-    (folder / "pictures" / "examples_a.jpg").write_bytes(b"no picture")
-    assert main([str(tmp_path), "-o", str(tmp_path / "out")]) == 0
+    (folder / "pictures" / "examples_a.jpg").write_bytes(b"no image")
+    assert html(build_report(tmp_path), "title", "")
 
 
-def test_one_seed_each_has_unknown_noise_and_a_warning(tmp_path: Path) -> None:
+def test_single_seeds_are_untested_with_a_warning(tmp_path: Path) -> None:
     write_run(tmp_path, "a", {}, 0.5)
     write_run(tmp_path, "b", {"epochs": 10}, 0.6)
-    found = tables(build(*read_runs([tmp_path]), Options(), tmp_path))
-    assert by(found["ablation1"], "verdict") == [("noise unknown",)]
-    assert "too few seeds" in {kind for (kind,) in by(found["warnings"], "kind")}
+    by_name = tables(build_report(tmp_path))
+    assert columns(by_name["ablation1"], "verdict") == [("untested",)]
+    assert "too few seeds" in {kind for (kind,) in columns(by_name["warnings"], "kind")}
 
 
-def test_files_hold_the_same_numbers_and_need_no_network(runs_folder: Path, tmp_path: Path) -> None:
-    page = write(build(*read_runs([runs_folder]), Options(), tmp_path), tmp_path, "T", "S").read_text()
+def test_all_files_have_the_tables_and_need_no_network(runs_folder: Path, tmp_path: Path) -> None:
+    page = write(build_report(runs_folder), tmp_path, "T", "S").read_text()
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert 'src="http' not in page
     csv = (tmp_path / "tables" / "leaderboard1.csv").read_text().splitlines()
@@ -257,44 +259,43 @@ def test_files_hold_the_same_numbers_and_need_no_network(runs_folder: Path, tmp_
     assert "| 2 | C02 | main: loss.tail_weight=1.0 |" in (tmp_path / "report.md").read_text()
 
 
-def test_markup_in_names_stays_text(tmp_path: Path) -> None:
+def test_html_in_names_is_escaped(tmp_path: Path) -> None:
     write_run(tmp_path, "a", {"name": "<script>alert(1)</script>"})
-    assert main([str(tmp_path), "-o", str(tmp_path / "out")]) == 0
-    assert "<script>alert" not in (tmp_path / "out" / "index.html").read_text()
+    assert "<script>alert" not in html(build_report(tmp_path), "title", "")
 
 
-def test_no_folder_no_metric_no_configuration_are_messages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(tmp_path / "nothing")]) == 1
-    assert "is no folder" in capsys.readouterr().err
-    assert main([str(tmp_path), "--metric", "pixel_app"]) == 1
-    assert "Did you mean 'pixel_ap'" in capsys.readouterr().err
+def test_missing_folders_and_configurations_are_user_errors(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is not a folder"):
+        build_report(tmp_path / "nothing")
     write_run(tmp_path, "a")
-    with pytest.raises(UserError, match="C9"):
-        build(*read_runs([tmp_path]), Options(baseline="C9"), tmp_path)
+    with pytest.raises(UserError, match="--baseline C9: no configuration"):
+        build_report(tmp_path, ReportOptions(baseline="C9"))
 
 
-def test_an_empty_folder_gives_a_page(tmp_path: Path) -> None:
-    assert main([str(tmp_path), "-o", str(tmp_path / "out")]) == 0
-    assert "No finished run" in (tmp_path / "out" / "index.html").read_text()
+def test_a_folder_without_runs_results_in_a_page(tmp_path: Path) -> None:
+    assert html(build_report(tmp_path), "title", "")
 
 
-def test_the_report_imports_no_torch() -> None:
-    code = "import moleflow.report.page, sys; assert not {'torch', 'lightning'} & set(sys.modules)"
+def test_the_report_imports_neither_torch_nor_hydra() -> None:
+    forbidden = {"torch", "lightning", "hydra", "omegaconf"}
+    code = f"import moleflow.report.page, sys; assert not {forbidden} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": ":".join(sys.path)})
 
 
-def test_five_hundred_runs_in_twenty_seconds(tmp_path: Path) -> None:
-    original = write_run(tmp_path, "0/seed0")
+def test_500_runs_take_less_than_20_seconds(tmp_path: Path) -> None:
+    original = write_run(tmp_path / "runs", "0/seed0")
     for i in range(1, 500):
-        folder = tmp_path / f"{i}"
+        folder = tmp_path / "runs" / f"{i}"
         shutil.copytree(original, folder)
         config = (original / "config.yaml").read_text()
-        config = config.replace("tail_weight: 0.7", f"tail_weight: {i % 10 / 10}").replace(
-            "dia_blocks: 2", f"dia_blocks: {i // 10 % 5}"
-        )
-        (folder / "config.yaml").write_text(
-            config.replace("epochs: 60", f"epochs: {i // 50}").replace("seed: 0", f"seed: {i % 2}")
-        )
-    start = time.perf_counter()
-    assert main([str(tmp_path), "-o", str(tmp_path / "out")]) == 0
-    assert time.perf_counter() - start < 20
+        for old, new in (
+            ("tail_weight: 0.7", f"tail_weight: {i % 10 / 10}"),
+            ("dia_blocks: 2", f"dia_blocks: {i // 10 % 5}"),
+            ("epochs: 60", f"epochs: {i // 50}"),
+            ("seed: 0", f"seed: {i % 2}"),
+        ):
+            config = config.replace(old, new)
+        (folder / "config.yaml").write_text(config)
+    start = time.process_time()
+    write(build_report(tmp_path / "runs"), tmp_path / "out", "title", "")
+    assert time.process_time() - start < 20

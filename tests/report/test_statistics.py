@@ -1,4 +1,4 @@
-"""Differences against an independent oracle, and rates under no effect at all."""
+"""Tests of differences between configurations against SciPy's tests and under the null hypothesis."""
 
 import numpy as np
 import pytest
@@ -7,39 +7,46 @@ from scipy import stats
 from moleflow.report.statistics import Noise, compare, pooled_noise, seeds_needed
 
 
-def test_common_seeds_are_a_paired_t_test() -> None:
+def test_common_seeds_use_the_paired_t_test() -> None:
     a, b = {0: 0.5, 1: 0.52, 2: 0.49}, {0: 0.53, 1: 0.54, 2: 0.53, 7: 0.9}
-    found = compare(a, b, Noise(None, 0))
-    oracle = stats.ttest_rel([0.53, 0.54, 0.53], [0.5, 0.52, 0.49]).confidence_interval(0.95)
-    assert found.value - (found.interval or 0) == pytest.approx(oracle.low)
-    assert found.verdict == ("beyond the noise" if oracle.low > 0 else "inside the noise")
+    difference = compare(a, b, Noise(None, 0))
+    expected = stats.ttest_rel([0.53, 0.54, 0.53], [0.5, 0.52, 0.49]).confidence_interval(0.95)
+    assert difference.interval is not None
+    assert difference.value - difference.interval == pytest.approx(expected.low, abs=1e-9)
+    assert difference.value + difference.interval == pytest.approx(expected.high, abs=1e-9)
+    assert difference.verdict == ("significant" if expected.low > 0 else "not significant")
 
 
-def test_other_seeds_are_welchs_test() -> None:
+def test_different_seeds_use_welchs_t_test() -> None:
     a, b = {0: 0.5, 1: 0.52, 2: 0.49}, {5: 0.53, 6: 0.51}
-    found = compare(a, b, Noise(None, 0))
-    oracle = stats.ttest_ind([0.53, 0.51], [0.5, 0.52, 0.49], equal_var=False).confidence_interval(0.95)
-    assert found.value + (found.interval or 0) == pytest.approx(oracle.high)
+    difference = compare(a, b, Noise(None, 0))
+    expected = stats.ttest_ind([0.53, 0.51], [0.5, 0.52, 0.49], equal_var=False).confidence_interval(0.95)
+    assert difference.interval is not None
+    assert difference.value - difference.interval == pytest.approx(expected.low, abs=1e-9)
+    assert difference.value + difference.interval == pytest.approx(expected.high, abs=1e-9)
 
 
-def test_no_effect_is_rarely_called_one() -> None:
+def test_the_false_positive_rate_is_about_5_percent() -> None:
     draws = np.random.default_rng(0).normal(0.5, 0.01, (2000, 2, 4))
-    wrong = sum(
-        compare(dict(enumerate(a)), dict(enumerate(b, 10)), Noise(None, 0)).verdict == "beyond the noise"
-        for a, b in draws
+    false_positives = sum(
+        compare(dict(enumerate(a)), dict(enumerate(b, 10)), Noise(None, 0)).is_significant for a, b in draws
     )
-    assert wrong / 2000 < 0.065
+    assert false_positives / 2000 < 0.065
 
 
-def test_one_seed_borrows_the_noise_of_others() -> None:
+def test_one_seed_uses_the_pooled_standard_deviation() -> None:
     noise = pooled_noise([{0: 0.50, 1: 0.52}, {0: 0.7}, {3: 0.30, 4: 0.34, 5: 0.32}])
-    assert noise.freedom == 3
-    assert noise.sd == pytest.approx(np.sqrt((0.0002 + 0.0008) / 3))
-    assert compare({0: 0.5}, {0: 0.51}, noise).verdict == "inside the noise"
-    assert compare({0: 0.5}, {0: 0.9}, noise).verdict == "beyond the noise"
-    assert compare({0: 0.5}, {0: 0.9}, Noise(None, 0)).verdict == "noise unknown"
+    assert noise.degrees_of_freedom == 3
+    assert noise.std == pytest.approx(np.sqrt((0.0002 + 0.0008) / 3))
+    assert compare({0: 0.5}, {0: 0.51}, noise).verdict == "not significant"
+    assert compare({0: 0.5}, {0: 0.9}, noise).verdict == "significant"
 
 
-def test_seeds_needed_grows_with_noise() -> None:
+def test_without_repeated_seeds_differences_are_untested() -> None:
+    assert compare({0: 0.5}, {0: 0.9}, Noise(None, 0)).verdict == "untested"
+    assert compare({0: 0.5}, {0: 0.5}, Noise(None, 0)).verdict == "identical"
+
+
+def test_seeds_needed_grows_with_the_standard_deviation() -> None:
     assert seeds_needed(0.01, 0.01) == 16
     assert seeds_needed(0.1, 0.01) == 2

@@ -9,7 +9,7 @@ from torch import Tensor
 from helpers.program import TINY, run_program
 from helpers.stopping import stopped_and_continued
 from helpers.trees import write_mvtec_tree
-from moleflow.errors import UserError
+from moleflow.utils.errors import UserError
 
 
 @pytest.fixture(scope="module")

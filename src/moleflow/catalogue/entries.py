@@ -1,20 +1,28 @@
-"""The catalogue's entries: every experiment and every ablation, as the config folder has them."""
+"""Entries of the catalogue: all experiments and ablations of the config folder, and the runs of each."""
 
-from collections.abc import Mapping
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from omegaconf import OmegaConf
 
-from moleflow.catalogue.records import experiment_rows
-from moleflow.composing import composed
-from moleflow.training.run_folder import BEFORE, CIRCUMSTANCES, is_any_of
-from moleflow.values import flat
+from moleflow.catalogue.records import Settings, config_settings, experiment_rows, row_settings
+from moleflow.experiment.compose import compose_config
+from moleflow.runs.identity import NON_IDENTITY_KEYS, matches_any
+from moleflow.runs.reader import Run
+from moleflow.utils.config import flatten_config
 
 METRICS = ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap")
-# A run of the same configuration may have another name, lie elsewhere and draw other numbers.
-_IGNORED = ("name", "seed", "model.seed", "dataset.root", *CIRCUMSTANCES)
+"""Metrics of the recorded runs."""
+
+EntryKey = tuple[str, str]
+"""Kind and name of an entry."""
+
+# Runs of one configuration differ in these keys.
+_IGNORED_KEYS = ("name", "seed", "model.seed", "dataset.root", *NON_IDENTITY_KEYS)
 
 
 @dataclass(frozen=True)
@@ -23,82 +31,135 @@ class Entry:
 
     Attributes:
         kind: ``experiment`` or ``ablation``.
-        name: What is written after ``+experiment=`` or ``+ablation=``.
-        group: Whose seed noise it shares; empty where nothing is recorded.
+        name: Value of ``+experiment=`` or ``+ablation=``.
+        group: Group of the recorded experiment, which has a recorded standard deviation over seeds; empty if there is
+            no record.
         description: One sentence.
-        target: The recorded or proposed metrics as (low, high); equal where one number is known.
-        compare: Whether a run made here is held against the target.
-        note: Why not, or what is uncertain.
-        composed: Whether the configuration is more than its row: parts are left out.
+        record: Recorded or proposed metrics as (low, high), which are equal for a single value.
+        compare: Whether runs are compared with the record.
+        note: Reason for not comparing, or uncertainties of the record.
+        composed: Whether the experiment includes ablations, so that its row does not describe it completely.
     """
 
-    kind: str
+    kind: Literal["experiment", "ablation"]
     name: str
     group: str
     description: str
-    target: dict[str, tuple[float, float]]
+    record: dict[str, tuple[float, float]]
     compare: bool
     note: str
     composed: bool
 
     @property
+    def key(self) -> EntryKey:
+        """Kind and name."""
+        return self.kind, self.name
+
+    @property
     def overrides(self) -> list[str]:
-        """What selects the entry on the command line."""
+        """Overrides that select the entry."""
         return [f"+{self.kind}={self.name}"]
 
 
 def entries(conf: Path) -> list[Entry]:
-    """Return all entries, experiments first, by name."""
-    return [_entry(path) for kind in ("experiment", "ablation") for path in sorted((conf / kind).glob("*.yaml"))]
+    """Return all entries of a config folder: experiments, then ablations, by name."""
+    return [_read_entry(path) for kind in ("experiment", "ablation") for path in sorted((conf / kind).glob("*.yaml"))]
 
 
-def resolved(conf: Path, overrides: list[str]) -> dict[str, Any]:
-    """Return the resolved configuration that a command line gives, without what only watches a run.
+def resolve(conf: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    """Return the resolved configuration of a command, without its loggers and callbacks.
+
+    Args:
+        conf: The config folder.
+        overrides: Overrides of the command.
 
     Raises:
-        hydra.errors.HydraException: If it cannot be composed.
+        hydra.errors.HydraException: If the configuration cannot be composed.
     """
-    config = composed(overrides, conf)
-    watching = ("hydra", "logger", "callbacks")  # these ask Hydra for the run folder
-    parts = [str(part) for part in config if part not in watching]
-    return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.masked_copy(config, parts), resolve=True))
+    config = compose_config(overrides, conf)
+    unresolvable = ("hydra", "logger", "callbacks")  # contain the path of the run folder
+    groups = [str(group) for group in config if group not in unresolvable]
+    return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.masked_copy(config, groups), resolve=True))
 
 
-def identity(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the part of a resolved configuration that decides what is measured, as dotted keys."""
-    return {key: value for key, value in (BEFORE | flat(config)).items() if not is_any_of(key, _IGNORED)}
+def config_identity(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys of a resolved configuration that affect results, except the seed, as dotted keys."""
+    return {key: value for key, value in flatten_config(config).items() if not matches_any(key, _IGNORED_KEYS)}
 
 
-def _entry(path: Path) -> Entry:
+def match_runs(conf: Path, catalogue: Sequence[Entry], runs: Sequence[Run]) -> dict[EntryKey, list[Run]]:
+    """Return the runs of each entry's configuration, whatever their names are; entries without runs are left out.
+
+    Args:
+        conf: The config folder.
+        catalogue: The entries.
+        runs: Finished runs.
+    """
+    rows = experiment_rows()
+    settings = [_settings(run) for run in runs]
+    identities = [config_identity(run.config) for run in runs]
+    matches: dict[EntryKey, list[Run]] = {}
+    for entry in catalogue:
+        candidates = list(range(len(runs)))
+        if entry.kind == "experiment" and entry.name in rows and not entry.composed:  # avoids most compositions
+            row = row_settings(rows[entry.name])
+            candidates = [i for i in candidates if settings[i] == row]
+        if not candidates:
+            continue
+        identity = config_identity(resolve(conf, entry.overrides))
+        matching = [runs[i] for i in candidates if identities[i] == identity]
+        if matching:
+            matches[entry.key] = matching
+    return matches
+
+
+def unmatched_runs(runs: Sequence[Run], matches: Mapping[EntryKey, Sequence[Run]]) -> list[list[Run]]:
+    """Return the runs that match no entry, one list per configuration."""
+    matched = {run.folder for matching in matches.values() for run in matching}
+    by_identity: dict[str, list[Run]] = defaultdict(list)
+    for run in runs:
+        if run.folder not in matched:
+            by_identity[json.dumps(config_identity(run.config), sort_keys=True, default=str)].append(run)
+    return list(by_identity.values())
+
+
+def _settings(run: Run) -> Settings | None:
+    try:
+        return config_settings(run.config)
+    except (KeyError, TypeError, ValueError, AttributeError):  # an incomplete configuration equals no row
+        return None
+
+
+def _read_entry(path: Path) -> Entry:
     content = OmegaConf.to_container(OmegaConf.load(path))
     assert isinstance(content, dict)
-    kind, name = path.parent.name, path.stem
+    kind, name = cast(Literal["experiment", "ablation"], path.parent.name), path.stem
     block = content.get("reported") or content.get("expected") or {}
-    target = {}
+    record = {}
     for metric in METRICS:
         value = block.get(metric)
         if value is not None:
             low, high = value if isinstance(value, list) else (value, value)
-            target[metric] = (float(low), float(high))
+            record[metric] = (float(low), float(high))
     if kind == "experiment":
         group = experiment_rows().get(name, {}).get("group", "")
-        description = str(content.get("description") or _comment(path))
+        description = str(content.get("description") or _first_sentence(path))
     else:
-        group, description = "mole6_dia2", _comment(path)
+        group, description = "mole6_dia2", _first_sentence(path)
     return Entry(
         kind=kind,
         name=name,
         group=group,
         description=description,
-        target=target,
-        compare=bool(block.get("compare", True)) and bool(target),
+        record=record,
+        compare=bool(block.get("compare", True)) and bool(record),
         note=str(block.get("note") or ""),
         composed=any("/ablation/" in str(item) for item in content.get("defaults", ())),
     )
 
 
-def _comment(path: Path) -> str:
-    """Return the first sentence of a config's comment: what follows the command."""
+def _first_sentence(path: Path) -> str:
+    """Return the first sentence of a config file's comment, which follows the command."""
     lines = [line.lstrip("# ").strip() for line in path.read_text(encoding="utf-8").splitlines() if line[:1] == "#"]
     text = " ".join(line for line in lines if line and not line.startswith(("@", "python ")))
     return text.split(". ")[0].rstrip(".") + "."

@@ -1,4 +1,4 @@
-"""The data modules: one class does the work, a subclass a layout says what differs."""
+"""Lightning data modules: one base class, and a subclass per data set."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -7,37 +7,44 @@ from typing import ClassVar
 
 import lightning as L
 
-from moleflow.data import demo
-from moleflow.data.dataset import PictureLoader, picture_loader
+from moleflow.data.dataset import ImageLoader, image_loader
+from moleflow.data.image_io import read_mask
 from moleflow.data.layouts import available_categories, mvtec_samples, visa_samples
-from moleflow.data.marks import Lost, Marks, lost, marks
-from moleflow.data.read import read_mask
-from moleflow.data.sample import Sample, Split
-from moleflow.data.scenario import ORDERS
-from moleflow.data.transforms import PictureTransform
-from moleflow.errors import UserError, choice
+from moleflow.data.mask_coverage import CoverageLoss, MaskCoverage, coverage_loss, mask_coverage
+from moleflow.data.samples import Sample, Split
+from moleflow.data.splits import ValidationSplit
+from moleflow.data.synthetic.dataset import CATEGORIES, write_synthetic_dataset
+from moleflow.data.tasks import ORDERS
+from moleflow.data.transforms import ImageTransform, Transform
+from moleflow.utils.errors import UserError, check_choice, check_range
 
-MASKS = ("seen", "native")
+MASKS = ("cropped", "full")
 
 
-class PictureDataModule(L.LightningDataModule):
-    """Pictures of several categories, indexed and checked by `setup`.
+class ImageDataModule(L.LightningDataModule):
+    """Images of several categories, with loaders for feature extraction and for Lightning trainers.
 
-    The loaders keep the order of the samples: pictures become features once, and the order in which features are
-    learned is drawn by the training, from its own generator.
+    `setup` indexes and checks the images. moleflow extracts features once, through `loader`; the other loaders are for
+    a `Trainer` of your own. There is a ``val_dataloader`` only with a validation split.
 
     Args:
         root: Folder of the data set.
-        transform: Makes tensors of one size.
-        categories: Which categories, in the order in which they arrive; or the name of one of `ORDERS`, or of one
-            category. By default the data set's own order, else every category of the root alphabetically.
-        batch_size: Pictures a batch; the last batch may be smaller.
-        num_workers: Processes that read pictures; 0 reads in this one.
-        masks: Whether defects are measured as the model sees them (``seen``: masks go through the transform), or pixel
-            by pixel of the files (``native``).
+        transform: Transform of all images and masks.
+        categories: Categories in the order of the continual sequence; or the name of one of `ORDERS`, or of one
+            category. By default the default order of the data set, else every category of the root alphabetically.
+        batch_size: Images per batch; the last batch may be smaller.
+        num_workers: Processes that decode images; 0 decodes in this process.
+        masks: ``cropped`` to measure defects on the transformed masks, ``full`` to measure them on every pixel of the
+            mask files. The loaders yield transformed masks in both cases.
+        validation: Training images per category that are excluded from training and used as a validation set: a share
+            below 1, or a number.
+        seed: The run's seed, on which the validation split depends.
+
+    Attributes:
+        validation_split: The split of a category's training images.
 
     Raises:
-        UserError: If root is None, categories is empty or names one twice, or masks is unknown.
+        UserError: If root is None, categories is empty or has a category twice, or another value is not allowed.
     """
 
     default_order: ClassVar[tuple[str, ...]] = ()
@@ -45,47 +52,68 @@ class PictureDataModule(L.LightningDataModule):
     def __init__(
         self,
         root: str | Path | None,
-        transform: PictureTransform,
+        transform: ImageTransform,
         categories: Sequence[str] | None = None,
         batch_size: int = 32,
         num_workers: int = 0,
-        masks: str = "seen",
+        masks: str = "cropped",
+        validation: float = 0,
+        seed: int = 0,
     ) -> None:
         super().__init__()
-        self.native_masks = choice("masks", masks, MASKS) == "native"
         if root is None:
-            raise UserError("The data set's folder is not set: set dataset.root=/path to the folder of its categories.")
+            raise UserError(
+                "dataset.root=null must be a folder. Set dataset.root=/path to the folder of the categories."
+            )
         if isinstance(categories, str):
             categories = ORDERS.get(categories, (categories,))
+        self._requested = None if categories is None else tuple(categories)
+        if self._requested is not None and (not self._requested or len(set(self._requested)) < len(self._requested)):
+            raise UserError(
+                f"dataset.categories={list(self._requested)} must contain at least one category, and each only once."
+            )
+        check_range("batch_size", batch_size, 1)
+        check_range("num_workers", num_workers, 0, hint="With 0, this process decodes the images.")
         self.root = Path(root).expanduser()
         self.transform = transform
         self.batch_size = batch_size
         self.num_workers = num_workers
-        self._marks: dict[Sample, Marks] = {}
-        self._asked = None if categories is None else tuple(categories)
-        if self._asked is not None and (not self._asked or len(set(self._asked)) < len(self._asked)):
-            raise UserError(f"dataset.categories={list(self._asked)}: name at least one category, and each only once.")
+        self.masks = check_choice("masks", masks, MASKS)
+        self.validation_split = ValidationSplit(validation, seed)
+        self._mask_coverage: dict[Sample, MaskCoverage] = {}
+        if validation:  # Lightning requires validation images if the class has this method
+            self.val_dataloader = self._validation_dataloader  # type: ignore[method-assign]
+
+    @property
+    def full_masks(self) -> bool:
+        """Whether defects are measured on every pixel of the mask files, not on the transformed masks."""
+        return self.masks == "full"
 
     @cached_property
     def categories(self) -> tuple[str, ...]:
-        """The categories in the order in which they arrive.
+        """The categories in the order of the continual sequence.
 
         Raises:
-            UserError: If they have to be looked up, and the root does not exist or holds none.
+            UserError: If no categories were requested and the root does not exist or has none.
         """
-        found = self._asked or self.default_order or available_categories(self.root)
-        if not found:
+        categories = self._requested or self.default_order or available_categories(self.root)
+        if not categories:
             raise UserError(
-                f"dataset.root={self.root} holds no category. A category is a folder with pictures in train/good "
-                "and test/good, test/<defect>; set dataset.root to the folder above it."
+                f"dataset.root={self.root} has no category. A category is a folder with images in train/good and "
+                "test/good, test/<defect>. Set dataset.root to the folder above it."
             )
-        return found
+        return categories
 
     def setup(self, stage: str | None = None) -> None:
-        """Index the samples and check them; cheap, and done once whatever the stage.
+        """Index the images and check their files, once for all stages.
+
+        Only folders and image headers are read.
+
+        Args:
+            stage: Ignored.
 
         Raises:
-            UserError: If the data set is not as its layout has it; see `mvtec_samples`.
+            UserError: If images or masks are missing or do not match; see `mvtec_samples` and `visa_samples`.
         """
         _ = self._samples
 
@@ -93,49 +121,88 @@ class PictureDataModule(L.LightningDataModule):
         """Return the samples of one category and split, normal ones first."""
         return [sample for sample in self._samples if (sample.split, sample.category) == (split, category)]
 
-    def has_masks(self, category: str) -> bool:
-        """Whether the category's defects are marked pixel by pixel, so that pixel metrics exist."""
-        return any(sample.mask for sample in self.samples("test", category))
-
-    def marks(self, sample: Sample) -> Marks:
-        """Return what the transform leaves of a sample's mask, which is read once; nothing marked, nothing lost.
+    def split(self, category: str) -> tuple[list[Sample], list[Sample]]:
+        """Return the training and validation images of a category.
 
         Raises:
-            UserError: If the mask cannot be read.
+            UserError: If the validation split leaves no training image.
         """
-        if sample not in self._marks:
-            none = Marks(0, 0, 0)
-            self._marks[sample] = none if sample.mask is None else marks(read_mask(sample.mask), self.transform)
-        return self._marks[sample]
+        return self.validation_split(self.samples("train", category))
 
-    def lost(self, category: str | None = None) -> Lost:
-        """Return what the transform loses of the marked defects of a category, or of all."""
-        tests = self._of("test") if category is None else self.samples("test", category)
-        return lost(self.marks(sample) for sample in tests)
+    def has_masks(self, category: str) -> bool:
+        """Whether the category has masks, so that pixel metrics are defined."""
+        return any(sample.mask for sample in self.samples("test", category))
 
-    def loader(self, samples: Sequence[Sample], masks: bool) -> PictureLoader:
-        """Return a loader over some samples, in their order.
+    def mask_coverage(self, sample: Sample) -> MaskCoverage:
+        """Return the defect pixels of a sample before and after the transform; all 0 without a mask.
+
+        Each mask is read once.
+
+        Raises:
+            ImageError: If the mask cannot be read.
+        """
+        if sample not in self._mask_coverage:
+            self._mask_coverage[sample] = (
+                MaskCoverage(0, 0, 0) if sample.mask is None else mask_coverage(read_mask(sample.mask), self.transform)
+            )
+        return self._mask_coverage[sample]
+
+    def coverage_loss(self, category: str | None = None) -> CoverageLoss:
+        """Return the defect pixels that the transform removes.
 
         Args:
-            samples: What to load; a batch's ``index`` points into it.
-            masks: Whether to read the masks.
+            category: One category; by default all.
+
+        Raises:
+            ImageError: If a mask cannot be read.
         """
-        return picture_loader(samples, self.transform, masks, self.batch_size, self.num_workers)
+        categories = self.categories if category is None else (category,)
+        return coverage_loss(self.mask_coverage(s) for name in categories for s in self.samples("test", name))
 
-    def train_dataloader(self) -> PictureLoader:
-        """Load every training picture, category after category, without masks."""
-        return self.loader(self._of("train"), masks=False)
+    def loader(
+        self,
+        samples: Sequence[Sample] | Sequence[Path],
+        masks: bool = False,
+        transform: Transform | None = None,
+        batch_size: int | None = None,
+    ) -> ImageLoader:
+        """Return a loader over some images, in their order.
 
-    def test_dataloader(self) -> PictureLoader:
-        """Load every test picture with its mask, category after category."""
-        return self.loader(self._of("test"), masks=True)
+        Args:
+            samples: The images; may be empty. The ``index`` of a batch refers to these.
+            masks: Whether to read the masks.
+            transform: By default that of the data module.
+            batch_size: By default that of the data module.
+        """
+        return image_loader(
+            samples,
+            self.transform if transform is None else transform,
+            masks,
+            self.batch_size if batch_size is None else batch_size,
+            self.num_workers,
+        )
 
-    def predict_dataloader(self) -> PictureLoader:
-        """Load every test picture without reading its mask."""
-        return self.loader(self._of("test"), masks=False)
+    def train_dataloader(self) -> ImageLoader:
+        """Return a shuffled loader over all training images, without masks and without the validation images."""
+        samples = [sample for category in self.categories for sample in self.split(category)[0]]
+        return image_loader(
+            samples, self.transform, batch_size=self.batch_size, num_workers=self.num_workers, shuffle=True
+        )
 
-    def _of(self, split: Split) -> list[Sample]:
-        return [sample for sample in self._samples if sample.split == split]
+    def _validation_dataloader(self) -> ImageLoader:
+        """Return a loader over all validation images, without masks, category after category."""
+        return self.loader([sample for category in self.categories for sample in self.split(category)[1]])
+
+    def test_dataloader(self) -> ImageLoader:
+        """Return a loader over all test images with their masks, category after category."""
+        return self.loader(self._test_samples(), masks=True)
+
+    def predict_dataloader(self) -> ImageLoader:
+        """Return a loader over all test images without their masks, category after category."""
+        return self.loader(self._test_samples())
+
+    def _test_samples(self) -> list[Sample]:
+        return [sample for category in self.categories for sample in self.samples("test", category)]
 
     @cached_property
     def _samples(self) -> list[Sample]:
@@ -145,24 +212,24 @@ class PictureDataModule(L.LightningDataModule):
         return mvtec_samples(root, categories)
 
 
-class FolderDataModule(PictureDataModule):
-    """Any root in the MVTec tree, with or without masks; by default all its categories, alphabetically."""
+class FolderDataModule(ImageDataModule):
+    """Any data set in the folder layout of MVTec AD, with or without masks; by default all categories."""
 
 
-class MVTecDataModule(PictureDataModule):
+class MVTecDataModule(ImageDataModule):
     """MVTec AD (Bergmann et al., CVPR 2019): 15 categories."""
 
     default_order = ORDERS["mvtec"]
 
 
-class MPDDDataModule(PictureDataModule):
-    """MPDD (Jezek et al., ICUMT 2021): 6 categories of metal parts in the MVTec tree."""
+class MPDDDataModule(ImageDataModule):
+    """MPDD (Jezek et al., ICUMT 2021): 6 categories of metal parts in the folder layout of MVTec AD."""
 
     default_order = ORDERS["mpdd"]
 
 
-class VisADataModule(PictureDataModule):
-    """VisA (Zou et al., ECCV 2022): 12 categories, as released or converted to the MVTec tree."""
+class VisADataModule(ImageDataModule):
+    """VisA (Zou et al., ECCV 2022): 12 categories, as released or converted to the folder layout of MVTec AD."""
 
     default_order = ORDERS["visa"]
 
@@ -170,48 +237,59 @@ class VisADataModule(PictureDataModule):
         return visa_samples(root, categories)
 
 
-class DemoDataModule(PictureDataModule):
-    """Generated categories, written below the root when it does not hold them yet; see `write_demo`.
+class SyntheticDataModule(ImageDataModule):
+    """The synthetic data set, which `prepare_data` writes below the root if it is not there yet.
 
     Args:
-        root: As `PictureDataModule`; the folder is made.
-        transform: As `PictureDataModule`.
-        categories: As `PictureDataModule`.
-        batch_size: As `PictureDataModule`.
-        num_workers: As `PictureDataModule`.
-        masks: As `PictureDataModule`.
-        seed: Which pictures are drawn; not the run's seed, so that runs that differ in seed share their data.
-        size: Side of a picture in pixels.
-        train: Training pictures a category.
-        test_good: Normal test pictures a category.
-        test_defect: Test pictures with a defect a category.
+        root: Folder of the data set; created if missing.
+        transform: Transform of all images and masks.
+        categories: Categories in the order of the continual sequence; or the name of one of `ORDERS`, or of one
+            category. By default all categories of the data set.
+        batch_size: Images per batch; the last batch may be smaller.
+        num_workers: Processes that decode images; 0 decodes in this process.
+        masks: ``cropped`` to measure defects on the transformed masks, ``full`` to measure them on every pixel of the
+            mask files.
+        validation: Training images per category that are excluded from training and used as a validation set: a share
+            below 1, or a number.
+        seed: The run's seed, on which the validation split depends.
+        drawing_seed: Seed of the images; not the run's seed, so that runs with different seeds have the same images.
+        size: Side of an image in pixels, at least 32.
+        train: Training images per category.
+        test_good: Normal test images per category.
+        test_defect: Test images with a defect per category.
     """
 
-    default_order = demo.CATEGORIES
+    default_order = CATEGORIES
 
     def __init__(
         self,
         root: str | Path | None,
-        transform: PictureTransform,
+        transform: ImageTransform,
         categories: Sequence[str] | None = None,
         batch_size: int = 32,
         num_workers: int = 0,
-        masks: str = "seen",
+        masks: str = "cropped",
+        validation: float = 0,
         seed: int = 0,
+        drawing_seed: int = 0,
         size: int = 256,
         train: int = 24,
         test_good: int = 8,
         test_defect: int = 12,
     ) -> None:
-        super().__init__(root, transform, categories, batch_size, num_workers, masks)
+        super().__init__(root, transform, categories, batch_size, num_workers, masks, validation, seed)
         self._settings = {
-            "seed": seed, "size": size, "train": train, "test_good": test_good, "test_defect": test_defect
-        }  # fmt: skip
+            "seed": drawing_seed,
+            "size": size,
+            "train": train,
+            "test_good": test_good,
+            "test_defect": test_defect,
+        }
 
     def prepare_data(self) -> None:
-        """Write the tree if it is not there.
+        """Write the images if they are not there.
 
         Raises:
-            UserError: If something else lies at the root.
+            UserError: If the root has other files.
         """
-        demo.write_demo(self.root, **self._settings)
+        write_synthetic_dataset(self.root, **self._settings)

@@ -1,116 +1,194 @@
-"""Folder layouts of the public data sets, read into samples and checked before anything is learned.
+"""Folder layouts of the public data sets: reading them into samples, and checks of their files.
 
-Checks read directory entries and headers only, so that a data set of ten thousand pictures is checked in seconds.
+The checks read folders and image headers only, so that ten thousand images take seconds.
 """
 
 import csv
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from moleflow.data.read import picture_size, pictures_in
-from moleflow.data.sample import GOOD, Sample, Split
-from moleflow.errors import UserError, choice, nearest
+from moleflow.data.image_io import image_size, images_in
+from moleflow.data.samples import GOOD, Sample, Split
+from moleflow.utils.errors import UserError, check_choice, did_you_mean
 
-PLACES: dict[Split, str] = {"train": "train/good", "test": "test/good and test/<defect>"}
-"""Where the pictures of a category lie in the tree of MVTec AD."""
+_EXPECTED_DIRS: dict[Split, str] = {"train": "train/good", "test": "test/good and test/<defect>"}
+"""Folders of a category's images in the layout of MVTec AD."""
 _VISA_COLUMNS = ("object", "split", "label", "image", "mask")
+_VISA_TABLE = "split_csv/1cls.csv"
 
 
 def available_categories(root: Path) -> tuple[str, ...]:
-    """Return the categories that a root holds, alphabetically.
+    """Return the categories of a data set, alphabetically.
 
-    A root with a ``split_csv`` folder is VisA as released: its csv names the objects. Else every folder with a
-    ``train`` folder in it is a category.
+    A root with a ``split_csv`` folder is VisA as released; its csv names the categories. Otherwise each folder that
+    contains a ``train`` folder is a category.
 
     Raises:
         UserError: If the root does not exist.
     """
-    root = _existing(root)
-    if is_visa_release(root):
-        return tuple(sorted({row["object"] for row in visa_rows(root)}))
+    root = _check_root(root)
+    if _is_visa_release(root):
+        return tuple(sorted({row["object"] for row in _visa_rows(root)}))
     return tuple(sorted(path.parent.name for path in root.glob("[!.]*/train") if path.is_dir()))
 
 
 def mvtec_samples(root: Path, categories: Sequence[str]) -> list[Sample]:
-    """Read categories in the tree of MVTec AD, which MPDD and many others share.
+    """Read and check categories in the folder layout of MVTec AD, which MPDD and many other data sets share.
 
-    Normal pictures to learn from lie in ``<category>/train/good``, pictures to test on in ``<category>/test/<type>``
-    with ``good`` for the normal ones, masks in ``<category>/ground_truth/<type>/<stem>_mask.png`` (or
-    ``<stem>.png``; any known suffix). A category in which no mask lies has none; masks of ``good`` are not read.
+    Normal training images are in ``<category>/train/good``, test images in ``<category>/test/<defect>`` with ``good``
+    for normal ones, masks in ``<category>/ground_truth/<defect>/<stem>_mask.png`` (or ``<stem>.png``; with any suffix
+    of an image file). A category may have no masks at all. Masks of ``good`` are ignored.
 
     Args:
-        root: The folder that holds the categories.
-        categories: Which to read; the samples come in this order, then by split, defect and file name.
+        root: The folder of the categories.
+        categories: The categories to read; the samples are in this order, then by split, defect and file name.
 
     Raises:
-        UserError: If root, category, training or test pictures are missing, or masks and pictures do not pair up.
+        UserError: If the root, a category, or its training or test images are missing, or images and masks do not
+            match.
     """
-    root = _existing(root)
-    _known(root, categories)
-    return [sample for category in categories for sample in _mvtec_category(root, category)]
+    root = _check_root(root)
+    _check_available(root, categories)
+    return [sample for category in categories for sample in _checked(root, category, *_scan_mvtec(root, category))]
 
 
 def visa_samples(root: Path, categories: Sequence[str]) -> list[Sample]:
-    """Read categories of VisA, as released (``split_csv/1cls.csv``) or converted to the MVTec tree.
+    """Read and check categories of VisA, as released (with ``split_csv/1cls.csv``) or in the layout of MVTec AD.
 
-    In the release, the label ``normal`` becomes the defect name ``good``; any other label is the defect's name.
+    In the release, the label ``normal`` becomes the defect name ``good``; any other label is the defect name.
 
     Args:
-        root: The folder that holds ``split_csv`` and the objects, or the converted categories.
-        categories: Which to read; the samples come in this order, then by split, defect and path.
+        root: The folder of ``split_csv`` and the categories, or of the converted categories.
+        categories: The categories to read; the samples are in this order, then by split, defect and path.
 
     Raises:
-        UserError: As `mvtec_samples`, or if the csv lacks a column or points to a missing file.
+        UserError: If the root, a category, or its training or test images are missing, images and masks do not match,
+            or the csv has no such column or names a missing file.
     """
-    root = _existing(root)
-    if not is_visa_release(root):
-        return mvtec_samples(root, categories)
-    _known(root, categories)
-    samples: dict[str, list[Sample]] = {category: [] for category in categories}
-    for row in visa_rows(root):
-        if row["object"] in samples:
-            samples[row["object"]].append(_visa_sample(root, row))
-    for category in categories:
-        samples[category].sort(key=lambda s: (s.split == "test", s.defect != GOOD, s.defect, s.path))
-        _check(samples[category], category, where=root / "split_csv" / "1cls.csv")
-    return [sample for category in categories for sample in samples[category]]
+    root = _check_root(root)
+    _check_available(root, categories)
+    return [sample for category in categories for sample in _checked(root, category, *scan_category(root, category))]
 
 
-def _mvtec_category(root: Path, category: str) -> list[Sample]:
-    samples, left = mvtec_pairs(root, category)
-    if left:
-        raise UserError(
-            f"{left[0]} is a mask without picture{_more(left)}: no file of that name lies in "
-            f"{root / category / 'test' / left[0].parent.name}. Add the picture, or remove the mask."
-        )
-    _check(samples, category, where=root / category)
-    return samples
+def scan_category(root: Path, category: str) -> tuple[list[Sample], list[str]]:
+    """Return the samples of one category of either layout, and the faults that prevent reading others.
+
+    Args:
+        root: The folder of the data set.
+        category: The category.
+
+    Returns:
+        Samples in the order of `mvtec_samples`, and one message per fault: masks without an image, and rows of VisA's
+        csv with a missing file or an unknown split.
+
+    Raises:
+        UserError: If VisA's csv cannot be read.
+    """
+    return _scan_visa(root, category) if _is_visa_release(root) else _scan_mvtec(root, category)
 
 
-def mvtec_pairs(root: Path, category: str) -> tuple[list[Sample], list[Path]]:
-    """Return the samples of one category in the tree of MVTec AD, unchecked, and the masks that no picture has."""
+def category_faults(
+    category: str, samples: Sequence[Sample], size: Callable[[Path], tuple[int, int] | None] = image_size
+) -> Iterator[str]:
+    """Yield one message for each fault of a category's samples that prevents training or evaluation.
+
+    Args:
+        category: The category.
+        samples: All its samples.
+        size: Returns (width, height) of an image or mask, None to skip it, or raises `UserError` if it cannot be read.
+    """
+    for split, folders in _EXPECTED_DIRS.items():
+        if not any(sample.split == split for sample in samples):
+            yield f"{category} has no {split} images. Add some to {category}/{folders} (VisA: to {_VISA_TABLE})."
+    has_masks = any(sample.mask for sample in samples)
+    for sample in samples:
+        if sample.split == "train" and sample.label:
+            yield f"{sample.path} is a training image with the defect {sample.defect}. Move it to the test images."
+        elif has_masks and sample.label and sample.mask is None:
+            yield (
+                f"{sample.path} has no mask, while other images of {category} have masks. Add the mask, or remove all "
+                f"masks of {category}; without masks, only image metrics are computed."
+            )
+        if sample.mask is not None:
+            try:
+                image, mask = size(sample.path), size(sample.mask)
+            except UserError as error:
+                yield str(error)
+                continue
+            if image and mask and image != mask:
+                yield (
+                    f"{sample.mask} has {mask[0]}x{mask[1]} pixels, but its image {sample.path} has "
+                    f"{image[0]}x{image[1]}. Replace it by a mask of the size of the image."
+                )
+
+
+def _checked(root: Path, category: str, samples: list[Sample], faults: Sequence[str]) -> list[Sample]:
+    """Return the samples; raise the first fault, if there is one."""
+
+    def all_faults() -> Iterator[str]:
+        yield from faults
+        yield from category_faults(category, samples)
+
+    messages = all_faults()
+    first = next(messages, None)
+    if first is None:
+        return samples
+    more = f" There are more faults: `moleflow check-data {root}` lists all." if next(messages, None) else ""
+    raise UserError(first + more)
+
+
+def _scan_mvtec(root: Path, category: str) -> tuple[list[Sample], list[str]]:
     folder = root / category
     masks = {
-        kind.name: {path.stem: path for path in pictures_in(kind)}
-        for kind in _folders(folder / "ground_truth")
-        if kind.name != GOOD
+        defect.name: {path.stem: path for path in images_in(defect)}
+        for defect in _folders(folder / "ground_truth")
+        if defect.name != GOOD
     }
-    samples = [Sample(path, category, "train", GOOD, None) for path in pictures_in(folder / "train" / GOOD)]
-    for kind in sorted(_folders(folder / "test"), key=lambda kind: (kind.name != GOOD, kind.name)):
-        of_kind = masks.get(kind.name, {})
-        for path in pictures_in(kind):
-            mask = of_kind.pop(f"{path.stem}_mask", None) or of_kind.pop(path.stem, None)
-            samples.append(Sample(path, category, "test", kind.name, mask))
-    return samples, sorted(path for of_kind in masks.values() for path in of_kind.values())
+    samples = [Sample(path, category, "train", GOOD, None) for path in images_in(folder / "train" / GOOD)]
+    for defect in sorted(_folders(folder / "test"), key=lambda path: (path.name != GOOD, path.name)):
+        unpaired = masks.get(defect.name, {})
+        for path in images_in(defect):
+            mask = unpaired.pop(f"{path.stem}_mask", None) or unpaired.pop(path.stem, None)
+            samples.append(Sample(path, category, "test", defect.name, mask))
+    orphans = sorted(path for unpaired in masks.values() for path in unpaired.values())
+    return samples, [
+        f"{path} is a mask without an image in {folder / 'test' / path.parent.name}. Add the image, or remove the mask."
+        for path in orphans
+    ]
 
 
-def visa_rows(root: Path) -> Iterator[dict[str, str]]:
-    """Yield the rows of VisA's table.
+def _scan_visa(root: Path, category: str) -> tuple[list[Sample], list[str]]:
+    samples: list[Sample] = []
+    faults: list[str] = []
+    for row in _visa_rows(root):
+        if row["object"] != category:
+            continue
+        path, mask = root / row["image"], root / row["mask"] if row["mask"] else None
+        missing = [file for file in (path, mask) if file is not None and not file.is_file()]
+        faults += [
+            f"{_VISA_TABLE} names {file}, which does not exist. Restore the file, or remove the row."
+            for file in missing
+        ]
+        try:
+            check_choice(f"{_VISA_TABLE}, {row['image']}: split", row["split"], ("train", "test"))
+        except UserError as error:
+            faults.append(str(error))
+            continue
+        if not missing:
+            defect = GOOD if row["label"] == "normal" else row["label"]
+            split: Split = "train" if row["split"] == "train" else "test"
+            samples.append(Sample(path, category, split, defect, None if defect == GOOD else mask))
+    samples.sort(key=lambda s: (s.split == "test", s.defect != GOOD, s.defect, s.path))
+    return samples, faults
+
+
+def _visa_rows(root: Path) -> Iterator[dict[str, str]]:
+    """Yield the rows of VisA's csv.
 
     Raises:
-        UserError: If it is missing, lacks a column or cannot be read.
+        UserError: If it is missing, has no such column or cannot be read.
     """
-    path = root / "split_csv" / "1cls.csv"
+    path = root / _VISA_TABLE
     if not path.is_file():
         raise UserError(f"{path} does not exist. Restore it from the release of VisA, or remove the folder split_csv.")
     try:
@@ -121,72 +199,32 @@ def visa_rows(root: Path) -> Iterator[dict[str, str]]:
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"{path} cannot be read ({error}). Restore it from the release of VisA.") from error
     if missing:
-        raise UserError(f"{path} lacks {', '.join(missing)}. Its header has to be: {','.join(_VISA_COLUMNS)}.")
+        raise UserError(f"{path} has no column {', '.join(missing)}. Its header must be {','.join(_VISA_COLUMNS)}.")
     yield from ({column: (row[column] or "").strip() for column in _VISA_COLUMNS} for row in table)
 
 
-def _visa_sample(root: Path, row: dict[str, str]) -> Sample:
-    split: Split = (
-        "train" if choice("split_csv/1cls.csv: split", row["split"], ("train", "test")) == "train" else "test"
-    )
-    path, mask = root / row["image"], root / row["mask"] if row["mask"] else None
-    for file in (path, *([mask] if mask else [])):
-        if not file.is_file():
-            raise UserError(f"split_csv/1cls.csv points to {file}, which does not exist. Restore it, or drop the row.")
-    if row["label"] == "normal":
-        return Sample(path, row["object"], split, GOOD, None)
-    return Sample(path, row["object"], split, row["label"], mask)
-
-
-def _check(samples: Sequence[Sample], category: str, where: Path) -> None:
-    """Raise unless the samples of a category can be learned from, tested on, and scored pixel by pixel."""
-    for split in PLACES:
-        if not any(sample.split == split for sample in samples):
-            raise UserError(f"{category} has no {split} pictures ({where}). Put some into {PLACES[split]}.")
-    taught = [sample.path for sample in samples if sample.split == "train" and sample.label]
-    if taught:
-        raise UserError(f"{taught[0]} is to be learned from, yet it has a defect{_more(taught)}. Move it to the test.")
-    if not any(sample.mask for sample in samples):
-        return
-    unmarked = [sample.path for sample in samples if sample.label and not sample.mask]
-    if unmarked:
-        raise UserError(
-            f"{unmarked[0]} has no mask{_more(unmarked)}, while other pictures of {category} have one. "
-            f"Add the mask, or remove all masks of {category}: it then gets image metrics only."
-        )
-    for sample in samples:
-        if sample.mask:
-            picture, mask = picture_size(sample.path), picture_size(sample.mask)
-            if picture != mask:
-                raise UserError(
-                    f"{sample.mask} is {mask[0]}x{mask[1]} pixels, but its picture {sample.path} is "
-                    f"{picture[0]}x{picture[1]}. Make the mask as large as its picture."
-                )
-
-
-def _existing(root: Path) -> Path:
+def _check_root(root: Path) -> Path:
     root = Path(root)
     if not root.is_dir():
-        raise UserError(f"dataset.root={root} is no folder. Set dataset.root to the folder that holds the categories.")
+        raise UserError(f"dataset.root={root} must be a folder. Set dataset.root to the folder of the categories.")
     return root
 
 
-def _known(root: Path, categories: Iterable[str]) -> None:
-    here = available_categories(root)
+def _check_available(root: Path, categories: Sequence[str]) -> None:
+    available = available_categories(root)
     for category in categories:
-        if category not in here:
+        if category not in available:
             listed = (
-                f"It holds: {', '.join(here)}." if here else "It holds no category (a folder with train/good in it)."
+                f"It has: {', '.join(available)}." if available else "It has no category (a folder with train/good)."
             )
             raise UserError(
-                f"dataset.root={root} has no category {category!r}. {listed}{nearest(category, here)} "
-                "Choose with dataset.categories=[...], learn all of any folder with dataset=folder "
+                f"dataset.root={root} has no category {category!r}. {listed}{did_you_mean(category, available)} "
+                "Choose with dataset.categories=[...], train on all categories of any folder with dataset=folder "
                 "dataset.categories=null, or correct dataset.root."
             )
 
 
-def is_visa_release(root: Path) -> bool:
-    """Whether the root is VisA as released, with a table of its pictures."""
+def _is_visa_release(root: Path) -> bool:
     return (root / "split_csv").is_dir()
 
 
@@ -194,7 +232,3 @@ def _folders(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-
-
-def _more(paths: Sequence[Path]) -> str:
-    return f" (and {len(paths) - 1} more)" if len(paths) > 1 else ""

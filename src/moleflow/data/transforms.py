@@ -1,7 +1,7 @@
-"""From a picture of any size to a normalised tensor of one size, and its mask by the same movement."""
+"""Transforms from images and masks of any size to tensors of one size, and augmentation by flips and rotations."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -9,20 +9,36 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from moleflow.data.read import binary
-from moleflow.errors import UserError, choice
+from moleflow.data.image_io import binarize_mask
+from moleflow.utils.errors import UserError, check_choice
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 MODES = ("crop", "squash", "pad")
 
 
-class PictureTransform:
-    """Resizes, places and normalises a picture; moves its mask by the same geometry.
+class Transform(Protocol):
+    """Interface of deterministic transforms of an image and its mask."""
 
-    ``crop`` is the method's: resize with Lanczos until the picture just covers the size (for a square: the shorter
-    side), then cut out the centre. ``squash`` resizes both sides regardless of aspect. ``pad`` resizes until the
-    picture just fits and fills the rest with the mean colour (0 once normalised), where a mask marks nothing.
+    def __call__(self, image: Image.Image) -> Tensor:
+        """Return an RGB image as a float32 tensor (3, H, W)."""
+        ...
+
+    def mask(self, mask: Image.Image) -> Tensor:
+        """Return a mask as a bool tensor (H, W), moved as the image is."""
+        ...
+
+    def spec(self) -> dict[str, Any]:
+        """Return all settings that the image tensor depends on, as JSON types."""
+        ...
+
+
+class ImageTransform:
+    """Resizing, cropping or padding, and normalization of an image; the same geometry for its mask.
+
+    ``crop`` is the method's mode: resize with Lanczos until the image just covers the size (for a square: the shorter
+    side), then crop the center. ``squash`` resizes both sides regardless of the aspect ratio. ``pad`` resizes until
+    the image just fits and fills the rest with the mean color (0 after normalization), where a mask is empty.
 
     Args:
         size: Side of the square, or (height, width), in pixels.
@@ -31,7 +47,7 @@ class PictureTransform:
         std: Standard deviation of red, green and blue, divided by.
 
     Raises:
-        UserError: If the mode is unknown, or size, mean or std make no sense.
+        UserError: If the size is not positive, the mode is unknown, or mean or std are not three values each.
     """
 
     def __init__(
@@ -43,27 +59,27 @@ class PictureTransform:
     ) -> None:
         sides = (size, size) if isinstance(size, (int, float)) else tuple(size)
         if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
-            raise UserError(f"size={size} is no picture size. Give one positive integer, or [height, width].")
+            raise UserError(f"size={size} must be one positive integer, or [height, width], in pixels.")
         self.height, self.width = sides
-        self.mode = choice("mode", mode, MODES)
+        self.mode = check_choice("mode", mode, MODES)
         self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise UserError(f"mean={mean}, std={std}: give three numbers each (red, green, blue), std above 0.")
+            raise UserError(f"mean={mean}, std={std} must be three values each (red, green, blue), std above 0.")
 
-    def __call__(self, picture: Image.Image) -> Tensor:
-        """Return the RGB picture as a float32 tensor (3, H, W), normalised."""
-        resized = picture.convert("RGB").resize(self._resized(picture.size), Image.Resampling.LANCZOS)
+    def __call__(self, image: Image.Image) -> Tensor:
+        """Return an RGB image as a float32 tensor (3, H, W), normalized."""
+        resized = image.convert("RGB").resize(self._resized_size(image.size), Image.Resampling.LANCZOS)
         channels = torch.from_numpy(np.array(resized)).permute(2, 0, 1).float().div(255)
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
-        return self._placed((channels - mean) / std).contiguous()
+        return self._crop_or_pad((channels - mean) / std).contiguous()
 
     def mask(self, mask: Image.Image) -> Tensor:
-        """Return the mask as a bool tensor (H, W): true where any non-zero pixel marks a defect."""
-        resized = binary(mask).resize(self._resized(mask.size), Image.Resampling.NEAREST)
-        return self._placed(torch.from_numpy(np.array(resized))).contiguous() > 0
+        """Return a mask as a bool tensor (H, W): true where any nonzero pixel marks a defect."""
+        resized = binarize_mask(mask).resize(self._resized_size(mask.size), Image.Resampling.NEAREST)
+        return self._crop_or_pad(torch.from_numpy(np.array(resized))).contiguous() > 0
 
     def spec(self) -> dict[str, Any]:
-        """Return everything that the tensor depends on besides the picture, ready for JSON."""
+        """Return all settings that the image tensor depends on, as JSON types."""
         return {
             "size": [self.height, self.width],
             "mode": self.mode,
@@ -72,66 +88,117 @@ class PictureTransform:
             "std": list(self.std),
         }
 
-    def seen(self, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Return which rows (h,) and columns (w,), bool, of a picture of ``size`` (w, h) the model sees."""
-        rows, columns = (((places >= 0) & (places <= 1)) for places in self._places(size))
-        return rows, columns
-
-    def to_picture(self, anomaly_map: Tensor, size: tuple[int, int]) -> Tensor:
-        """Bring a map of what the model sees back to the pixels of the picture, bilinearly.
+    def visible(self, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Return the rows and columns of an image that are not cropped.
 
         Args:
-            anomaly_map: (H, W) of any resolution.
-            size: (width, height) of the picture.
+            size: (width, height) of the image.
 
         Returns:
-            (height, width), -inf where ``crop`` cut the picture off: nothing was looked at, so nothing was found.
+            Bool tensors (height,) and (width,).
         """
-        on_picture = anomaly_map
-        for axis, places in enumerate(self._places(size)):
-            on_picture = _sampled(on_picture, places, axis)
-        rows, columns = self.seen(size)
-        on_picture[~rows] = -torch.inf
-        on_picture[:, ~columns] = -torch.inf
-        return on_picture
+        rows, columns = (((centers >= 0) & (centers <= 1)) for centers in self._pixel_centers(size))
+        return rows, columns
 
-    def _places(self, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Where the pixels' rows (h,) and columns (w,) lie on what the model sees, which reaches from 0 to 1."""
-        width, height = self._resized(size)
-        return _places(size[1], height, self.height), _places(size[0], width, self.width)
+    def to_image(self, anomaly_map: Tensor, size: tuple[int, int]) -> Tensor:
+        """Map an anomaly map back to the pixels of its image, with bilinear interpolation.
 
-    def _resized(self, size: tuple[int, int]) -> tuple[int, int]:
-        """(width, height) to which a picture of ``size`` (width, height) is resized before it is placed."""
+        Args:
+            anomaly_map: (H, W) of any resolution, over the transformed image.
+            size: (width, height) of the image.
+
+        Returns:
+            (height, width); -inf at pixels that ``crop`` removed, which have no score.
+        """
+        on_image = anomaly_map
+        for axis, centers in enumerate(self._pixel_centers(size)):
+            on_image = _interpolate(on_image, centers, axis)
+        rows, columns = self.visible(size)
+        on_image[~rows] = -torch.inf
+        on_image[:, ~columns] = -torch.inf
+        return on_image
+
+    def _pixel_centers(self, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Return the centers of rows (h,) and columns (w,) of an image in units of the transformed image's sides."""
+        width, height = self._resized_size(size)
+        return _pixel_centers(size[1], height, self.height), _pixel_centers(size[0], width, self.width)
+
+    def _resized_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return (width, height) of an image of ``size`` (width, height) after resizing, before cropping or padding."""
         width, height = size
         if self.mode == "squash":
             return self.width, self.height
         taller = height * self.width >= width * self.height  # than the target, in proportion
-        if taller == (self.mode == "crop"):  # the widths meet; floor as torchvision does
+        if taller == (self.mode == "crop"):  # the image gets the target's width; rounded down as in torchvision
             return self.width, max(1, self.width * height // width)
         return max(1, self.height * width // height), self.height
 
-    def _placed(self, pixels: Tensor) -> Tensor:
-        """Centre (..., h, w) on (..., H, W): what sticks out is cut off, what is missing is 0."""
-        top = _before(pixels.shape[-2], self.height)
-        left = _before(pixels.shape[-1], self.width)
+    def _crop_or_pad(self, pixels: Tensor) -> Tensor:
+        """Center pixels (..., h, w) on (..., H, W): crop larger sides, pad smaller ones with 0."""
+        top = _offset(pixels.shape[-2], self.height)
+        left = _offset(pixels.shape[-1], self.width)
         right, bottom = self.width - pixels.shape[-1] - left, self.height - pixels.shape[-2] - top
         return F.pad(pixels, (left, right, top, bottom))
 
 
-def _before(have: int, want: int) -> int:
-    """Pixels to add before (negative: to cut off), rounded as torchvision's centre crop rounds."""
-    return -round((have - want) / 2)
+def _offset(length: int, target: int) -> int:
+    """Return the pixels to pad (negative: to crop) at the start of an axis, rounded as in torchvision's CenterCrop."""
+    return -round((length - target) / 2)
 
 
-def _places(pixels: int, resized: int, side: int) -> Tensor:
-    """Centres (pixels,) float64 of an axis's pixels after it is resized and placed on ``side``, in units of that."""
-    return ((torch.arange(pixels, dtype=torch.float64) + 0.5) * resized / pixels + _before(resized, side)) / side
+def _pixel_centers(pixels: int, resized: int, side: int) -> Tensor:
+    """Return the centers (pixels,) float64 of an axis after resizing and cropping or padding, in units of ``side``."""
+    return ((torch.arange(pixels, dtype=torch.float64) + 0.5) * resized / pixels + _offset(resized, side)) / side
 
 
-def _sampled(values: Tensor, places: Tensor, axis: int) -> Tensor:
-    """Interpolate values (H, W) along one axis at places in [0, 1]; what lies outside takes the border's value."""
+def _interpolate(values: Tensor, centers: Tensor, axis: int) -> Tensor:
+    """Interpolate values (H, W) linearly along an axis at centers in [0, 1]; outside, the border value is repeated."""
     count = values.shape[axis]
-    cells = (places * count - 0.5).clamp(0, count - 1)
+    cells = (centers * count - 0.5).clamp(0, count - 1)
     low = cells.long()
     weight = (cells - low).to(values.dtype).view((-1, 1) if axis == 0 else (1, -1))
     return torch.lerp(values.index_select(axis, low), values.index_select(axis, (low + 1).clamp(max=count - 1)), weight)
+
+
+_FLIPS = ("flip_left_right", "flip_top_bottom", "rotate_180")
+_ROTATIONS = ("rotate_90", "rotate_180", "rotate_270")
+AUGMENTATIONS: dict[str, tuple[str, ...]] = {
+    "none": (),
+    "flips": _FLIPS,
+    "rotations": _ROTATIONS,
+    "all": tuple(transpose.name.lower() for transpose in Image.Transpose),
+}
+"""Names of :class:`PIL.Image.Transpose` by augmentation; their results are added to the unaugmented training images.
+
+For products in any orientation. An orientation that never occurs in good products becomes normal too, so that a product
+that lies upside down is no longer a defect. With the identity, the transposes of each choice form a group, so that no
+orientation is preferred.
+"""
+
+
+class FlippedTransform:
+    """A transform of flipped or rotated images.
+
+    Args:
+        transform: Applied to the flipped image or mask.
+        flip: Name of a :class:`PIL.Image.Transpose` in lower case, see `AUGMENTATIONS`.
+    """
+
+    def __init__(self, transform: ImageTransform, flip: str) -> None:
+        self.transform = transform
+        self.flip = flip
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """Return the flipped RGB image as a float32 tensor (3, H, W), normalized."""
+        return self.transform(self._transpose(image))
+
+    def mask(self, mask: Image.Image) -> Tensor:
+        """Return the flipped mask as a bool tensor (H, W)."""
+        return self.transform.mask(self._transpose(mask))
+
+    def spec(self) -> dict[str, Any]:
+        """Return all settings that the image tensor depends on, as JSON types."""
+        return {**self.transform.spec(), "flip": self.flip}
+
+    def _transpose(self, image: Image.Image) -> Image.Image:
+        return image.transpose(Image.Transpose[self.flip.upper()])

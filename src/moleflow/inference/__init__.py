@@ -1,1 +1,1 @@
-"""What a trained model is used for: predictions, export, assembling experts of several runs."""
+"""Uses of trained models: ensembles, ONNX export, merging of experts, overlays."""

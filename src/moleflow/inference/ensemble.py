@@ -1,7 +1,8 @@
-"""Several models of the same categories as one: each on its own size or backbone, averaged on one scale."""
+"""Ensembles: several models of the same categories whose standardized scores are averaged."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
@@ -9,184 +10,246 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from moleflow.calibration import ScoreScale
-from moleflow.data import PictureTransform
-from moleflow.errors import UserError
-from moleflow.files import read_sealed, sha256, write_sealed
-from moleflow.model import MoLEFlow
-from moleflow.scored import SeenPictures
-from moleflow.store import ENSEMBLE_FILE
+from moleflow.data.transforms import ImageTransform
+from moleflow.detector.base import Detector
+from moleflow.detector.detector import MoLEFlow
+from moleflow.detector.store import ENSEMBLE_FILE
+from moleflow.detector.types import ExpertRecord, TrainingScores
+from moleflow.scoring.calibration import ScoreStandardizer
+from moleflow.utils.errors import UserError
+from moleflow.utils.io import read_checksummed_json, sha256, write_checksummed_json
 
 
-class Ensemble(MoLEFlow):
-    """A model that asks others, too: image scores and maps are means over all members.
+class EnsembleScorer:
+    """Means of the members' image scores and anomaly maps.
 
-    Each member's scores are in standard deviations of its own training scores (:class:`ScoreScale`), so members of any
-    kind have the same weight. The first member, which this object itself is, routes pictures and decides the map's
-    size; where maps differ in size, they are resampled to it.
+    The patch scores of an image are those of all members, concatenated into one row.
 
-    The patch scores of a picture are those of all members, one after the other, as one row.
+    Args:
+        members: The models; the first one determines the map size, to which the other maps are resampled.
     """
 
-    folders: list[Path]
-    others: list[MoLEFlow]
-
-    @classmethod
-    def joined(
-        cls, folders: Sequence[Path], device: str | torch.device = "cpu", cache: Path | Literal["memory"] | None = None
-    ) -> Self:
-        """Return the models of some run folders as one; they have yet to be put on one scale.
-
-        Args:
-            folders: At least two run folders.
-            device: Where to compute.
-            cache: As :class:`MoLEFlow`.
-
-        Raises:
-            UserError: If there are fewer than two models, or they do not go together.
-        """
-        if len(folders) < 2:
-            raise UserError("An ensemble needs at least two runs.")
-        for i, folder in enumerate(folders):
-            if folder.resolve() in [earlier.resolve() for earlier in folders[:i]]:
-                raise UserError(f"{folder} is named twice. Members of an ensemble are different runs: name each once.")
-        made = cls.load(folders[0], device, cache=cache)
-        made.folders = list(folders)
-        made.others = [MoLEFlow.load(folder, device, cache=cache) for folder in folders[1:]]
-        for folder, other in zip(folders[1:], made.others, strict=True):
-            _check_alike(made, other, folders[0], folder)
-        return made
-
-    @classmethod
-    def read(cls, path: Path, device: str | torch.device = "cpu") -> Self:
-        """Return the ensemble that :meth:`write` wrote, ready to score pictures.
-
-        Raises:
-            UserError: If the file is damaged, or a member is missing or has changed since.
-        """
-        content = read_sealed(path)
-        folders = [path.parent / member["run"] for member in content["members"]]
-        for folder, member in zip(folders, content["members"], strict=True):
-            manifest = folder / "model" / "manifest.json"
-            if not manifest.is_file() or sha256(manifest) != member["manifest"]:
-                raise UserError(f"{folder} is gone or has changed since {path.parent} was made. Make that again.")
-        made = cls.joined(folders, device)
-        for model, member in zip(made.members, content["members"], strict=True):
-            model.scales = {name: ScoreScale(**scale) for name, scale in member["scales"].items()}
-        for name, scores in content["scores"].items():
-            made.seen[name] = SeenPictures(made.seen[name].features, torch.tensor(scores))
-        return made
-
-    def write(self, path: Path) -> None:
-        """Write which runs the members are, and their scales, as a small JSON file; the models stay where they are."""
-        members = [
-            {
-                "run": os.path.relpath(folder.resolve(), path.parent.resolve()),
-                "manifest": sha256(folder / "model" / "manifest.json"),
-                "scales": {name: vars(scale) for name, scale in member.scales.items()},
-            }
-            for folder, member in zip(self.folders, self.members, strict=True)
-        ]
-        scores = {name: seen.scores.tolist() for name, seen in self.seen.items()}
-        write_sealed(path, {"members": members, "scores": scores})
+    def __init__(self, members: Sequence[MoLEFlow]) -> None:
+        self.members = members
 
     @property
-    def members(self) -> list[MoLEFlow]:
-        """All models; the first one is this."""
-        return [self, *self.others]
+    def map_shape(self) -> tuple[int, ...]:
+        """Height and width of an anomaly map in pixels."""
+        return self.members[0].scorer.map_shape
 
-    def put_on_scale(self, learned: Sequence[Callable[[str], Sequence[Path]]]) -> None:
-        """Learn every member's scale, where training left none, and what the ensemble says of normal pictures.
+    def score_images(
+        self, paths: Sequence[Path], expert: str, features: Tensor | None = None, training: bool = False
+    ) -> Tensor:
+        """Return the patch scores of all members, (N, P) float32.
 
         Args:
-            learned: For each member, the pictures it has learned of a category.
+            paths: The images.
+            expert: Name of the expert.
+            features: Patch features of the images at the first member's image size, if they are at hand.
+            training: Whether these are the expert's training images, all of them in order.
         """
-        for name in self.flow.names:
-            for member, pictures in zip(self.members, learned, strict=True):
-                if name not in member.scales:
-                    paths = [path for category in self.notes[name]["categories"] for path in pictures(category)]
-                    patches = MoLEFlow.patches_of(member, paths, name, training=True)
-                    member.scales[name] = ScoreScale.from_training(patches, member.scoring_of(name))
-            paths = [path for category in self.notes[name]["categories"] for path in learned[0](category)]
-            scores = self.image_scores(self.patches_of(paths, name, training=True), [name] * len(paths))
-            self.seen[name] = SeenPictures(self.seen[name].features, scores)
-
-    def patches_of(
-        self, paths: Sequence[Path], expert: str, common: Tensor | None = None, training: bool = False
-    ) -> Tensor:
-        """Return the patch scores of all members, (N, P) float32; see :meth:`MoLEFlow.patches_of`."""
-        own = super().patches_of(paths, expert, common, training)
-        others = [other.patches_of(paths, expert, training=training).flatten(1) for other in self.others]
-        return torch.cat([own.flatten(1), *others], 1)
+        rows = [
+            member.scorer.score_images(paths, expert, features if i == 0 else None, training).flatten(1)
+            for i, member in enumerate(self.members)
+        ]
+        return torch.cat(rows, 1)
 
     def image_scores(self, patch_scores: Sequence[Tensor] | Tensor, experts: Sequence[str]) -> Tensor:
-        """Return the mean of the members' image scores; see :meth:`MoLEFlow.image_scores`."""
-        split = self._split(patch_scores, experts)
-        scores = [MoLEFlow.image_scores(*pair, experts) for pair in zip(self.members, split, strict=True)]
-        return torch.stack(scores).mean(0)
+        """Return the mean of the members' image scores, (N,) float32.
+
+        Args:
+            patch_scores: Rows (P,) of :meth:`score_images`.
+            experts: The expert that scored each image.
+        """
+        pairs = zip(self.members, self._split(patch_scores, experts), strict=True)
+        return torch.stack([member.scorer.image_scores(patches, experts) for member, patches in pairs]).mean(0)
 
     def anomaly_maps(self, patch_scores: Sequence[Tensor] | Tensor, experts: Sequence[str]) -> Tensor:
-        """Return the mean of the members' maps at the first one's size; see :meth:`MoLEFlow.anomaly_maps`."""
-        total = torch.zeros(len(experts), *self.scoring.map_shape)
+        """Return the mean of the members' anomaly maps, (N, H, W) float32.
+
+        Args:
+            patch_scores: Rows (P,) of :meth:`score_images`.
+            experts: The expert that scored each image.
+        """
+        total = torch.zeros(len(experts), *self.map_shape)
         for member, patches in zip(self.members, self._split(patch_scores, experts), strict=True):
-            maps = MoLEFlow.anomaly_maps(member, patches, experts)
+            maps = member.scorer.anomaly_maps(patches, experts)
             if maps.shape != total.shape:
-                maps = F.interpolate(maps[:, None], self.scoring.map_shape, mode="bilinear", antialias=True)[:, 0]
+                maps = F.interpolate(maps[:, None], self.map_shape, mode="bilinear", antialias=True)[:, 0]
             total += maps
         return total / len(self.members)
 
-    def parameter_counts(self) -> dict[str, Any]:
-        """Return the sums over members; see :meth:`MoLEFlow.parameter_counts`."""
-        first, *others = (MoLEFlow.parameter_counts(member) for member in self.members)
-        for counts in others:
-            for part in ("base", "backbone"):
-                first[part] += counts[part]
-            first["experts"] = {name: n + counts["experts"][name] for name, n in first["experts"].items()}
-        return first
+    def clear_merged_cache(self) -> None:
+        """Drop the members' merged copies of experts."""
+        for member in self.members:
+            member.scorer.clear_merged_cache()
 
     def _split(self, patch_scores: Sequence[Tensor] | Tensor, experts: Sequence[str]) -> list[list[Tensor]]:
-        """Return each member's patch scores (h, w) of each picture."""
+        """Return each member's patch scores (h, w) of each image."""
         split: list[list[Tensor]] = [[] for _ in self.members]
         for row, name in zip(patch_scores, experts, strict=True):
-            grids = [member.grid_of(name) for member in self.members]
+            grids = [member.experts[name].grid_shape for member in self.members]
             parts = row.split([height * width for height, width in grids])
             for patches, part, grid in zip(split, parts, grids, strict=True):
                 patches.append(part.view(grid))
         return split
 
 
-def _check_alike(first: MoLEFlow, other: MoLEFlow, first_path: Path, path: Path) -> None:
-    """Make sure that two models speak of the same categories and see the same part of a picture.
+class EnsembleDetector(Detector):
+    """Several models as one detector: image scores and anomaly maps are means over the members.
+
+    Each member's scores are standardized by its own training scores (:class:`ScoreStandardizer`), so members of any
+    kind have equal weight. The first member routes images and determines the map size.
+
+    Args:
+        members: The models.
+        folders: The run folder of each member.
+
+    Raises:
+        UserError: If there are fewer than two members, one is given twice, or they do not match.
+    """
+
+    def __init__(self, members: Sequence[MoLEFlow], folders: Sequence[Path]) -> None:
+        if len(members) < 2:
+            raise UserError("An ensemble needs at least two runs.")
+        for i, folder in enumerate(folders):
+            if folder.resolve() in [earlier.resolve() for earlier in folders[:i]]:
+                raise UserError(f"{folder} is given twice. Give each run of an ensemble once.")
+        first = members[0]
+        for folder, member in zip(folders[1:], members[1:], strict=True):
+            _check_compatible(first, member, folders[0], folder)
+        self.members = list(members)
+        self.folders = list(folders)
+        self.device = first.device
+        self.extractor = first.extractor
+        self.router = first.router
+        self.scorer = EnsembleScorer(self.members)
+        self.experts: dict[str, ExpertRecord] = {name: replace(record) for name, record in first.experts.items()}
+
+    @classmethod
+    def from_runs(
+        cls, folders: Sequence[Path], device: str | torch.device = "cpu", cache: Path | Literal["memory"] | None = None
+    ) -> Self:
+        """Return the ensemble of the models of some run folders, to be calibrated by :meth:`calibrate_members`.
+
+        Args:
+            folders: At least two run folders.
+            device: Where the models compute.
+            cache: Folder of the feature cache, ``memory`` or None.
+
+        Raises:
+            UserError: If there are fewer than two runs, or their models do not match.
+        """
+        return cls([MoLEFlow.load(folder, device, cache=cache) for folder in folders], folders)
+
+    @classmethod
+    def read(cls, path: Path, device: str | torch.device = "cpu") -> Self:
+        """Return the ensemble of a file that :meth:`write` wrote, ready to score images.
+
+        Raises:
+            UserError: If the file is damaged, or a member is missing or has changed since.
+        """
+        content = read_checksummed_json(path)
+        folders = [path.parent / member["run"] for member in content["members"]]
+        for folder, member in zip(folders, content["members"], strict=True):
+            manifest = folder / "model" / "manifest.json"
+            if not manifest.is_file() or sha256(manifest) != member["manifest"]:
+                raise UserError(
+                    f"{folder} is missing or has changed since the ensemble {path.parent} was written. Create the "
+                    "ensemble again."
+                )
+        ensemble = cls.from_runs(folders, device)
+        for model, member in zip(ensemble.members, content["members"], strict=True):
+            for name, moments in member["standardizers"].items():
+                model.experts[name].standardizer = ScoreStandardizer(**moments)
+        for name, scores in content["scores"].items():
+            ensemble._set_training_scores(name, torch.tensor(scores))
+        return ensemble
+
+    def write(self, path: Path) -> None:
+        """Write the members' run folders and standardizers as JSON; the models stay in their run folders."""
+        members = [
+            {
+                "run": os.path.relpath(folder.resolve(), path.parent.resolve()),
+                "manifest": sha256(folder / "model" / "manifest.json"),
+                "standardizers": {name: vars(r.standardizer) for name, r in member.experts.items() if r.standardizer},
+            }
+            for folder, member in zip(self.folders, self.members, strict=True)
+        ]
+        scores = {name: r.training.scores.tolist() for name, r in self.experts.items() if r.training is not None}
+        write_checksummed_json(path, {"members": members, "scores": scores})
+
+    def calibrate_members(self, training_images: Sequence[Callable[[str], Sequence[Path]]]) -> None:
+        """Standardize every member's scores where its training did not, and compute the ensemble's training scores.
+
+        Args:
+            training_images: For each member, a function that returns its training images of a category.
+        """
+        for name, record in self.experts.items():
+            for member, images in zip(self.members, training_images, strict=True):
+                own = member.experts[name]
+                if own.standardizer is None:
+                    patches = member.scorer.score_images(_paths(images, record), name, training=True)
+                    own.standardizer = ScoreStandardizer.from_training(patches, own.postprocessor)
+            paths = _paths(training_images[0], record)
+            patches = self.scorer.score_images(paths, name, training=True)
+            self._set_training_scores(name, self.scorer.image_scores(patches, [name] * len(paths)))
+
+    def parameter_counts(self) -> dict[str, Any]:
+        """Return the sums over members of their numbers of stored values."""
+        total, *others = (member.parameter_counts() for member in self.members)
+        for counts in others:
+            for part in ("base", "backbone"):
+                total[part] += counts[part]
+            total["experts"] = {name: n + counts["experts"][name] for name, n in total["experts"].items()}
+        return total
+
+    def _set_training_scores(self, name: str, scores: Tensor) -> None:
+        training = self.experts[name].training
+        assert training is not None
+        self.experts[name].training = TrainingScores(training.features, scores)
+
+
+def load_detector(folder: str | Path, device: str | torch.device = "cpu") -> Detector:
+    """Return the detector of a run folder: its trained model, or the ensemble of other runs.
+
+    Raises:
+        UserError: If there is none, or one of its files is missing or damaged.
+    """
+    path = Path(folder) / ENSEMBLE_FILE
+    return EnsembleDetector.read(path, device) if path.is_file() else MoLEFlow.load(folder, device)
+
+
+def _paths(images: Callable[[str], Sequence[Path]], record: ExpertRecord) -> list[Path]:
+    return [path for category in record.categories for path in images(category)]
+
+
+def _check_compatible(first: MoLEFlow, other: MoLEFlow, first_folder: Path, folder: Path) -> None:
+    """Check that two models have the same categories and transform images to the same region.
 
     Raises:
         UserError: If they do not.
     """
-    learned, others = (
-        {name: sorted(note["categories"]) for name, note in model.notes.items()} for model in (first, other)
-    )
-    if learned != others:
+    categories, others = (_categories(model.experts) for model in (first, other))
+    if categories != others:
         raise UserError(
-            f"{path} cannot join {first_path}: its experts hold {list(others.values())} instead of "
-            f"{list(learned.values())}. Members of an ensemble learn the same categories in the same tasks."
+            f"{folder} cannot join {first_folder}: the categories of its experts are {list(others.values())} instead "
+            f"of {list(categories.values())}. Members of an ensemble are trained on the same categories and tasks."
         )
-    views = [_view(cast(PictureTransform, model.extractor.transform)) for model in (first, other)]
-    if views[0] != views[1]:
+    regions = [_image_region(cast(ImageTransform, model.extractor.transform)) for model in (first, other)]
+    if regions[0] != regions[1]:
         raise UserError(
-            f"{path} cannot join {first_path}: it sees another part of a picture ({views[1]} instead of {views[0]}). "
-            "Sizes may differ, but not transform.mode, nor the proportion of the sides unless it is squash."
+            f"{folder} cannot join {first_folder}: its region of an image is {regions[1]} instead of {regions[0]}. "
+            "Sizes may differ, but not transform.mode, nor the aspect ratio of crop and pad."
         )
 
 
-def _view(transform: PictureTransform) -> str:
-    square = transform.mode == "squash"
-    return transform.mode if square else f"{transform.mode} to {transform.width / transform.height:.3f}:1"
+def _categories(experts: Mapping[str, ExpertRecord]) -> dict[str, list[str]]:
+    return {name: sorted(record.categories) for name, record in experts.items()}
 
 
-def load_model(folder: str | Path, device: str | torch.device = "cpu") -> MoLEFlow:
-    """Return the model of a run folder, whether it learned one itself or is an ensemble of others.
-
-    Raises:
-        UserError: If there is none, or a file of it is missing or damaged.
-    """
-    path = Path(folder) / ENSEMBLE_FILE
-    return Ensemble.read(path, device) if path.is_file() else MoLEFlow.load(folder, device)
+def _image_region(transform: ImageTransform) -> str:
+    """Return mode and aspect ratio of a transform, which determine the region of an image that it keeps."""
+    if transform.mode == "squash":
+        return transform.mode
+    return f"{transform.mode} to {transform.width / transform.height:.3f}:1"

@@ -1,4 +1,4 @@
-"""Draws an anomaly map over its picture."""
+"""Overlays of anomaly maps on images."""
 
 import matplotlib as mpl
 import numpy as np
@@ -6,32 +6,30 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from moleflow.data import PictureTransform
+from moleflow.data.transforms import ImageTransform
 
 
-def shown_picture(picture: Image.Image, transform: PictureTransform) -> NDArray[np.uint8]:
-    """Return a picture as the model saw it, (H, W, 3): resized and cut, in its own colours."""
+def transformed_image(image: Image.Image, transform: ImageTransform) -> NDArray[np.uint8]:
+    """Return an image after the transform, without its normalization: (H, W, 3) uint8."""
     mean, std = (np.asarray(values).reshape(3, 1, 1) for values in (transform.mean, transform.std))
-    pixels = (transform(picture).numpy() * std + mean).transpose(1, 2, 0)
-    shown: NDArray[np.uint8] = (pixels.clip(0, 1) * 255).round().astype(np.uint8)
-    return shown
+    pixels = (transform(image).numpy() * std + mean).transpose(1, 2, 0)
+    rounded: NDArray[np.uint8] = (pixels.clip(0, 1) * 255).round().astype(np.uint8)
+    return rounded
 
 
-def overlay(
-    picture: Image.Image, anomaly_map: Tensor, transform: PictureTransform, low: float, high: float
-) -> Image.Image:
-    """Return the picture with its map laid over it: clear at ``low`` and below, opaque colour at ``high`` and above.
+def overlay(image: Image.Image, anomaly_map: Tensor, transform: ImageTransform, low: float, high: float) -> Image.Image:
+    """Return the transformed image, blended with the colours of its anomaly map.
 
     Args:
-        picture: The picture.
-        anomaly_map: (H, W).
-        transform: How the model sees pictures.
-        low: Value of the map that is quite normal.
-        high: Value that is surely not.
+        image: The image.
+        anomaly_map: (H, W) anomaly map.
+        transform: The detector's transform.
+        low: Map value up to which the overlay is transparent.
+        high: Map value from which the overlay has its full opacity of 0.75.
     """
-    seen = shown_picture(picture, transform)
-    map_image = Image.fromarray(anomaly_map.numpy()).resize((seen.shape[1], seen.shape[0]), Image.Resampling.BILINEAR)
-    strength = ((np.asarray(map_image) - low) / max(high - low, 1e-12)).clip(0, 1)
+    base = transformed_image(image, transform)
+    resized = Image.fromarray(anomaly_map.numpy()).resize((base.shape[1], base.shape[0]), Image.Resampling.BILINEAR)
+    strength = ((np.asarray(resized) - low) / max(high - low, 1e-12)).clip(0, 1)
     colours = mpl.colormaps["inferno"](strength)[..., :3] * 255
     weight = (0.75 * strength)[..., None]
-    return Image.fromarray((seen * (1 - weight) + colours * weight).round().astype(np.uint8))
+    return Image.fromarray((base * (1 - weight) + colours * weight).round().astype(np.uint8))

@@ -1,6 +1,6 @@
-"""What is looked at when a flow behaves oddly: plain functions of tensors, nothing of flows or runs.
+"""Statistics for the diagnosis of flows, as functions of tensors.
 
-A quantity that does not exist for its input (a correlation with a constant, a mean of nothing) is None.
+A statistic that is undefined for its input (the correlation with a constant, the cosine of a zero vector) is None.
 """
 
 from collections.abc import Mapping
@@ -11,35 +11,38 @@ import torch
 from torch import Tensor
 
 QQ_LEVELS = tuple(i / 4 for i in range(-16, 17))
-"""Standard normal quantiles at which latents are compared, -4 to 4: as far out as some 10^5 numbers tell."""
+"""Standard normal quantiles of Q-Q plots, -4 to 4: about the range that 10^5 values resolve."""
 
 
 def correlation(a: Tensor, b: Tensor) -> float | None:
-    """Return Pearson's correlation of two tensors of one shape; None if one of them does not vary."""
+    """Return Pearson's correlation of two tensors of the same shape; None if one of them is constant."""
     x, y = (values.double().flatten() - values.double().mean() for values in (a, b))
     scale = float(x.norm() * y.norm())
     return float(x @ y) / scale if scale > 0 else None
 
 
 def excess_kurtosis(values: Tensor) -> float | None:
-    """Return the fourth standardised moment less 3, all values pooled: 0 for a normal, above for heavier tails."""
-    centred = values.double().flatten() - values.double().mean()
-    square = centred.square()
+    """Return the excess kurtosis over all elements; None if they are constant.
+
+    It is the fourth standardized moment minus 3: 0 for a normal distribution, positive for heavier tails.
+    """
+    centered = values.double().flatten() - values.double().mean()
+    square = centered.square()
     variance = float(square.mean())
     return float(square.square().mean()) / variance**2 - 3 if variance > 0 else None
 
 
 def normal_qq(values: Tensor) -> list[float]:
-    """Return the quantiles of all values pooled that stand where a standard normal has :data:`QQ_LEVELS`.
+    """Return the quantiles over all elements at the probabilities of :data:`QQ_LEVELS`.
 
-    Equal to the levels for a standard normal; beyond them at both ends for heavier tails.
+    They equal the levels for a standard normal distribution, and lie beyond them at both ends for heavier tails.
     """
-    shares = [NormalDist().cdf(level) for level in QQ_LEVELS]
-    return [float(q) for q in np.quantile(values.flatten().cpu().numpy(), shares)]
+    probabilities = [NormalDist().cdf(level) for level in QQ_LEVELS]
+    return [float(q) for q in np.quantile(values.flatten().cpu().numpy(), probabilities)]
 
 
 def norm_shares(vectors: Mapping[str, Tensor]) -> dict[str, float] | None:
-    """Return each vector's norm as a share of the sum of the norms; None if all are zero."""
+    """Return the norm of each vector divided by the sum of the norms; None if all are zero."""
     norms = {name: float(vector.double().norm()) for name, vector in vectors.items()}
     total = sum(norms.values())
     return {name: norm / total for name, norm in norms.items()} if total > 0 else None
@@ -52,26 +55,29 @@ def cosine(a: Tensor, b: Tensor) -> float | None:
 
 
 def tail_frequency(scores: Tensor, count: int) -> Tensor:
-    """Return how often each patch is among its picture's ``count`` largest scores.
+    """Return for each patch the share of images in which it is among the ``count`` largest scores.
 
     Args:
-        scores: (N, h, w) patch scores of N pictures.
-        count: Patches of a tail.
+        scores: (N, h, w) patch scores of N images.
+        count: Number of patches in the tail of an image.
 
     Returns:
-        (h, w) float64 shares of the pictures; they sum to ``count``.
+        (h, w) float64, which sums to ``count``.
     """
     flat = scores.flatten(1)
-    marks = torch.zeros(flat.shape, dtype=torch.float64, device=flat.device)
-    marks.scatter_(1, flat.topk(count, dim=1).indices, 1.0)
-    return marks.mean(0).reshape(scores.shape[1:])
+    in_tail = torch.zeros(flat.shape, dtype=torch.float64, device=flat.device)
+    in_tail.scatter_(1, flat.topk(count, dim=1).indices, 1.0)
+    return in_tail.mean(0).reshape(scores.shape[1:])
 
 
 def border_share(frequency: Tensor) -> tuple[float, float]:
-    """Return which share of a map (h, w) lies in its outermost ring, and which share of its patches the ring is."""
-    ring = torch.ones(frequency.shape, dtype=torch.bool, device=frequency.device)
-    ring[1:-1, 1:-1] = False
-    return float(frequency[ring].sum() / frequency.sum()), float(ring.double().mean())
+    """Return the border's share of the sum of a map (h, w), and its share of the patches.
+
+    The border is the outermost ring of patches.
+    """
+    border = torch.ones(frequency.shape, dtype=torch.bool, device=frequency.device)
+    border[1:-1, 1:-1] = False
+    return float(frequency[border].sum() / frequency.sum()), float(border.double().mean())
 
 
 def product_singular_values(b: Tensor, a: Tensor) -> Tensor:
@@ -82,28 +88,36 @@ def product_singular_values(b: Tensor, a: Tensor) -> Tensor:
         a: (r, n).
 
     Returns:
-        (r,) float64, falling; those of B A but for zeros.
+        (r,) float64, in descending order: those of B A except for zeros.
     """
     values: Tensor = torch.linalg.svdvals(torch.linalg.qr(b.double()).R @ torch.linalg.qr(a.double().T).R.T)
     return values
 
 
 def effective_rank(singular_values: Tensor, energy: float = 0.95) -> int | None:
-    """Return how many of the largest singular values carry a share of the squared norm; None if all are zero."""
+    """Return the least number of singular values with a given share of the squared norm; None if all are zero.
+
+    Args:
+        singular_values: (r,) singular values in any order.
+        energy: Share of the squared norm in (0, 1].
+    """
     squares = singular_values.double().square().sort(descending=True).values
     if not float(squares.sum()) > 0:
         return None
-    carried = squares.cumsum(0) / squares.sum()
-    return int((carried < energy - 1e-12).sum()) + 1
+    cumulative = squares.cumsum(0) / squares.sum()
+    return int((cumulative < energy - 1e-12).sum()) + 1
 
 
-def route_margins(distances: Tensor, own: int) -> Tensor:
-    """Return how much nearer each picture is to its own expert than to the nearest other one; negative is misrouted.
+def route_margins(distances: Tensor, expert: int) -> Tensor:
+    """Return the distance to the nearest other expert minus the distance to the correct one; negative if misrouted.
 
     Args:
-        distances: (N, E) distances to E > 1 experts.
-        own: Column of the pictures' own expert.
+        distances: (N, E) distances of N images to E > 1 experts.
+        expert: Column of the correct expert of all the images.
+
+    Returns:
+        (N,) margins.
     """
     others = distances.clone()
-    others[:, own] = torch.inf
-    return others.amin(1) - distances[:, own]
+    others[:, expert] = torch.inf
+    return others.amin(1) - distances[:, expert]

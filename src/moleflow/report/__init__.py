@@ -1,1 +1,1 @@
-"""The report: reads run folders and writes one page, its tables as Markdown and CSV. Imports no torch."""
+"""Report on run folders: one HTML page, Markdown and CSV tables. Does not import torch."""

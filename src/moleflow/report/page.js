@@ -1,5 +1,5 @@
 "use strict";
-// Sorting by a click on a column's name, filtering by words, and the table of two chosen configurations.
+// Sorts tables by a click on a column, filters rows by words, and compares two selected configurations.
 
 function valueOf(row, column) {
   const cell = row.cells[column];
@@ -9,7 +9,7 @@ function valueOf(row, column) {
 function order(a, b) {
   const numbers = [a, b].map((v) => typeof v === "number");
   if (numbers[0] && numbers[1]) return a - b;
-  if (numbers[0] !== numbers[1]) return numbers[0] ? 1 : -1; // text, and a missing number, below every number
+  if (numbers[0] !== numbers[1]) return numbers[0] ? 1 : -1; // texts and missing numbers sort below numbers
   return a.localeCompare(b, undefined, { numeric: true });
 }
 
@@ -29,8 +29,8 @@ function addFilter(holder, table) {
   const count = document.createElement("span");
   bar.className = "bar";
   input.type = "search";
-  input.placeholder = "filter: words, all must occur";
-  input.setAttribute("aria-label", "filter " + holder.querySelector("h3").textContent);
+  input.placeholder = "filter rows by words";
+  input.setAttribute("aria-label", "Filter " + holder.querySelector("h3").textContent);
   const rows = [...table.tBodies[0].rows];
   const show = () => {
     const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
@@ -57,45 +57,45 @@ for (const holder of document.querySelectorAll(".table")) {
   if (table.tBodies[0].rows.length > 5) addFilter(holder, table);
 }
 
-// A link to a run must arrive even where a filter hides the row; a configuration marks all of its runs.
-function arrive() {
+// Shows the row of a link even if a filter hides it. The link of a configuration marks all of its runs.
+function showTarget() {
   document.querySelectorAll("tr.marked").forEach((row) => row.classList.remove("marked"));
   const target = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));
   const row = target && target.closest("tr");
   if (!row) return;
   row.closest(".table").showAll?.();
   if (target !== row) {
-    const name = row.cells[1].textContent;
-    for (const other of row.parentNode.rows) other.classList.toggle("marked", other.cells[1].textContent === name);
+    const id = row.cells[1].textContent;
+    for (const other of row.parentNode.rows) other.classList.toggle("marked", other.cells[1].textContent === id);
   }
   row.scrollIntoView({ block: "center" });
 }
-addEventListener("hashchange", arrive);
-arrive();
+addEventListener("hashchange", showTarget);
+showTarget();
 
-function options(select, names, chosen) {
-  select.replaceChildren(...names.map(([value, text]) => new Option(text, value, value === chosen, value === chosen)));
+function setOptions(select, options, selected) {
+  select.replaceChildren(...options.map(([value, text]) => new Option(text, value, value === selected, value === selected)));
 }
 
-function sign(gain) {
-  return (gain > 0 ? "▲ +" : gain < 0 ? "▼ " : "= ") + gain.toFixed(4);
+function formatDifference(difference) {
+  return (difference > 0 ? "▲ +" : difference < 0 ? "▼ " : "= ") + difference.toFixed(4);
 }
 
 for (const chooser of document.querySelectorAll(".chooser")) {
   const data = JSON.parse(chooser.querySelector("script").textContent);
-  const [bench, metric, left, right] = ["bench", "metric", "left", "right"].map((n) => chooser.querySelector(`[name=${n}]`));
-  const current = () => data.benches[Number(bench.value)];
+  const [group, metric, left, right] = ["group", "metric", "left", "right"].map((n) => chooser.querySelector(`[name=${n}]`));
+  const current = () => data.groups[Number(group.value)];
   const fill = () => {
-    const names = current().configurations.map((c) => [c.name, `${c.name} ${c.label}`]);
-    options(left, names, current().left);
-    options(right, names, current().right);
+    const configurations = current().configurations.map((c) => [c.id, `${c.id} ${c.label}`]);
+    setOptions(left, configurations, current().left);
+    setOptions(right, configurations, current().right);
   };
   const draw = () => {
-    const [a, b] = [left, right].map((s) => current().configurations.find((c) => c.name === s.value));
+    const [a, b] = [left, right].map((s) => current().configurations.find((c) => c.id === s.value));
     const head = chooser.querySelector("thead");
     const body = chooser.querySelector("tbody");
-    head.innerHTML = '<tr><th>category</th><th class="n"></th><th class="n"></th><th class="n">gain</th></tr>';
-    [a, b].forEach((c, i) => { head.rows[0].cells[i + 1].textContent = `${metric.value} ${c.name}`; });
+    head.innerHTML = '<tr><th>category</th><th class="n"></th><th class="n"></th><th class="n">difference</th></tr>';
+    [a, b].forEach((c, i) => { head.rows[0].cells[i + 1].textContent = `${metric.value} ${c.id}`; });
     body.replaceChildren(...current().categories.map((category, i) => {
       const [x, y] = [a, b].map((c) => c.values[metric.value][i]);
       const row = document.createElement("tr");
@@ -108,17 +108,17 @@ for (const chooser of document.querySelectorAll(".chooser")) {
         cell.className = "n";
         cell.append(link);
       }
-      const gain = row.insertCell();
-      gain.className = "n " + (x === null || y === null || x === y ? "" : y > x ? "good" : "bad");
-      gain.textContent = x === null || y === null ? "–" : sign(y - x);
+      const difference = row.insertCell();
+      difference.className = "n " + (x === null || y === null || x === y ? "" : y > x ? "good" : "bad");
+      difference.textContent = x === null || y === null ? "–" : formatDifference(y - x);
       return row;
     }));
   };
-  options(bench, data.benches.map((b, i) => [String(i), b.dataset]), "0");
-  options(metric, data.metrics.map((m) => [m, m]), data.metric);
+  setOptions(group, data.groups.map((b, i) => [String(i), b.dataset]), "0");
+  setOptions(metric, data.metrics.map((m) => [m, m]), data.metric);
   fill();
   draw();
-  bench.addEventListener("change", () => { fill(); draw(); });
+  group.addEventListener("change", () => { fill(); draw(); });
   for (const select of [metric, left, right]) select.addEventListener("change", draw);
   chooser.hidden = false;
 }

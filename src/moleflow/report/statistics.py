@@ -1,4 +1,7 @@
-"""Whether a difference between two configurations is more than the dice: seeds against seeds."""
+"""Confidence intervals of differences between configurations, over seeds.
+
+``scipy.stats`` has the same tests, but its import takes longer than that of the whole report.
+"""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -8,89 +11,110 @@ from typing import Literal
 
 from scipy.special import stdtrit
 
-Verdict = Literal["beyond the noise", "inside the noise", "noise unknown", "identical"]
-
-BySeed = Mapping[int, float]
-"""A metric by seed."""
+Verdict = Literal["significant", "not significant", "untested", "identical"]
 
 
 @dataclass(frozen=True)
 class Noise:
-    """Spread of a metric over seeds, pooled over all configurations that have several.
+    """Standard deviation of a metric over seeds, pooled over all configurations with several seeds.
 
     Attributes:
-        sd: Standard deviation between seeds of one configuration; None where no configuration has two seeds.
-        freedom: Degrees of freedom behind it.
+        std: The standard deviation; None if no configuration has two seeds.
+        degrees_of_freedom: Its degrees of freedom.
     """
 
-    sd: float | None
-    freedom: int
+    std: float | None
+    degrees_of_freedom: int
 
 
 @dataclass(frozen=True)
 class Difference:
-    """``b - a`` and what is known about it.
+    """Difference ``b - a`` of two configurations.
 
     Attributes:
-        value: Difference of the means (of the common seeds, where there are two).
-        interval: Half width of the 95 % confidence interval; None if the noise is unknown.
-        verdict: The word for it.
-        how: What the noise was taken from.
+        value: Difference of the means (of the common seeds, if there are at least two).
+        interval: Half width of the 95 % confidence interval; None if it cannot be estimated.
+        verdict: ``significant`` if the interval excludes 0, ``not significant`` if it does not, ``untested`` without
+            an interval, ``identical`` for equal values.
+        test: Test and sample sizes.
     """
 
     value: float
     interval: float | None
     verdict: Verdict
-    how: str
+    test: str
+
+    @property
+    def is_significant(self) -> bool:
+        """Whether the difference is significant."""
+        return self.verdict == "significant"
 
 
-def pooled_noise(groups: Iterable[BySeed]) -> Noise:
-    """Return the spread between seeds over all groups of seeds."""
-    repeated = [list(group.values()) for group in groups if len(group) > 1]
-    freedom = sum(len(values) - 1 for values in repeated)
-    if not freedom:
+def pooled_noise(samples: Iterable[Mapping[int, float]]) -> Noise:
+    """Return the standard deviation over seeds, pooled over several samples.
+
+    Args:
+        samples: A metric by seed, one mapping per configuration.
+    """
+    repeated = [list(sample.values()) for sample in samples if len(sample) > 1]
+    degrees = sum(len(values) - 1 for values in repeated)
+    if not degrees:
         return Noise(None, 0)
-    return Noise(math.sqrt(sum(variance(values) * (len(values) - 1) for values in repeated) / freedom), freedom)
+    return Noise(math.sqrt(sum(variance(values) * (len(values) - 1) for values in repeated) / degrees), degrees)
 
 
-def compare(a: BySeed, b: BySeed, noise: Noise) -> Difference:
-    """Return how ``b`` differs from ``a``.
+def compare(a: Mapping[int, float], b: Mapping[int, float], noise: Noise) -> Difference:
+    """Return the difference ``b - a`` of two configurations with its 95 % confidence interval.
 
-    Seeds that both have are compared pair by pair (paired t); else both spreads count (Welch); a side with one seed
-    borrows the spread of the other configurations.
+    With at least two common seeds it is a paired t-test on these. Otherwise it is Welch's t-test if both have several
+    seeds, else a t-test with the pooled standard deviation of the other configurations.
 
     Args:
         a: The metric of one configuration by seed; at least one.
-        b: The same of the other.
-        noise: What to borrow.
+        b: The metric of the other configuration by seed; at least one.
+        noise: The pooled standard deviation.
     """
     common = sorted(a.keys() & b.keys())
     if len(common) > 1:
         differences = [b[seed] - a[seed] for seed in common]
         error = stdev(differences) / math.sqrt(len(common))
-        return _difference(fmean(differences), error, len(common) - 1, f"{len(common)} common seeds")
+        return t_test(fmean(differences), error, len(common) - 1, f"paired t-test, {len(common)} common seeds")
     value = fmean(b.values()) - fmean(a.values())
+    sizes = f"{len(a)} and {len(b)} seeds"
     if len(a) > 1 and len(b) > 1:
-        parts = [variance(side.values()) / len(side) for side in (a, b)]
-        weights = sum(part**2 / (len(side) - 1) for part, side in zip(parts, (a, b), strict=True))
-        freedom = sum(parts) ** 2 / weights if weights else len(a) + len(b) - 2
-        return _difference(value, math.sqrt(sum(parts)), freedom, f"{len(a)} and {len(b)} seeds")
-    if noise.sd is None:
-        return Difference(
-            value, None, "noise unknown" if value else "identical", "one seed each, none repeated anywhere"
-        )
-    error = noise.sd * math.sqrt(1 / len(a) + 1 / len(b))
-    return _difference(value, error, noise.freedom, f"{len(a)} and {len(b)} seeds, noise of the other configurations")
+        squared_errors = [variance(sample.values()) / len(sample) for sample in (a, b)]
+        weights = sum(error**2 / (len(sample) - 1) for error, sample in zip(squared_errors, (a, b), strict=True))
+        degrees = sum(squared_errors) ** 2 / weights if weights else len(a) + len(b) - 2
+        return t_test(value, math.sqrt(sum(squared_errors)), degrees, f"Welch's t-test, {sizes}")
+    if noise.std is None:
+        return Difference(value, None, "untested" if value else "identical", "one seed in every configuration")
+    error = noise.std * math.sqrt(1 / len(a) + 1 / len(b))
+    return t_test(value, error, noise.degrees_of_freedom, f"t-test, {sizes}, pooled standard deviation")
 
 
-def seeds_needed(difference: float, sd: float) -> int:
-    """Return how many seeds a side would show a difference with 80 % power at the 5 % level (normal approximation)."""
-    return max(2, math.ceil(2 * (1.96 + 0.84) ** 2 * (sd / difference) ** 2))
+def seeds_needed(difference: float, std: float) -> int:
+    """Return the number of seeds per configuration that detects a difference with 80 % power at the 5 % level.
+
+    Normal approximation for two samples, at least 2.
+
+    Args:
+        difference: The true difference of the means.
+        std: Standard deviation over seeds.
+    """
+    return max(2, math.ceil(2 * (1.96 + 0.84) ** 2 * (std / difference) ** 2))
 
 
-def _difference(value: float, error: float, freedom: float, how: str) -> Difference:
-    value = 0.0 if abs(value) < 1e-12 else value  # what rounding leaves of equal numbers
-    interval = float(stdtrit(freedom, 0.975)) * error
+def t_test(value: float, standard_error: float, degrees_of_freedom: float, test: str) -> Difference:
+    """Return a difference with its 95 % confidence interval from Student's t distribution.
+
+    Args:
+        value: The difference of the means.
+        standard_error: Its standard error.
+        degrees_of_freedom: Of the standard error.
+        test: Description of test and sample sizes.
+    """
+    value = 0.0 if abs(value) < 1e-12 else value  # rounding error of equal values
+    interval = float(stdtrit(degrees_of_freedom, 0.975)) * standard_error
     if value == 0:
-        return Difference(value, interval, "identical" if error == 0 else "inside the noise", how)
-    return Difference(value, interval, "beyond the noise" if abs(value) > interval else "inside the noise", how)
+        return Difference(value, interval, "identical" if standard_error == 0 else "not significant", test)
+    return Difference(value, interval, "significant" if abs(value) > interval else "not significant", test)

@@ -1,4 +1,4 @@
-"""Tables: one value, three forms (page, Markdown, CSV)."""
+"""Tables with three outputs: HTML page, Markdown and CSV."""
 
 import csv
 import io
@@ -9,19 +9,20 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from moleflow.report.configurations import Configuration
-from moleflow.report.runs import Run
+from moleflow.report.comparison import Configuration
+from moleflow.report.statistics import Difference
+from moleflow.runs.reader import Run
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What stands in a table.
+    """A cell of a table.
 
     Attributes:
-        text: What is read.
-        value: What is sorted by and written to CSV: a number, or the text.
-        href: Where it links to; empty for nowhere.
-        tone: ``good``, ``bad``, ``unsure`` or empty; the text says the same, for readers without colours.
+        text: The displayed text.
+        value: Sort key on the page and content of the CSV file: a number or a text.
+        href: Link target; empty for none.
+        tone: ``good``, ``bad``, ``unsure`` or empty. Only adds color: the text has the same information.
     """
 
     text: str
@@ -30,24 +31,26 @@ class Cell:
     tone: str = ""
 
     def __html__(self) -> str:
-        """The cell's content as HTML; what belongs to a sign stays on its line."""
-        text = re.sub("([±▲▼=]) ", "\\1\N{NO-BREAK SPACE}", self.text)
-        return str(Markup('<a href="{}">{}</a>').format(self.href, text) if self.href else escape(text))
+        """Return the content as HTML: lines break inside long keys, but not after a sign."""
+        text = str(escape(re.sub("([±▲▼=]) ", "\\1\N{NO-BREAK SPACE}", self.text)))
+        html = Markup(re.sub("([.=])(?=[A-Za-z_])", "\\1<wbr>", text))
+        return str(Markup('<a href="{}">{}</a>').format(self.href, html) if self.href else html)
 
 
 Item = Cell | str | int | float | None
+"""Content of a table's cell; None is a missing value."""
 
 
 @dataclass
 class Table:
-    """Rows under named columns.
+    """Rows with named columns.
 
     Attributes:
-        name: Name of the CSV file and of the place in the page.
+        name: Name of the CSV file and anchor in the page.
         title: Heading.
         columns: Names of the columns.
-        rows: One list a row, as long as the columns, of :data:`Item`.
-        note: What the reader has to know, above the table.
+        rows: One list of :data:`Item` per row, as long as ``columns``.
+        note: Explanation above the table.
     """
 
     name: str
@@ -59,15 +62,15 @@ class Table:
     @property
     def cells(self) -> list[list[Cell]]:
         """All rows as cells."""
-        return [[cell(item) for item in row] for row in self.rows]
+        return [[to_cell(item) for item in row] for row in self.rows]
 
     @property
-    def numeric(self) -> set[int]:
-        """The columns that hold a number somewhere."""
+    def numeric_columns(self) -> set[int]:
+        """Indices of the columns that contain a number."""
         return {i for row in self.cells for i, c in enumerate(row) if isinstance(c.value, int | float)}
 
     def markdown(self) -> str:
-        """The table in Markdown."""
+        """Return the table in Markdown."""
         lines = [f"### {self.title}", ""]
         lines += [self.note, ""] if self.note else []
         if not self.rows:
@@ -77,7 +80,7 @@ class Table:
         return "\n".join([*lines, ""])
 
     def csv(self) -> str:
-        """The table as CSV, numbers with every digit."""
+        """Return the table as CSV, numbers in full precision."""
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(self.columns)
@@ -86,8 +89,8 @@ class Table:
         return out.getvalue()
 
 
-def cell(item: Item) -> Cell:
-    """Return any item as a cell."""
+def to_cell(item: Item) -> Cell:
+    """Return an item as a cell."""
     if isinstance(item, Cell):
         return item
     if item is None:
@@ -97,53 +100,77 @@ def cell(item: Item) -> Cell:
     return Cell(str(item), item if isinstance(item, int) else str(item))
 
 
-def run_link(run: Run) -> str:
-    """Return the place of a run in the page."""
-    return f"#run-{anchor(run.place)}"
-
-
-def link(of: Configuration | Run) -> str:
-    """Return the place of a run or a configuration in the page."""
-    if isinstance(of, Run):
-        return run_link(of)
-    return run_link(of.runs[0]) if len(of.runs) == 1 else f"#{of.name}"
-
-
 def anchor(text: str) -> str:
-    """Return a text as an id: other characters become their code, so that no two texts give one id."""
+    """Return a text as an HTML id. Other characters are replaced by their code, so different texts differ."""
     return "".join(c if c.isalnum() and c.isascii() else f"-{ord(c):x}" for c in text)
 
 
-def name_cell(configuration: Configuration) -> Cell:
-    """Return a configuration's short name, linked."""
-    return Cell(configuration.name, configuration.name, link(configuration))
+def run_href(run: Run) -> str:
+    """Return the link to a run's row in the table of runs."""
+    return f"#run-{anchor(run.run_id)}"
+
+
+def configuration_href(configuration: Configuration) -> str:
+    """Return the link to a configuration's runs in the table of runs."""
+    return run_href(configuration.runs[0]) if len(configuration.runs) == 1 else f"#{configuration.id}"
+
+
+def id_cell(configuration: Configuration) -> Cell:
+    """Return a configuration's id, linked to its runs."""
+    return Cell(configuration.id, configuration.id, configuration_href(configuration))
 
 
 def metric_cell(configuration: Configuration, *keys: str) -> Cell:
-    """Return a metric as mean ± sd (of n seeds), linked to its run or runs."""
-    mean, sd = configuration.mean(*keys), configuration.sd(*keys)
+    """Return a metric as mean ± standard deviation over seeds, linked to the configuration's runs."""
+    mean, std = configuration.mean(*keys), configuration.std(*keys)
     if mean is None:
         return Cell("–")
-    text = f"{mean:.4f}" if sd is None else f"{mean:.4f} ± {sd:.4f}"
-    return Cell(text, mean, link(configuration))
+    text = f"{mean:.4f}" if std is None else f"{mean:.4f} ± {std:.4f}"
+    return Cell(text, mean, configuration_href(configuration))
 
 
-def run_cell(run: Run, *keys: str, digits: int = 4) -> Cell:
-    """Return a number of one run, linked to it."""
+def run_cell(run: Run, *keys: str) -> Cell:
+    """Return a value of ``metrics.json`` of one run, linked to the run."""
     value = run.value(*keys)
-    return Cell("–") if value is None else Cell(f"{value:.{digits}f}", value, run_link(run))
+    return Cell("–") if value is None else Cell(f"{value:.4f}", value, run_href(run))
 
 
-def change_cell(value: float | None, interval: float | None = None, href: str = "", sure: bool = True) -> Cell:
-    """Return a gain or loss with a sign that needs no colour."""
+def number_cell(value: float | None, digits: int, href: str) -> Cell:
+    """Return a number with spaces between groups of three digits."""
+    return Cell("–") if value is None else Cell(f"{value:,.{digits}f}".replace(",", " "), value, href)
+
+
+def change_cell(
+    value: float | None, interval: float | None = None, href: str = "", is_significant: bool = True
+) -> Cell:
+    """Return a difference with a sign that is readable without color.
+
+    Args:
+        value: The difference; None if there is none.
+        interval: Half width of its confidence interval; None for none.
+        href: Link target.
+        is_significant: Whether to color it as good or bad.
+    """
     if value is None:
         return Cell("–")
     sign = "▲" if value > 0 else "▼" if value < 0 else "="
     text = f"{sign} {value:+.4f}" + (f" ± {interval:.4f}" if interval is not None else "")
-    tone = "" if value == 0 else "unsure" if not sure else "good" if value > 0 else "bad"
+    tone = "" if value == 0 else "unsure" if not is_significant else "good" if value > 0 else "bad"
     return Cell(text, value, href, tone)
 
 
-def plain_rows(table: Table) -> list[list[Any]]:
-    """Return the values of a table, for tests and programs."""
-    return [[c.value if c.value is not None else c.text for c in row] for row in table.cells]
+def difference_cell(difference: Difference | None, configuration: Configuration) -> Cell:
+    """Return a difference with its confidence interval, linked to the runs of a configuration."""
+    if difference is None:
+        return Cell("–")
+    return change_cell(
+        difference.value, difference.interval, configuration_href(configuration), difference.is_significant
+    )
+
+
+def verdict_cell(difference: Difference | None) -> Cell:
+    """Return the verdict of a difference."""
+    if difference is None:
+        return Cell("–")
+    tone = "" if difference.verdict in ("significant", "identical") else "unsure"
+    return Cell(difference.verdict, difference.verdict, tone=tone)

@@ -1,6 +1,1 @@
-"""Routing: which expert a picture belongs to."""
-
-from moleflow.routing.router import Router
-from moleflow.routing.statistics import FeatureStatistics
-
-__all__ = ["FeatureStatistics", "Router"]
+"""Choice of the expert of an image."""

@@ -1,96 +1,113 @@
-"""Which expert a picture belongs to, by the distance of its feature to what each expert has seen.
+"""Choice of the expert of an image by the distance of its features to those of each expert's training images.
 
-Reference: Lee et al., "A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks",
-NeurIPS 2018 (class means under one tied covariance); Ledoit and Wolf, "A well-conditioned estimator for
+References: Lee et al., "A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks",
+NeurIPS 2018 (class means with one tied covariance); Ledoit and Wolf, "A well-conditioned estimator for
 large-dimensional covariance matrices", J. Multivariate Analysis 2004 (shrinkage toward the mean eigenvalue).
 """
+
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from moleflow.errors import UserError, choice, nearest
 from moleflow.routing.statistics import FeatureStatistics
+from moleflow.utils.errors import check_choice, check_range
 
-RULES = ("pooled", "own", "euclidean")
-_OWN_RIDGE = 1e-5  # the first implementation's
+RULES = ("shared_covariance", "per_expert_covariance", "euclidean")
+_RIDGE = 1e-5  # the value of the original implementation
+
+
+@dataclass(frozen=True, eq=False)
+class Routing:
+    """Experts of a batch of images.
+
+    Attributes:
+        experts: Name of the nearest expert of each of the B images; the one added first on a tie.
+        margins: (B,) float64, distance to the second nearest expert minus the distance to the nearest; infinite with a
+            single expert.
+        distances: (B, E) float64, distance of each image to each expert, in the order of ``Router.names``.
+    """
+
+    experts: list[str]
+    margins: Tensor
+    distances: Tensor
 
 
 class Router:
-    """Chooses the expert at the smallest distance.
+    """Router to the nearest expert in feature space.
 
     Rules:
 
-    * ``pooled``: Mahalanobis distance under one covariance for all experts, pooled from their scatters and shrunk
-      toward its mean eigenvalue. Experts with few pictures borrow the spread of the others, all distances are on one
-      scale, and a thousand experts cost one triangular solve and a thousand plain distances a picture.
-    * ``own``: Mahalanobis distance under each expert's own covariance + 1e-5 I, the first implementation's rule. With
-      fewer pictures than dimensions it is the distance to the span of the training pictures: it sends pictures of such
-      a category elsewhere.
-    * ``euclidean``: distance to the mean.
+    * ``shared_covariance``: Mahalanobis distance with one covariance for all experts, pooled from their scatters and
+      shrunk toward its mean eigenvalue. Experts with few images use the spread of the others, all distances are on one
+      scale, and with 1000 experts an image costs one triangular solve and 1000 Euclidean distances.
+    * ``per_expert_covariance``: Mahalanobis distance with each expert's own covariance + 1e-5 I, the rule of the
+      original implementation. With fewer training images than dimensions it is the distance to their span, and images
+      of such a category are routed to other experts.
+    * ``euclidean``: Euclidean distance to the mean.
 
-    Whatever needs factorising is factorised at the first distance after a change. Under ``pooled`` that costs the same
-    for the thousandth expert as for the second: a (D, D) sum is kept beside the experts' rows.
+    Covariances are factorized at the first distance after an expert was added. Under ``shared_covariance`` this costs
+    the same for every added expert, because the (D, D) sum of the scatters is stored.
 
     Args:
-        rule: One of the above.
-        shrinkage: Weight in (0, 1] of the mean eigenvalue in the pooled covariance.
+        rule: One of the rules above.
+        shrinkage: Weight in (0, 1] of the mean eigenvalue in the shared covariance.
 
     Raises:
         UserError: If the rule is unknown or the shrinkage outside its range.
+
+    Example:
+        >>> router = Router()
+        >>> router.add("bottle", FeatureStatistics.from_features(torch.randn(30, 8)))
+        >>> router.add("cable", FeatureStatistics.from_features(torch.randn(30, 8) + 5))
+        >>> router.route(torch.zeros(1, 8)).experts
+        ['bottle']
     """
 
-    def __init__(self, rule: str = "pooled", shrinkage: float = 0.1) -> None:
-        self.rule = choice("rule", rule, RULES)
-        if not 0 < shrinkage <= 1:
-            raise UserError(f"shrinkage={shrinkage} must lie in (0, 1]: at 0 few pictures have no inverse covariance.")
+    def __init__(self, rule: str = "shared_covariance", shrinkage: float = 0.1) -> None:
+        self.rule = check_choice("rule", rule, RULES)
+        check_range("shrinkage", shrinkage, 0, 1, "At 0 the covariance of few images has no inverse.", low_open=True)
         self.shrinkage = shrinkage
-        self._experts: dict[str, FeatureStatistics] = {}
-        self._frames: list[_Frame] | None = None
+        self._statistics: dict[str, FeatureStatistics] = {}
+        self._whitened: list[_WhitenedMeans] | None = None
         self._scatter: Tensor | None = None
-        self._summed = 0  # experts, in order of arrival, whose scatter is in the sum
+        self._scatter_count = 0  # number of experts, in order, whose scatters are in the sum
 
     @property
     def names(self) -> list[str]:
-        """The experts in the order in which they came."""
-        return list(self._experts)
+        """Names of the experts in the order in which they were added."""
+        return list(self._statistics)
 
     def add(self, name: str, statistics: FeatureStatistics) -> None:
-        """Make an expert known.
+        """Add an expert.
+
+        Args:
+            name: Name of the expert.
+            statistics: Statistics of the image features of its training images.
 
         Raises:
-            ValueError: If the name is taken, or the features have another dimension than those of the other experts.
+            ValueError: If the name exists, or the features differ in dimension from those of the other experts.
         """
-        if name in self._experts:
-            raise ValueError(f"The router knows an expert {name!r} already; remove it first.")
-        for known, other in self._experts.items():
+        if name in self._statistics:
+            raise ValueError(f"The router has an expert {name!r} already.")
+        for other_name, other in self._statistics.items():
             if other.mean.shape != statistics.mean.shape:
                 sizes = f"{len(other.mean)} dimensions and {name!r} {len(statistics.mean)}"
-                raise ValueError(f"The features of expert {known!r} have {sizes}.")
-        self._experts[name] = statistics
-        self._frames = None
+                raise ValueError(f"The features of expert {other_name!r} have {sizes}.")
+        self._statistics[name] = statistics
+        self._whitened = None
 
     def statistics(self, name: str) -> FeatureStatistics:
-        """Return what is known of an expert.
+        """Return the feature statistics of an expert.
 
         Raises:
             KeyError: If there is no such expert.
         """
-        return self._experts[name]
-
-    def remove(self, name: str) -> None:
-        """Forget an expert; the router is then as if it had never come.
-
-        Raises:
-            ValueError: If there is no such expert.
-        """
-        if name not in self._experts:
-            raise ValueError(f"The router knows no expert {name!r}.{nearest(name, self._experts)}")
-        del self._experts[name]
-        self._frames = self._scatter = None  # a difference of sums would keep a trace in the last digits
-        self._summed = 0
+        return self._statistics[name]
 
     def distances(self, features: Tensor) -> Tensor:
-        """Return the distance of each picture to each expert.
+        """Return the distance of each image to each expert.
 
         Args:
             features: (B, D) image features.
@@ -101,101 +118,119 @@ class Router:
         Raises:
             ValueError: If there is no expert, or a feature is not finite.
         """
-        if self._frames is None:
-            self._frames = self._factorise()
-        values = features.detach().to(self._frames[0].means)
+        if self._whitened is None:
+            self._whitened = self._factorize()
+        values = features.detach().to(self._whitened[0].means)
         if not bool(values.isfinite().all()):
-            raise ValueError("A feature is not finite, so the picture has no expert.")
-        return torch.cat([frame.distances(values) for frame in self._frames], dim=1)
+            raise ValueError("A feature is not finite, so the image cannot be routed.")
+        return torch.cat([means.distances(values) for means in self._whitened], dim=1)
 
-    def route(self, features: Tensor) -> list[str]:
-        """Return the name of the nearest expert for each of the features (B, D); the earlier one on a tie."""
-        names = self.names
-        return [names[i] for i in self.distances(features).argmin(dim=1).tolist()]
-
-    def margin(self, features: Tensor) -> Tensor:
-        """Return how much farther the second expert is than the first, (B,) float64; infinite with a single expert."""
-        distances = self.distances(features)
-        if distances.shape[1] == 1:
-            return torch.full_like(distances[:, 0], torch.inf)
-        best, second = distances.topk(2, dim=1, largest=False).values.unbind(dim=1)
-        return second - best
-
-    def held_out_distances(self, name: str, features: Tensor) -> Tensor:
-        """Return how far each training picture of an expert would be from it, had the expert not seen it.
-
-        Leaving picture f out of n moves the mean to ``(n m - f) / (n - 1)`` and takes ``n / (n - 1) (f - m)(f - m)^T``
-        out of the scatter; both follow in closed form from the distance q with the picture (Sherman and Morrison 1950).
+    def route(self, features: Tensor) -> Routing:
+        """Return the nearest expert of each image, with margins and distances.
 
         Args:
-            name: The expert.
-            features: (N, D) the image features it was made known with.
+            features: (B, D) image features.
+
+        Raises:
+            ValueError: If there is no expert, or a feature is not finite.
+        """
+        distances, names = self.distances(features), self.names
+        experts = [names[i] for i in distances.argmin(dim=1).tolist()]
+        if len(names) == 1:
+            return Routing(experts, torch.full_like(distances[:, 0], torch.inf), distances)
+        nearest, second = distances.topk(2, dim=1, largest=False).values.unbind(dim=1)
+        return Routing(experts, second - nearest, distances)
+
+    def leave_one_out_distances(self, name: str, features: Tensor) -> Tensor:
+        """Return the distance of each training image of an expert, with the image left out of the expert's statistics.
+
+        Leaving image f out of n moves the mean to ``(n m - f) / (n - 1)`` and subtracts
+        ``n / (n - 1) (f - m)(f - m)^T`` from the scatter. The distance then follows in closed form from the distance
+        with the image (Sherman and Morrison 1950). Approximation: the degrees of freedom of the covariance, and the
+        mean eigenvalue toward which it is shrunk, still include the image.
+
+        Args:
+            name: Name of the expert.
+            features: (N, D) features from which the expert's statistics were computed.
 
         Returns:
-            (N,) float64; infinite where the expert has seen a single picture.
+            (N,) float64; infinite if the expert has a single image.
+
+        Raises:
+            ValueError: If there is no such expert, or a feature is not finite.
         """
         square = self.distances(features)[:, self.names.index(name)].square()
-        count = self._experts[name].count
+        count = self._statistics[name].count
         if count < 2:
             return torch.full_like(square, torch.inf)
-        grown = count / (count - 1)
-        share = 0.0
-        if self.rule == "pooled":
-            share = (1 - self.shrinkage) / max(1, sum(expert.count - 1 for expert in self._experts.values()))
-        elif self.rule == "own":
-            share = 1 / (count - 1)
-        return grown * (square / (1 - share * grown * square).clamp_min(1e-9)).sqrt()
+        ratio = count / (count - 1)
+        weight = 0.0  # of a scatter in the covariance
+        if self.rule == "shared_covariance":
+            weight = (1 - self.shrinkage) / _degrees_of_freedom(self._statistics.values())
+        elif self.rule == "per_expert_covariance":
+            weight = 1 / (count - 1)
+        return ratio * (square / (1 - weight * ratio * square).clamp_min(1e-9)).sqrt()
 
-    def _factorise(self) -> list["_Frame"]:
-        """Return the frames whose distances, side by side, are the rule's."""
-        if not self._experts:
-            raise ValueError("The router knows no expert yet.")
-        experts = list(self._experts.values())
+    def _factorize(self) -> list["_WhitenedMeans"]:
+        """Return the whitened means whose distances, concatenated, are those of the rule."""
+        if not self._statistics:
+            raise ValueError("The router has no expert.")
+        experts = list(self._statistics.values())
         means = torch.stack([expert.mean for expert in experts])
         match self.rule:
-            case "pooled":
-                return [_Frame(means, self._pooled_covariance(experts))]
-            case "own":
-                return [_Frame(expert.mean[None], _own_covariance(expert)) for expert in experts]
+            case "shared_covariance":
+                return [_WhitenedMeans(means, self._shared_covariance(experts))]
+            case "per_expert_covariance":
+                return [_WhitenedMeans(expert.mean[None], _expert_covariance(expert)) for expert in experts]
             case _:
-                return [_Frame(means, None)]
+                return [_WhitenedMeans(means, None)]
 
-    def _pooled_covariance(self, experts: list[FeatureStatistics]) -> Tensor:
-        """Return the (D, D) covariance within experts, shrunk toward its mean eigenvalue."""
-        freedom = max(1, sum(expert.count - 1 for expert in experts))
+    def _shared_covariance(self, experts: list[FeatureStatistics]) -> Tensor:
+        """Return the (D, D) pooled within-expert covariance, shrunk toward its mean eigenvalue."""
         if self._scatter is None:
             self._scatter = experts[0].mean.new_zeros(2 * experts[0].mean.shape)
-        for expert in experts[self._summed :]:
-            centred = expert.centred
-            self._scatter.addmm_(centred.T, centred)
-        self._summed = len(experts)
-        covariance = self._scatter / freedom
+        for expert in experts[self._scatter_count :]:
+            centered = expert.centered
+            self._scatter.addmm_(centered.T, centered)
+        self._scatter_count = len(experts)
+        covariance = self._scatter / _degrees_of_freedom(experts)
         level = covariance.diagonal().mean()
-        if level == 0:  # nothing but single pictures: every direction is as good as another
+        if level == 0:  # every expert has a single image: all directions get the same variance
             level = torch.ones_like(level)
         return (1 - self.shrinkage) * covariance + self.shrinkage * level * torch.eye(len(covariance)).to(covariance)
 
 
-def _own_covariance(expert: FeatureStatistics) -> Tensor:
+def _degrees_of_freedom(experts: Iterable[FeatureStatistics]) -> int:
+    """Return the degrees of freedom of the pooled covariance, at least 1."""
+    return max(1, sum(expert.count - 1 for expert in experts))
+
+
+def _expert_covariance(expert: FeatureStatistics) -> Tensor:
     """Return the (D, D) covariance of one expert with a small ridge."""
     covariance = expert.scatter / max(1, expert.count - 1)
-    return covariance + _OWN_RIDGE * torch.eye(len(covariance)).to(covariance)
+    return covariance + _RIDGE * torch.eye(len(covariance)).to(covariance)
 
 
-class _Frame:
-    """Means that share one covariance: distances in it are plain distances after whitening."""
+class _WhitenedMeans:
+    """Means with the same covariance, under which distances are Euclidean distances after whitening.
+
+    Args:
+        means: (E, D) float64.
+        covariance: (D, D) float64, or None for Euclidean distances.
+    """
 
     def __init__(self, means: Tensor, covariance: Tensor | None) -> None:
         self.means = means
         self._factor = None if covariance is None else torch.linalg.cholesky(covariance)
-        self._whitened_means = self._whiten(means)
+        self._whitened = self._whiten(means)
 
     def distances(self, values: Tensor) -> Tensor:
         """Return the distances (B, E) of values (B, D) to the E means."""
-        # The faster form of cdist squares before it subtracts, and so loses what is small beside the means.
-        return torch.cdist(self._whiten(values), self._whitened_means, compute_mode="donot_use_mm_for_euclid_dist")
+        # The faster mode of cdist squares before it subtracts and loses differences that are small beside the means.
+        return torch.cdist(self._whiten(values), self._whitened, compute_mode="donot_use_mm_for_euclid_dist")
 
     def _whiten(self, values: Tensor) -> Tensor:
+        """Return values (N, D) multiplied by the inverse Cholesky factor."""
         if self._factor is None:
             return values
         whitened: Tensor = torch.linalg.solve_triangular(self._factor, values.T, upper=False)

@@ -1,1 +1,1 @@
-"""Training: the task sequence, its Lightning shell and the run folder."""
+"""Continual training: the loop over tasks and the training of one task."""

@@ -1,96 +1,78 @@
-"""The Lightning trainer that makes one task's gradient steps, and where it makes them."""
+"""Set-up of the training process: devices, logging, memory allocation."""
 
+import ctypes
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import lightning as L
 import torch
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.rank_zero import rank_zero_only
-from omegaconf import DictConfig
 
-from moleflow.errors import UserError, choice
-from moleflow.training.instantiated import instantiated
+from moleflow.utils.errors import UserError, check_choice
 
-
-def make_trainer(config: DictConfig, folder: Path, **arguments: Any) -> L.Trainer:
-    """Return a trainer for one task.
-
-    Args:
-        config: The configuration of the run.
-        folder: The run folder.
-        arguments: Arguments of :class:`lightning.Trainer` that differ between tasks.
-
-    Raises:
-        UserError: If the trainer refuses its settings.
-    """
-    return cast(
-        L.Trainer,
-        instantiated(
-            "trainer",
-            config.trainer,
-            default_root_dir=str(folder),
-            gradient_clip_val=config.optimizer.gradient_clip,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-            num_sanity_val_steps=0,
-            log_every_n_steps=1,  # the module logs once an epoch by itself
-            # Lightning's requeueing would resume one task from the checkpoint of another.
-            plugins=[SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else None,
-            **arguments,
-        ),
-    )
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
 def process_rank() -> int:
-    """Return this process's rank in a data-parallel run, 0 otherwise."""
+    """Return the rank of this process in a data-parallel run, otherwise 0."""
     return int(getattr(rank_zero_only, "rank", None) or 0)
 
 
-def device_of(trainer: Mapping[str, Any]) -> torch.device:
-    """Return where a trainer of these settings computes in this process.
+def trainer_device(trainer: Mapping[str, Any]) -> torch.device:
+    """Return the device on which a trainer with these settings computes in this process.
 
     Args:
-        trainer: Its settings; ``devices`` is a number of GPUs, or a list of which ones.
+        trainer: Settings of the trainer; ``devices`` is a number of GPUs, or a list of their indices.
 
     Raises:
-        UserError: If an accelerator is asked for that is not there.
+        UserError: If the accelerator is unknown or not available.
     """
     accelerator = str(trainer["accelerator"])
-    choice("trainer.accelerator", accelerator, ("auto", "cpu", "gpu", "cuda", "mps"))
+    check_choice("trainer.accelerator", accelerator, ("auto", "cpu", "gpu", "cuda", "mps"))
     if accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if accelerator == "mps":
         return torch.device("mps")
     if not torch.cuda.is_available():
-        raise UserError(f"trainer.accelerator={accelerator}, but torch sees no GPU here. Use trainer=cpu.")
+        raise UserError(f"trainer.accelerator={accelerator} is not available: torch finds no GPU. Use trainer=cpu.")
     rank, devices = process_rank(), trainer["devices"]
-    named = isinstance(devices, Sequence) and not isinstance(devices, str)
-    return torch.device("cuda", devices[rank % len(devices)] if named else rank)
+    listed = isinstance(devices, Sequence) and not isinstance(devices, str)
+    return torch.device("cuda", devices[rank % len(devices)] if listed else rank)
 
 
-def own_device(trainer: Mapping[str, Any], job: int) -> dict[str, Any]:
-    """Return the settings of a trainer that is one of several at a time: the visible GPUs are dealt out in turn.
+def job_trainer(trainer: Mapping[str, Any], job: int) -> dict[str, Any]:
+    """Return the settings of the trainer of one of several concurrent jobs, distributed over the visible GPUs.
 
-    A GPU that is named in the settings is left, and so is whatever is no GPU.
+    Settings that name a GPU, and those of trainers without a GPU, are returned unchanged.
 
     Args:
         trainer: Settings of a trainer on one device.
-        job: Number of the job.
+        job: Index of the job.
     """
-    if isinstance(trainer["devices"], list) or device_of(trainer).type != "cuda":
+    if isinstance(trainer["devices"], list) or trainer_device(trainer).type != "cuda":
         return dict(trainer)
     return {**trainer, "devices": [job % torch.cuda.device_count()]}
 
 
 def quiet_lightning() -> None:
-    """Silence what Lightning says at every fit: a run makes one fit a task."""
+    """Suppress Lightning's messages about each fit, because a run has one fit per task."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     logging.getLogger("timm").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message="`training_step` returned `None`")  # a step left out: said by ourselves
-    warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")  # Lightning's own, in 2.6
+    warnings.filterwarnings("ignore", message="`training_step` returned `None`")  # skipped steps have our own warning
+    warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")  # Lightning 2.6's own call
+
+
+def retain_freed_memory() -> bool:
+    """Make glibc's malloc retain freed memory instead of returning it to the kernel.
+
+    A training step allocates and frees some hundred tensors of tens of megabytes. By default glibc maps each one anew,
+    and clearing its pages takes the kernel longer than the computation. Peak memory does not change, but the process
+    holds it until it ends. See mallopt(3), ``M_MMAP_MAX`` and ``M_TRIM_THRESHOLD``.
+
+    Returns:
+        Whether the allocator accepted the settings; without glibc nothing changes.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    return mallopt is not None and bool(mallopt(_MMAP_MAX, 0)) and bool(mallopt(_TRIM_THRESHOLD, 2**31 - 1))

@@ -1,0 +1,32 @@
+"""The command ``moleflow merge-experts``."""
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    parser.description = "Copy experts of several runs that share a base into one new model folder."
+    parser.add_argument("out", type=Path, metavar="OUT", help="the new model folder")
+    parser.add_argument(
+        "runs", nargs="+", metavar="RUN[=EXPERT,...]", help="run folders or model folders; by default all their experts"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the model folder and print the names of its experts.
+
+    Raises:
+        UserError: If the runs do not share base and settings, or an expert is missing or listed twice.
+    """
+    from moleflow.inference.merge_experts import merge_experts
+
+    experts = merge_experts([_source(text) for text in args.runs], args.out)
+    print(f"{args.out}: {', '.join(experts)}")
+    return 0
+
+
+def _source(text: str) -> tuple[Path, list[str]]:
+    """Return folder and experts of ``RUN[=EXPERT,...]``; the folder's own name may have an equals sign."""
+    path, _, names = (text, "", "") if Path(text).is_dir() else text.rpartition("=")
+    return Path(path or text), [name for name in names.split(",") if name]

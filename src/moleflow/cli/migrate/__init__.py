@@ -1,0 +1,1 @@
+"""Translation of the command lines of the first implementation, ``run_moleflow.py``."""

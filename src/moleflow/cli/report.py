@@ -1,0 +1,54 @@
+"""The command ``moleflow report``."""
+
+import argparse
+import time
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    parser.description = (
+        "Read run folders and write one page (index.html) and its tables as Markdown (report.md) and as CSV."
+    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUNS_DIR", help="folders that hold runs, at any depth")
+    parser.add_argument(
+        "-o", "--out", type=Path, default=Path("report"), metavar="DIR", help="folder of the report (default: report/)"
+    )
+    parser.add_argument(
+        "--metric", default="pixel_ap", help="metric that orders the leaderboard and is explained (default: pixel_ap)"
+    )
+    parser.add_argument(
+        "--target", type=float, help="value of --metric to reach (default: pixel AP 0.6 on MVTec AD, 0.4 on VisA)"
+    )
+    parser.add_argument(
+        "--baseline", default="", help="configuration to compare with: C01, its label, or the path of a run"
+    )
+    parser.add_argument(
+        "--compare", nargs=2, default=(), metavar=("A", "B"), help="the two configurations of the category table"
+    )
+    parser.add_argument("--title", default="Experiments", help="heading of the page (default: Experiments)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the report and print its path.
+
+    Raises:
+        UserError: If a folder, a metric or a configuration does not exist.
+    """
+    from tqdm import tqdm
+
+    from moleflow.report.document import ReportOptions
+    from moleflow.report.page import build, write
+    from moleflow.runs.reader import METRICS, read_runs
+    from moleflow.utils.errors import check_choice
+
+    metric = check_choice("--metric", args.metric, METRICS)
+    options = ReportOptions(metric, args.target, args.baseline, tuple(args.compare))
+    runs, faults = read_runs(args.runs, lambda folders: tqdm(folders, "runs", unit="run", disable=None, leave=False))
+    subtitle = f"{len(runs)} runs from {', '.join(map(str, args.runs))}, {time.strftime('%Y-%m-%d %H:%M')}."
+    if not runs:
+        subtitle += " There is no finished run; the warnings list the other folders."
+    sections = build(runs, faults, options, args.out, lambda parts: tqdm(parts, "sections", disable=None, leave=False))
+    page = write(sections, args.out, args.title, subtitle)
+    print(f"{page}: {len(runs)} runs, {len(faults)} folders without results.")
+    return 0

@@ -1,0 +1,203 @@
+"""The command ``moleflow train``, equally ``python train.py``: Hydra's command line with hints for wrong overrides."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import hydra
+import yaml
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from moleflow.catalogue import records
+from moleflow.experiment.compose import JobError, ReportedExit, find_conf, register_resolvers
+from moleflow.utils.errors import UserError, did_you_mean
+from moleflow.utils.signals import Interrupted
+
+_FORMER_KEYS = {
+    "held_out": "validation",
+    "model.freedom": "model.degrees_of_freedom",
+    "model.power": "model.whitening_power",
+    "scoring.centre": "scoring.subtract_median",
+    "scoring.map_centre": "scoring.map_subtract_median",
+    "scoring.standardise": "scoring.standardize",
+    "callbacks.pictures.each": "callbacks.pictures.per_kind",
+    "callbacks.diagnostics.pictures": "callbacks.diagnostics.images",
+    "continual.pictures": "continual.images",
+    "hydra.callbacks.folder": "hydra.callbacks.output_dir",
+    "hydra.callbacks.sweep.ensemble": "the command `moleflow ensemble RUN RUN... -o OUT`",
+}
+"""Former names of configuration keys, with their replacements."""
+
+_FORMER_VALUES = {
+    "router": {
+        "own": "router=per_expert_covariance",
+        "pooled": "router=shared_covariance",
+        "oracle": "router.oracle=true",
+    },
+    "router.rule": {"own": "router.rule=per_expert_covariance", "pooled": "router.rule=shared_covariance"},
+    "masks": {"seen": "masks=cropped", "native": "masks=full"},
+    "scoring": {"centred": "scoring=subtract_median"},
+    "callbacks": {"progress": "callbacks=minimal"},
+    "dataset": {"demo": "dataset=synthetic"},
+    "model.base": {"alone": "model.base=none"},
+    "model.adapter": {"whitening": "model.adapter=affine_norm", "statistics": "model.adapter=closed_form_whitening"},
+    "model.selection": {"greedy": "model.selection=k_center_greedy"},
+}
+"""Former names of options and values by group or key, with the overrides that replace them."""
+
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # with libyaml 10 times faster
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add nothing: Hydra parses the arguments."""
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train with the overrides ``args.words``.
+
+    Raises:
+        SystemExit: If the run fails or is interrupted.
+        UserError: If there is no configuration folder.
+    """
+    sys.argv = [__file__, *args.words]  # Hydra reads the command line of the process
+    # Lightning starts the other processes of a DDP run as `python -m` the main module, with the same arguments.
+    sys.modules["__main__"] = sys.modules[__name__]
+    main()
+    return 0
+
+
+def main(conf: Path | None = None) -> None:
+    """Run Hydra's command line of this process.
+
+    Args:
+        conf: The configuration folder; None: :func:`~moleflow.experiment.compose.find_conf`.
+
+    Raises:
+        SystemExit: If the run fails or is interrupted: 1, or 128 plus the signal's number.
+        UserError: If there is no configuration folder.
+    """
+    register_resolvers()
+    conf = (conf or find_conf()).resolve()
+    logging.raiseExceptions = False  # a full disk under the log file: the run itself reports it, in one message
+    try:
+        hydra.main(version_base="1.3", config_path=str(conf), config_name="config")(run_job)()
+    except (KeyboardInterrupt, Interrupted) as stop:
+        print("\nInterrupted. Run the same command again to resume.", file=sys.stderr)
+        sys.exit(stop.exit_status if isinstance(stop, Interrupted) else 130)
+    except ReportedExit:
+        raise
+    except SystemExit as stop:
+        if stop.code == 1:
+            composed = HydraConfig.initialized()
+            for hint in former_names(sys.argv[1:]) if composed else hints(sys.argv[1:], conf):
+                print(hint, file=sys.stderr)
+        raise
+
+
+def run_job(config: DictConfig) -> float | None:
+    """Run one job and return the value that a search maximizes; None if it does not exist.
+
+    Raises:
+        JobError: In place of a :class:`~moleflow.utils.errors.UserError`, so that Hydra prints no traceback.
+    """
+    from moleflow.experiment.run import check_objective, objective, run
+
+    try:
+        check_objective(config.objective)
+        return objective(run(config), config.objective)
+    except UserError as error:
+        raise JobError(str(error)) from None
+
+
+def hints(arguments: Sequence[str], conf: Path) -> Iterator[str]:
+    """Yield one sentence per override whose group, option or key does not exist, with the nearest names.
+
+    Args:
+        arguments: The command line.
+        conf: The configuration folder.
+    """
+    groups = {str(path.relative_to(conf)) for path in conf.rglob("*") if path.is_dir()}
+    keys = _keys(conf)
+    recorded = {row["recorded_name"]: row["experiment"] for row in records.recorded() if row["experiment"]}
+    for argument in arguments:
+        name, equals, value = _parts(argument)
+        if former := list(former_names([argument])):
+            yield from former
+            continue
+        if name in ("hydra/launcher", "hydra/sweeper") and value not in ("basic", ""):
+            yield f"{name}={value} is a plugin: pip install 'moleflow[sweep]' installs joblib, submitit and optuna."
+        if not equals or name.startswith(("-", "hydra")):
+            continue
+        if argument.startswith("+experiment=") and any(other.lstrip("+").startswith("sweep=") for other in arguments):
+            yield f"A sweep selects an experiment. To use another one, write experiment={value}, without the plus."
+        if name.startswith("per_category."):
+            if argument == f"{name}={value}":
+                yield f"{name} is not in the configuration yet: write +{argument}, with the plus."
+            continue
+        if name in groups:
+            options = [path.stem for path in (conf / name).glob("*.yaml")]
+            for option in value.split(","):
+                if name == "experiment" and option in recorded:
+                    yield f"The configuration of the recorded run {option} is experiment={recorded[option]}."
+                elif option not in options and "(" not in value:
+                    alternatives = did_you_mean(option, options) or f" Choose one of: {', '.join(sorted(options))}."
+                    yield f"{name}={option} is unknown.{alternatives}"
+        elif name not in keys:
+            leaf = name.rpartition(".")[2]
+            matches = sorted(
+                (key for key in keys if key.rpartition(".")[2] == leaf), key=lambda key: (key.count("."), key)
+            )
+            suggestion = f" Did you mean {matches[0]!r}?" if matches else did_you_mean(name, sorted({*groups, *keys}))
+            yield f"The key {name} is unknown.{suggestion}"
+
+
+def former_names(arguments: Sequence[str]) -> Iterator[str]:
+    """Yield one sentence per override that uses a former name of a key, an option or a value.
+
+    Args:
+        arguments: The command line.
+    """
+    for argument in arguments:
+        name, _, value = _parts(argument)
+        prefix, key = "", name
+        if name.startswith("per_category."):
+            category, _, key = name.removeprefix("per_category.").partition(".")
+            prefix = f"per_category.{category}."
+        if key in _FORMER_KEYS:
+            yield f"The key {name} is unknown. Use {prefix}{_FORMER_KEYS[key]} instead."
+        for option in value.split(","):
+            if option in _FORMER_VALUES.get(key, {}):
+                yield f"{name}={option} is unknown. Use {prefix}{_FORMER_VALUES[key][option]} instead."
+
+
+def _parts(argument: str) -> tuple[str, str, str]:
+    """Return key, equals sign and value of an override."""
+    return argument.lstrip("+~").partition("=")
+
+
+def _keys(conf: Path) -> set[str]:
+    """Return all keys of the files in the configuration folder but Hydra's own, prefixed by their group."""
+    keys: set[str] = set()
+    for path in conf.rglob("*.yaml"):
+        text = path.read_text(encoding="utf-8")
+        content = yaml.load(text, Loader=cast(Any, _Loader))
+        is_global = path.parent == conf or "# @package _global_" in text
+        prefix = "" if is_global else f"{path.relative_to(conf).parent.as_posix()}."
+        if isinstance(content, dict):
+            keys |= set(_nested_keys(content, prefix))
+    return {key for key in keys if not key.startswith("hydra")}
+
+
+def _nested_keys(content: dict[Any, Any], prefix: str) -> Iterator[str]:
+    for key, value in content.items():
+        yield f"{prefix}{key}"
+        if isinstance(value, dict):
+            yield from _nested_keys(value, f"{prefix}{key}.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""A synthetic data set: four rendered products with defects and exact masks."""

@@ -1,0 +1,1 @@
+"""The anomaly detector: feature extraction, routing, density estimation and scoring."""

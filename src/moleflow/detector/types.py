@@ -1,0 +1,85 @@
+"""Data types of the detector: scored images, training scores, expert records."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+from torch import Tensor
+
+from moleflow.data.transforms import ImageTransform
+from moleflow.features.extractor import FeatureExtractor
+from moleflow.scoring.calibration import ScoreStandardizer
+from moleflow.scoring.postprocessor import ScorePostprocessor
+
+Overrides = Mapping[str, Any]
+"""A partial configuration: the keys in which one expert differs from the model; see :mod:`.overrides`."""
+
+
+@dataclass(frozen=True)
+class ScoredImage:
+    """Score and anomaly map of one image.
+
+    Attributes:
+        path: The image file.
+        score: Image score; larger is more anomalous.
+        anomaly_map: (H, W) float32 at the map size of the score postprocessor.
+        expert: The expert that scored the image.
+        margin: Router distance of the second nearest expert minus that of the nearest; infinite with one expert.
+        distance: Router distance to ``expert``.
+    """
+
+    path: Path
+    score: float
+    anomaly_map: Tensor
+    expert: str
+    margin: float
+    distance: float
+
+
+class TrainingScores(NamedTuple):
+    """Features and scores of an expert's training images; thresholds and routing are computed from them.
+
+    Attributes:
+        features: Image features (N, D) float32.
+        scores: Image scores (N,) float32 of the trained expert.
+    """
+
+    features: Tensor
+    scores: Tensor
+
+
+@dataclass
+class ExpertRecord:
+    """Everything that belongs to one expert, except its weights and its router statistics.
+
+    Attributes:
+        categories: The categories that the expert was trained on.
+        extractor: Patch features at the expert's image size.
+        postprocessor: Image scores and anomaly maps from patch scores.
+        overrides: The keys in which the expert's configuration differs from the model's.
+        training: Features and scores of its training images; None before calibration.
+        standardizer: Standardization of its scores; None if ``scoring.standardize`` is off.
+    """
+
+    categories: tuple[str, ...]
+    extractor: FeatureExtractor
+    postprocessor: ScorePostprocessor
+    overrides: Overrides = field(default_factory=dict)
+    training: TrainingScores | None = None
+    standardizer: ScoreStandardizer | None = None
+
+    @property
+    def transform(self) -> ImageTransform:
+        """Transform of the images that the expert scores."""
+        return cast(ImageTransform, self.extractor.transform)
+
+    @property
+    def grid_shape(self) -> tuple[int, int]:
+        """Rows and columns of the patch grid that the expert scores."""
+        return self.extractor.backbone.grid(self.transform.height, self.transform.width)
+
+    def manifest_entry(self) -> dict[str, Any]:
+        """Return the part of the record that the manifest of a model folder holds, ready for JSON."""
+        entry: dict[str, Any] = {"categories": list(self.categories)}
+        return entry | ({"overrides": dict(self.overrides)} if self.overrides else {})

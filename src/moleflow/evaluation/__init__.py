@@ -1,0 +1,1 @@
+"""Evaluation of a detector and the content of its result files."""

@@ -1,0 +1,161 @@
+"""Evaluation on the test images after each task: each image is scored at most once per expert."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from moleflow.data.datamodule import ImageDataModule
+from moleflow.data.image_io import image_size, read_mask
+from moleflow.data.samples import Sample
+from moleflow.data.transforms import ImageTransform
+from moleflow.detector.base import Detector, mean_features
+from moleflow.metrics.category import CategoryMetrics
+from moleflow.metrics.streaming import pixel_metrics
+
+
+@dataclass(frozen=True, eq=False)
+class CategoryResult:
+    """Scores and metrics of one category.
+
+    Attributes:
+        samples: The N test images.
+        routes: Name of the expert that scored each image.
+        scores: Image scores (N,).
+        patch_scores: Patch scores of each image, as the detector's scorer returns them.
+        metrics: Metrics by name; without masks no pixel metrics, nan if only one class is present.
+        routing_accuracy: Share of images that were scored by the category's own expert.
+    """
+
+    samples: tuple[Sample, ...]
+    routes: tuple[str, ...]
+    scores: Tensor
+    patch_scores: tuple[Tensor, ...]
+    metrics: dict[str, float]
+    routing_accuracy: float
+
+    def all_metrics(self) -> dict[str, float]:
+        """Return the metrics together with ``routing_accuracy``."""
+        return {**self.metrics, "routing_accuracy": self.routing_accuracy}
+
+
+@dataclass(eq=False)
+class _TestSet:
+    """Data of a category that are kept between evaluations."""
+
+    samples: tuple[Sample, ...]
+    image_features: Tensor
+    masks: Tensor | None
+    patch_scores: dict[str, dict[int, Tensor]] = field(default_factory=dict)
+    results: dict[tuple[str, ...], CategoryResult] = field(default_factory=dict)
+
+
+class Evaluator:
+    """Evaluates a detector, whose experts increase in number, on the test images of trained categories.
+
+    An image's features are read once per expert and its patch scores under an expert are computed once. A category is
+    measured again only if its routing has changed. After an update of shared weights, call :meth:`clear`.
+
+    Args:
+        detector: The detector.
+        data: The data module with the test images.
+        progress: Whether to show progress bars.
+    """
+
+    def __init__(self, detector: Detector, data: ImageDataModule, progress: bool = True) -> None:
+        self.detector = detector
+        self.data = data
+        self.progress = progress
+        self._sets: dict[str, _TestSet] = {}
+
+    def clear(self) -> None:
+        """Drop all scores, after weights that earlier experts use have changed."""
+        self.detector.scorer.clear_merged_cache()
+        for test_set in self._sets.values():
+            test_set.patch_scores.clear()
+            test_set.results.clear()
+
+    def routed(self, categories: Sequence[str], title: str) -> dict[str, CategoryResult]:
+        """Return the results with each image scored by the expert that the router chooses."""
+        return {
+            category: self._result(category, tuple(self.detector.router.route(self.image_features(category)).experts))
+            for category in self._bar(categories, title)
+        }
+
+    def oracle(self, categories: Sequence[str], title: str) -> dict[str, CategoryResult]:
+        """Return the results with each image scored by the expert of its true category."""
+        return {
+            category: self._result(category, (self.detector.expert_of(category),) * len(self._set(category).samples))
+            for category in self._bar(categories, title)
+        }
+
+    def image_features(self, category: str) -> Tensor:
+        """Return the image features (N, D) of a category's test images, by which they are routed."""
+        return self._set(category).image_features
+
+    def _bar(self, categories: Sequence[str], title: str) -> Iterable[str]:
+        return tqdm(categories, title, leave=False, disable=not self.progress)
+
+    def _set(self, category: str) -> _TestSet:
+        if category not in self._sets:
+            samples = tuple(self.data.samples("test", category))
+            features = self.detector.extractor.features([sample.path for sample in samples])
+            masks = None
+            if self.data.has_masks(category) and not self.data.full_masks:
+                masks = torch.stack([self._mask(sample) for sample in samples])
+            self._sets[category] = _TestSet(samples, mean_features(features), masks)
+        return self._sets[category]
+
+    def _mask(self, sample: Sample) -> Tensor:
+        shape = self.detector.scorer.map_shape
+        if sample.mask is None:
+            return torch.zeros(shape, dtype=torch.bool)
+        return ImageTransform(shape, self.data.transform.mode).mask(read_mask(sample.mask))
+
+    def _result(self, category: str, routes: tuple[str, ...]) -> CategoryResult:
+        test_set = self._set(category)
+        if routes not in test_set.results:
+            scorer = self.detector.scorer
+            patches = self._patch_scores(test_set, routes)
+            scores = scorer.image_scores(patches, routes)
+            maps = None if test_set.masks is None else scorer.anomaly_maps(patches, routes)
+            labels = torch.tensor([sample.label for sample in test_set.samples])
+            metrics = CategoryMetrics()
+            metrics.update(maps, test_set.masks, scores, labels)
+            values = metrics.compute()
+            if self.data.full_masks and self.data.has_masks(category):
+                values |= self._full_pixel_metrics(test_set.samples, patches, routes)
+            own = self.detector.expert_of(category)
+            accuracy = sum(route == own for route in routes) / len(routes)
+            test_set.results = {
+                routes: CategoryResult(test_set.samples, routes, scores, patches, values, accuracy),
+                **{other: result for other, result in test_set.results.items() if len(set(other)) == 1},
+            }
+        return test_set.results[routes]
+
+    def _full_pixel_metrics(
+        self, samples: Sequence[Sample], patches: Sequence[Tensor], routes: Sequence[str]
+    ) -> dict[str, float]:
+        """Return the pixel metrics over all pixels of the image files, with one image in memory at a time."""
+
+        def map_of(i: int) -> Tensor:
+            anomaly_map = self.detector.scorer.anomaly_maps([patches[i]], [routes[i]])[0]
+            return self.data.transform.to_image(anomaly_map, image_size(samples[i].path))
+
+        def mask_of(i: int) -> Tensor | None:
+            path = samples[i].mask
+            return None if path is None else torch.from_numpy(np.array(read_mask(path))) > 0
+
+        return pixel_metrics(len(samples), map_of, mask_of)
+
+    def _patch_scores(self, test_set: _TestSet, routes: tuple[str, ...]) -> tuple[Tensor, ...]:
+        for expert in dict.fromkeys(routes):
+            known = test_set.patch_scores.setdefault(expert, {})
+            missing = [i for i, route in enumerate(routes) if route == expert and i not in known]
+            if missing:
+                paths = [test_set.samples[i].path for i in missing]
+                known.update(zip(missing, self.detector.scorer.score_images(paths, expert), strict=True))
+        return tuple(test_set.patch_scores[route][i] for i, route in enumerate(routes))

@@ -1,0 +1,1 @@
+"""Experiments: from a Hydra configuration to a finished run folder."""

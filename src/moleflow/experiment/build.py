@@ -1,0 +1,291 @@
+"""Objects of a run, built from its configuration, and checks of configuration values."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial, reduce
+from operator import getitem
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import hydra.utils
+import lightning as L
+import torch
+from hydra.errors import InstantiationException
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from omegaconf import DictConfig
+
+from moleflow.data.datamodule import ImageDataModule
+from moleflow.data.tasks import split_into_tasks
+from moleflow.data.transforms import AUGMENTATIONS
+from moleflow.detector.detector import COMPONENT_NAMES, MoLEFlow
+from moleflow.detector.overrides import apply_overrides, check_per_category, override_keys
+from moleflow.detector.registry import build_component
+from moleflow.detector.types import Overrides
+from moleflow.models.flow.loss import FlowLoss
+from moleflow.training.config import OptimizerFactory, TrainingConfig
+from moleflow.training.context import RunContext
+from moleflow.training.continual_trainer import ContinualTrainer
+from moleflow.training.trainer import quiet_lightning, retain_freed_memory, trainer_device
+from moleflow.utils.config import check_type
+from moleflow.utils.errors import UserError, check_choice, check_range, prefix_errors
+
+_TYPES = {
+    "seed": int,
+    "progress": bool,
+    "validation": float,
+    "optimizer.lr": float,
+    "optimizer.final_lr_ratio": float,
+    "optimizer.gradient_clip": float | None,
+    "router.oracle": bool,
+    "scenario.parallel": bool,
+    "features.num_workers": int,
+    "features.cache_dir": str | None,
+}
+"""Types of the values that belong to no component."""
+
+_RUN_KEYS = {"batch_size": "features.batch_size", "num_workers": "features.num_workers"}
+"""Keys of a run by the argument of the data module that they determine, where the names differ."""
+
+
+def build_continual_trainer(
+    config: DictConfig, settings: dict[str, Any], folder: Path, command: Sequence[str] = ()
+) -> ContinualTrainer:
+    """Return the continual trainer of a configuration, without loggers.
+
+    Args:
+        config: The configuration, for the objects that Hydra instantiates.
+        settings: The resolved configuration.
+        folder: The run folder.
+        command: The overrides of the command line.
+
+    Raises:
+        UserError: If a value is not allowed, or the data set does not have the expected layout.
+    """
+    check_values(settings)
+    quiet_lightning()
+    retain_freed_memory()
+    device = trainer_device(settings["trainer"])
+    data = build_data(settings, device)
+    model = MoLEFlow(
+        model_settings(settings),
+        cache=feature_cache(settings),
+        num_workers=settings["features"]["num_workers"],
+        device=device,
+    )
+    training = build_training_config(config, settings, data.categories)
+    for category, overrides in training.per_category.items():
+        model.components.check(overrides, f"per_category.{category}")
+    context = RunContext(
+        detector=model,
+        data=data,
+        tasks=split_into_tasks(data.categories, str(settings["scenario"]["split"])),
+        config=training,
+        folder=folder,
+        callbacks=[instantiate(f"callbacks.{name}", callback) for name, callback in config.callbacks.items()],
+        command=command,
+        oracle=settings["router"]["oracle"],
+        show_progress=settings["progress"],
+    )
+    return ContinualTrainer(context, partial(make_trainer, config, folder))
+
+
+def build_data(settings: Mapping[str, Any], device: torch.device | None = None) -> ImageDataModule:
+    """Return the data module of a configuration, checked and set up.
+
+    Args:
+        settings: The resolved configuration.
+        device: Device of the backbone; None: the device of the trainer.
+
+    Raises:
+        UserError: If the data set does not have the expected layout, or ``dataset`` has a key that the run determines.
+    """
+    shared = {
+        "masks": settings["masks"],
+        "batch_size": features_batch_size(settings, device),
+        "num_workers": settings["features"]["num_workers"],
+        "validation": settings["validation"],
+        "seed": settings["seed"],
+    }
+    if ambiguous := shared.keys() & settings["dataset"].keys():
+        key = sorted(ambiguous)[0]
+        raise UserError(f"dataset.{key} cannot be set: the run determines it. Set {_RUN_KEYS.get(key, key)} instead.")
+    transform = build_component("transform", settings["transform"])
+    data = instantiate("dataset", settings["dataset"], transform=transform, **shared)
+    data.prepare_data()
+    data.setup()
+    return cast(ImageDataModule, data)
+
+
+def model_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the part of a configuration that a model folder stores."""
+    components = {name: dict(settings[name]) for name in COMPONENT_NAMES}
+    components["router"].pop("oracle")
+    return {
+        **components,
+        "features": {"batch_size": features_batch_size(settings), "dtype": settings["features"]["dtype"]},
+    }
+
+
+def features_batch_size(settings: Mapping[str, Any], device: torch.device | None = None) -> int:
+    """Return the images per forward pass of backbone and patch model.
+
+    Args:
+        settings: The resolved configuration.
+        device: Device of the backbone, which determines the value of ``auto``; None: the device of the trainer.
+
+    Raises:
+        UserError: If the value is not allowed.
+    """
+    batch = settings["features"]["batch_size"]
+    if batch == "auto":
+        return 1 if (device or trainer_device(settings["trainer"])).type == "cpu" else 32
+    if not isinstance(batch, int) or batch < 1:
+        raise UserError(f"features.batch_size={batch} must be auto or at least 1.")
+    return batch
+
+
+def feature_cache(settings: Mapping[str, Any]) -> Path | Literal["memory"]:
+    """Return the folder of the feature cache, or ``memory``."""
+    cache = settings["features"]["cache_dir"]
+    return "memory" if cache is None else Path(cache).expanduser()
+
+
+def instantiate(key: str, config: Any, **extra: Any) -> Any:
+    """Return the object that a config describes, with a user error in place of Hydra's traceback.
+
+    Args:
+        key: Config key, for messages.
+        config: ``_target_`` and its arguments.
+        extra: Further arguments.
+
+    Raises:
+        UserError: If the target rejects its arguments.
+    """
+    try:
+        return hydra.utils.instantiate(config, **extra)
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, UserError):
+            raise cause from None
+        raise UserError(f"{key}: {cause or error}") from error
+
+
+def make_trainer(config: DictConfig, folder: Path, **arguments: Any) -> L.Trainer:
+    """Return the Lightning trainer of one task.
+
+    Args:
+        config: The configuration of the run.
+        folder: The run folder.
+        arguments: Arguments of :class:`lightning.Trainer` that differ between tasks.
+
+    Raises:
+        UserError: If the trainer rejects its settings.
+    """
+    trainer = instantiate(
+        "trainer",
+        config.trainer,
+        default_root_dir=str(folder),
+        gradient_clip_val=config.optimizer.gradient_clip,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,  # the module itself logs once per epoch
+        # Lightning's requeueing would resume one task from the checkpoint of another.
+        plugins=[SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else None,
+        **arguments,
+    )
+    return cast(L.Trainer, trainer)
+
+
+def check_values(settings: Mapping[str, Any]) -> None:
+    """Check the values of a resolved configuration that belong to no component.
+
+    Raises:
+        UserError: If a value has the wrong type or is not allowed.
+    """
+    values: dict[str, Any] = {key: reduce(getitem, key.split("."), settings) for key in _TYPES}
+    for key, annotation in _TYPES.items():
+        check_type(key, values[key], annotation)
+    for key in ("seed", "features.num_workers"):
+        check_range(key, values[key], 0)
+    check_range("optimizer.lr", values["optimizer.lr"], 0, low_open=True, high_open=True)
+
+
+def build_training_config(config: DictConfig, settings: Mapping[str, Any], categories: Sequence[str]) -> TrainingConfig:
+    """Return the training configuration.
+
+    Args:
+        config: The configuration, for the objects that Hydra instantiates.
+        settings: The resolved configuration.
+        categories: The categories of the run.
+
+    Raises:
+        UserError: If a value is not allowed.
+    """
+    per_category = check_per_category(settings, categories)
+    epochs = {"epochs": settings["epochs"]} | {
+        f"per_category.{category}.epochs": overrides["epochs"]
+        for category, overrides in per_category.items()
+        if "epochs" in overrides
+    }
+    for key, value in {**epochs, "batch_size": settings["batch_size"]}.items():
+        if not isinstance(value, int) or value < 1:
+            raise UserError(f"{key}={value} must be a whole number of at least 1.")
+    optimizer = settings["optimizer"]
+    return TrainingConfig(
+        epochs=settings["epochs"],
+        batch_size=settings["batch_size"],
+        experts=check_choice("scenario.experts", settings["scenario"]["experts"], ("task", "category")),
+        loss=build_component("loss", settings["loss"]),
+        optimizer=_build_optimizer(config, float(optimizer["lr"])),
+        lr=float(optimizer["lr"]),
+        final_lr_ratio=float(optimizer["final_lr_ratio"]),
+        on_nonfinite=check_choice("optimizer.on_nonfinite", optimizer["on_nonfinite"], ("error", "skip")),
+        lora_delay=_checked_lora_delay(settings, min(epochs.values())),
+        augmentation=_checked_augmentation(settings, per_category),
+        seed=settings["seed"],
+        per_category=per_category,
+        losses={
+            category: _build_loss(settings["loss"], overrides, f"per_category.{category}")
+            for category, overrides in per_category.items()
+        },
+        strategy=instantiate("continual", config.continual),
+    )
+
+
+def _build_loss(settings: Mapping[str, Any], overrides: Overrides, key: str) -> FlowLoss:
+    """Return the loss of an expert, with the config key of its overrides in messages."""
+    with prefix_errors(key, list(override_keys(overrides))):
+        loss: FlowLoss = build_component("loss", apply_overrides(settings, overrides, "loss"))
+    return loss
+
+
+def _build_optimizer(config: DictConfig, lr: float) -> OptimizerFactory:
+    """Return the optimizer factory after a trial step, because its arguments are checked by other libraries."""
+    key = "optimizer.algorithm"
+    factory: OptimizerFactory = instantiate(key, config.optimizer.algorithm)
+    weight = torch.nn.Parameter(torch.ones(2, 2))
+    weight.grad = torch.ones(2, 2)
+    try:
+        factory([weight], lr=lr).step(lambda: 0.0)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{key} has an argument that {config.optimizer.algorithm._target_} does not accept: {error}."
+        ) from error
+    return factory
+
+
+def _checked_augmentation(settings: Mapping[str, Any], per_category: Mapping[str, Overrides]) -> str:
+    for category, overrides in per_category.items():
+        if "augmentation" in overrides:
+            check_choice(f"per_category.{category}.augmentation", overrides["augmentation"], AUGMENTATIONS)
+    return check_choice("augmentation", settings["augmentation"], AUGMENTATIONS)
+
+
+def _checked_lora_delay(settings: Mapping[str, Any], epochs: int) -> int:
+    delay = settings["optimizer"]["lora_delay"]
+    if not isinstance(delay, int) or not 0 <= delay < epochs:
+        raise UserError(f"optimizer.lora_delay={delay} must be a number of epochs from 0 to {epochs - 1}.")
+    if delay and not settings["model"].get("lora_rank"):
+        raise UserError(f"optimizer.lora_delay={delay} has no effect: this model has no LoRA. Set it to 0.")
+    return delay

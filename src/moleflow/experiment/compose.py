@@ -1,0 +1,83 @@
+"""Hydra configurations composed outside the command line, and runs in the current process."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import CompactHydraException
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from moleflow.runs.identity import run_label
+from moleflow.utils.errors import UserError
+
+
+class JobError(CompactHydraException):
+    """A :class:`~moleflow.utils.errors.UserError` in the form that Hydra prints without a traceback."""
+
+
+class ReportedExit(SystemExit):
+    """Exit after the error has been printed."""
+
+
+def register_resolvers() -> None:
+    """Register ``${run_label:...}`` with OmegaConf."""
+    OmegaConf.register_new_resolver("run_label", run_label, replace=True)
+
+
+def find_conf() -> Path:
+    """Return the configuration folder: ``conf/`` of the checkout, or else of the current folder.
+
+    Raises:
+        UserError: If there is none.
+    """
+    for folder in (Path(__file__).resolve().parents[3] / "conf", Path.cwd() / "conf"):
+        if (folder / "config.yaml").is_file():
+            return folder
+    raise UserError(
+        f"There is no folder conf/ with a config.yaml in {Path.cwd()}. Run the command in the project's folder, which "
+        "holds train.py and conf/."
+    )
+
+
+def compose_config(overrides: Sequence[str], conf: Path | None = None) -> DictConfig:
+    """Return the configuration that ``moleflow train OVERRIDES`` composes, with Hydra's own settings as ``hydra``.
+
+    Args:
+        overrides: Overrides as on the command line.
+        conf: The configuration folder; None: :func:`find_conf`.
+
+    Raises:
+        hydra.errors.HydraException: If the configuration cannot be composed.
+        UserError: If there is no configuration folder.
+    """
+    register_resolvers()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str((conf or find_conf()).resolve()), version_base="1.3"):
+        return compose("config", list(overrides), return_hydra_config=True)
+
+
+def run_in_process(overrides: Sequence[str], folder: Path) -> dict[str, Any]:
+    """Run ``moleflow train OVERRIDES`` in this process and return the content of ``metrics.json``.
+
+    Example:
+        >>> metrics = run_in_process(["+experiment=quickstart", "epochs=2"], Path("runs/short"))  # doctest: +SKIP
+
+    Args:
+        overrides: Overrides as on the command line.
+        folder: The run folder.
+
+    Raises:
+        hydra.errors.HydraException: If the configuration cannot be composed.
+        UserError: If the input or the configuration has an error that the user can correct.
+    """
+    from moleflow.experiment.run import run  # imports torch, which composing does not need
+
+    config = compose_config([*overrides, f"hydra.run.dir={folder}"])
+    with open_dict(config):
+        config.hydra.runtime.output_dir = str(folder)
+        HydraConfig.instance().set_config(config)
+        del config["hydra"]
+    return run(config)

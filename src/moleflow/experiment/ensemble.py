@@ -1,0 +1,136 @@
+"""Evaluation of an ensemble: a run folder from several finished runs."""
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+from omegaconf import OmegaConf
+
+from moleflow.data.datamodule import ImageDataModule
+from moleflow.data.splits import ValidationSplit
+from moleflow.data.tasks import Task
+from moleflow.detector.components import resolve_device
+from moleflow.detector.store import ENSEMBLE_FILE
+from moleflow.evaluation.results import format_metrics
+from moleflow.experiment.build import build_data, build_training_config, feature_cache
+from moleflow.experiment.run import finish_run
+from moleflow.inference.ensemble import EnsembleDetector
+from moleflow.runs.folder import RunFolder
+from moleflow.runs.identity import NON_IDENTITY_KEYS, matches_any
+from moleflow.runs.reader import Run, load_run
+from moleflow.training.context import RunContext
+from moleflow.utils.config import flatten_config
+from moleflow.utils.errors import UserError
+from moleflow.utils.io import read_json
+
+log = logging.getLogger(__name__)
+
+
+def evaluate_ensemble(
+    folders: Sequence[Path], out: Path, device: str = "cpu", show_progress: bool = True
+) -> dict[str, Any]:
+    """Evaluate the ensemble of finished runs and write its run folder; return the content of ``metrics.json``.
+
+    The first run's configuration determines data set, view, map size and router. The new ``config.yaml`` lists under
+    ``ensemble`` the keys in which each member differs. A finished ensemble is left unchanged.
+
+    Args:
+        folders: The run folders, at least two.
+        out: The new run folder.
+        device: Where the models compute.
+        show_progress: Whether to show progress bars.
+
+    Raises:
+        UserError: If a run is not finished or does not match the first one, or ``out`` has another run.
+    """
+    runs = [_member(folder) for folder in folders]
+    first = runs[0].config
+    members = [_differences(first, run.config) for run in runs]  # no paths: other seeds are the same configuration
+    config = first | {"name": out.name, "ensemble": members, "reported": None, "expected": None}
+    folder = RunFolder(out, config)
+    if folder.is_finished():
+        folder.claim(force=False)
+        return cast(dict[str, Any], read_json(out / "metrics.json"))
+    detector = EnsembleDetector.from_runs(folders, device, feature_cache(first))
+    data = build_data(first, resolve_device(device))
+    with folder.locked():
+        folder.claim(force=False)
+        folder.set_status("running")
+        try:
+            metrics = _evaluate(detector, data, runs, out, show_progress)
+        except BaseException as error:
+            folder.set_status("failed", str(error))
+            raise
+        folder.set_status("finished")
+    log.info("\n".join((f"Results in {out}", *format_metrics(metrics))))
+    return metrics
+
+
+def _evaluate(
+    detector: EnsembleDetector, data: ImageDataModule, runs: Sequence[Run], out: Path, show_progress: bool
+) -> dict[str, Any]:
+    """Calibrate the members, evaluate the ensemble, and write the results."""
+    started = time.time()
+    detector.calibrate_members([partial(_training_images, data, run.config) for run in runs])
+    first = runs[0].config
+    context = RunContext(
+        detector=detector,
+        data=data,
+        tasks=[Task(0, data.categories, "ensemble")],
+        # Nothing is trained, and the overrides of one expert need not apply to the single task that is evaluated.
+        config=replace(build_training_config(OmegaConf.create(first), first, data.categories), per_category={}),
+        folder=out,
+        show_progress=show_progress,
+    )
+    progress = context.progress
+    progress.tasks_done = 1
+    with progress.clock("evaluation"):
+        routed = context.evaluator.routed(data.categories, "evaluate")
+    for run in runs:
+        progress.step += run.metrics["training"]["steps"]
+        for activity, seconds in run.metrics["seconds"].items():
+            progress.seconds[activity] += seconds
+    progress.matrix.add(0, {c: result.all_metrics() for c, result in routed.items()}, [data.categories])
+    detector.write(out / ENSEMBLE_FILE)
+    return finish_run(context, routed, started)
+
+
+def _member(folder: Path) -> Run:
+    """Return a finished run with a model.
+
+    Raises:
+        UserError: If it is not finished, or an ensemble itself.
+    """
+    run = load_run(folder)
+    if "ensemble" in run.config:
+        raise UserError(f"{folder} is an ensemble without a model. Give its member runs.")
+    return run
+
+
+def _training_images(data: ImageDataModule, config: Mapping[str, Any], category: str) -> list[Path]:
+    split = ValidationSplit(float(config["validation"]), int(config["seed"]))
+    return [sample.path for sample in split(data.samples("train", category))[0]]
+
+
+def _differences(first: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the dotted keys, with their values, in which a member's configuration differs from the first one.
+
+    Raises:
+        UserError: If it was trained on another data set.
+    """
+    reference, values = flatten_config(first), flatten_config(other)
+    for key in ("dataset._target_", "dataset.root"):
+        if reference.get(key) != values.get(key):
+            raise UserError(
+                f"The runs differ in {key}: {values.get(key)!r} instead of {reference.get(key)!r}. Members of an "
+                "ensemble need the same data set."
+            )
+    return {
+        key: value
+        for key, value in values.items()
+        if reference.get(key) != value and not matches_any(key, ("name", *NON_IDENTITY_KEYS))
+    }

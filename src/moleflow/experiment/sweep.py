@@ -1,0 +1,110 @@
+"""Hydra callback for sweeps: distinct job folders, failures that do not stop other jobs, and a final table."""
+
+import csv
+import logging
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig, open_dict, read_write
+
+from moleflow.experiment.compose import JobError, ReportedExit, register_resolvers
+from moleflow.runs.identity import folder_name, override_key
+from moleflow.utils.io import atomic_write, read_json, write_json
+from moleflow.utils.tables import format_table
+
+log = logging.getLogger(__name__)
+
+# The workers of a parallel launcher never run train.py, but they import this module to unpickle the callback.
+register_resolvers()
+
+COLUMNS = ("job", "status", "image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "routing_accuracy", "swept")
+
+
+class SweepReport(Callback):
+    """Records the jobs of a sweep, in whatever process they run, and prints a table at the end.
+
+    Launchers send a copy of this object to the process of each job, which writes a record of the job for the process
+    that the user started. A failed job returns None to the sweeper instead of its exception, because Hydra's own
+    sweeper ends with the first exception and reports none of the other jobs.
+
+    Args:
+        swept: Keys in which the jobs differ. Set by the callback itself: it writes them into the configuration of each
+            job, whose folder is named after them.
+    """
+
+    def __init__(self, swept: Sequence[str] = ()) -> None:
+        self.swept = list(swept)
+        self.records: Path | None = None
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Determine the swept keys, add them to the jobs' configuration, and create the folder of the records."""
+        overrides = list(config.hydra.overrides.task)
+        params = config.hydra.sweeper.get("params") or {}
+        self.swept = [*(override_key(str(key)) for key in params), *swept_keys(overrides)]
+        with read_write(config), open_dict(config):
+            config.hydra.overrides.hydra.append(f"hydra.callbacks.sweep.swept=[{','.join(self.swept)}]")
+        self.records = Path(config.hydra.sweep.dir).resolve() / "sweeps" / f"{folder_name(overrides)}.{os.getpid()}"
+        self.records.mkdir(parents=True)
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        """Write the record of a job."""
+        if config.hydra.mode != RunMode.MULTIRUN or self.records is None:
+            return
+        number = int(config.hydra.job.num)
+        record: dict[str, Any] = {
+            "job": number,
+            "status": "finished",
+            "overrides": " ".join(job_return.overrides or ()),
+            "swept": " ".join(o for o in job_return.overrides or () if override_key(o) in self.swept),
+            "folder": config.hydra.runtime.output_dir,
+        }
+        if job_return.status == JobStatus.FAILED:
+            error = job_return._return_value
+            record |= {"status": "failed", "reason": str(error) or type(error).__name__}
+            expected = isinstance(error, JobError)
+            log.error("Job %d failed: %s", number, record["reason"], exc_info=None if expected else error)
+            job_return.status, job_return.return_value = JobStatus.COMPLETED, None
+        write_json(self.records / f"{number}.json", record)
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Print and write the table, and list the failures.
+
+        Raises:
+            ReportedExit: If a job failed.
+        """
+        assert self.records is not None
+        records = sorted((read_json(path) for path in self.records.glob("*.json")), key=lambda record: record["job"])
+        shutil.rmtree(self.records)
+        table = self.records.with_suffix(".csv")
+        rows = [_row(record) for record in records]
+        with atomic_write(table) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerows((COLUMNS, *rows))
+        print("\n".join(("", *format_table([COLUMNS, *rows]), "", f"This table is also in {table}.")))
+        failures = [record for record in records if record["status"] == "failed"]
+        if failures:
+            print(f"\n{len(failures)} of {len(records)} jobs failed:")
+            for record in failures:
+                reason = record["reason"].replace("\n", "\n    ")
+                print(f"\n  job {record['job']}: {record['overrides']}\n    {reason}")
+            print("\nRun the same command again to repeat the failed jobs only.", flush=True)
+            raise ReportedExit(1)
+
+
+def swept_keys(overrides: Sequence[str]) -> list[str]:
+    """Return the keys that a command line sets to several values."""
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    return [override_key(override.get_key_element()) for override in parsed if override.is_sweep_override()]
+
+
+def _row(record: dict[str, Any]) -> tuple[str, ...]:
+    metrics = read_json(Path(record["folder"]) / "metrics.json") if record["status"] == "finished" else {}
+    values = ("" if metrics.get(name) is None else f"{metrics[name]:.4f}" for name in COLUMNS[2:-1])
+    return (str(record["job"]), record["status"], *values, record["swept"])

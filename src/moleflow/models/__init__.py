@@ -1,0 +1,1 @@
+"""Patch models, as normalizing flows and in closed form."""

@@ -1,0 +1,1 @@
+"""Patch models that are fitted in closed form."""

@@ -1,0 +1,77 @@
+"""Base class of patch models that are fitted in closed form."""
+
+import copy
+from abc import abstractmethod
+from collections.abc import Iterable
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from moleflow.models.base import PatchModel
+from moleflow.models.dynamic_buffers import DynamicBuffers
+
+
+class ClosedFormModel(PatchModel):
+    """Patch model whose experts are computed directly from training patches.
+
+    An expert is a set of tensors; there are no gradient steps.
+
+    Args:
+        buffer_names: Names of an expert's tensors.
+    """
+
+    def __init__(self, *buffer_names: str) -> None:
+        super().__init__()
+        self._buffer_names = buffer_names
+
+    @abstractmethod
+    def compute(self, name: str, features: Tensor, image_ids: Tensor) -> dict[str, Tensor]:
+        """Return the tensors of an expert by name.
+
+        Args:
+            name: Name of the expert.
+            features: All training patches of the expert (N, H, W, D).
+            image_ids: (N,) index of the training image that each entry shows.
+        """
+
+    def add_expert(self, name: str, **overrides: Any) -> DynamicBuffers:
+        """Create and register an expert with empty tensors.
+
+        Args:
+            name: Name of the expert.
+            overrides: Settings that replace the model's settings for this expert; some of :attr:`overridable_keys`.
+
+        Raises:
+            UserError: If an expert of this name exists, or a setting cannot be overridden.
+        """
+        self._check_new_expert(name, **overrides)
+        expert = DynamicBuffers(*self._buffer_names)
+        self._register(name, expert)
+        return expert
+
+    @torch.no_grad()
+    def fit(self, name: str, features: Iterable[Tensor], image_ids: Tensor | None = None) -> None:
+        """Compute the tensors of an expert.
+
+        Args:
+            name: Name of the expert.
+            features: Training patches in batches (B, H, W, D).
+            image_ids: (N,) index of the training image that each entry of the concatenated batches shows. None: every
+                entry shows another image.
+        """
+        grids = torch.cat(list(features))
+        ids = torch.arange(len(grids)) if image_ids is None else image_ids
+        self.expert(name).load_state_dict(self.compute(name, grids, ids.to(grids.device)))
+
+    @torch.no_grad()
+    def merged(self, name: str) -> Self:
+        """Return a copy that contains one expert only.
+
+        Args:
+            name: Name of the expert.
+        """
+        model = copy.copy(self)
+        model._modules = self._modules | {"experts": torch.nn.ModuleList([copy.deepcopy(self.expert(name))])}
+        model._names = [name]
+        return model.eval()

@@ -1,0 +1,77 @@
+"""PatchCore, the distance to the nearest patch in a memory bank.
+
+Reference: Roth et al., "Towards Total Recall in Industrial Anomaly Detection", CVPR 2022 (PatchCore). The coreset
+selection and the neighborhood pooling (part of the backbone here) are as in the paper; the reweighting of the image
+score is not implemented.
+"""
+
+from torch import Tensor
+
+from moleflow.models.closed_form.base import ClosedFormModel
+from moleflow.models.memory_bank import (
+    SELECTIONS,
+    MemoryBank,
+    build_memory_bank,
+    nearest_neighbors,
+    own_image_exclusion,
+)
+from moleflow.utils.errors import check_choice, check_range
+from moleflow.utils.random import generator
+
+
+class PatchCore(ClosedFormModel):
+    """Memory bank of training patches per expert.
+
+    For one memory bank over all categories, use a scenario in which all categories form one task.
+
+    Args:
+        dim: Channels D of a patch.
+        size: Memory-bank patches per expert; all patches, if an expert has fewer.
+        selection: ``k_center_greedy``, ``kmeans`` or ``random``; see
+            :func:`moleflow.models.memory_bank.build_memory_bank`.
+        seed: Seed of the draws.
+
+    Raises:
+        UserError: If an argument is not allowed.
+
+    Example:
+        >>> import torch
+        >>> model = PatchCore(dim=8, size=20)
+        >>> _ = model.add_expert("bottle")
+        >>> model.fit("bottle", [torch.randn(6, 4, 5, 8)])
+        >>> model.patch_scores(torch.randn(2, 4, 5, 8), "bottle").shape
+        torch.Size([2, 4, 5])
+    """
+
+    def __init__(self, dim: int, size: int = 3000, selection: str = "k_center_greedy", seed: int = 0) -> None:
+        super().__init__(*MemoryBank._fields)
+        check_range("model.size", size, 1)
+        self.dim = dim
+        self.size = size
+        self.selection = check_choice("model.selection", selection, SELECTIONS)
+        self.seed = seed
+
+    def compute(self, name: str, features: Tensor, image_ids: Tensor) -> dict[str, Tensor]:
+        """Return the memory bank of an expert.
+
+        Args:
+            name: Name of the expert.
+            features: All training patches of the expert (N, H, W, D).
+            image_ids: (N,) index of the training image that each entry shows.
+        """
+        draw = generator(self.seed, "memory", name)
+        return build_memory_bank(features, self.size, self.selection, draw, image_ids)._asdict()
+
+    def patch_scores(self, x: Tensor, name: str, image_ids: Tensor | None = None) -> Tensor:
+        """Return distances to the nearest memory-bank patch, (B, H, W) float32.
+
+        Args:
+            x: Patch features (B, H, W, D) from the backbone.
+            name: Name of the expert.
+            image_ids: (B,) indices of training images, whose own memory-bank patches are excluded; None for all other
+                images.
+        """
+        expert = self.expert(name)
+        exclusion = own_image_exclusion(x, image_ids, expert.get_buffer("image_ids"))
+        neighbors = nearest_neighbors(x.float().flatten(0, 2), expert.get_buffer("patches"), exclusion)
+        return neighbors.distances.reshape(x.shape[:3])

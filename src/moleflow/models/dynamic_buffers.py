@@ -1,0 +1,34 @@
+"""Buffers whose shapes are set by loading a state dict."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class DynamicBuffers(nn.Module):
+    """Named buffers that are empty until a state dict is loaded.
+
+    Shapes and types are those of the loaded tensors.
+
+    Args:
+        names: Names of the buffers.
+
+    Example:
+        >>> import torch
+        >>> buffers = DynamicBuffers("mean")
+        >>> _ = buffers.load_state_dict({"mean": torch.zeros(3)})
+        >>> buffers.mean.shape
+        torch.Size([3])
+    """
+
+    def __init__(self, *names: str) -> None:
+        super().__init__()
+        for name in names:
+            self.register_buffer(name, torch.empty(0))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        for name, buffer in self.named_buffers():
+            if (value := state_dict.get(f"{prefix}{name}")) is not None:
+                setattr(self, name, torch.empty_like(value, device=buffer.device))
+        super()._load_from_state_dict(state_dict, prefix, *args)

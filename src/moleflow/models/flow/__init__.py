@@ -1,0 +1,1 @@
+"""Normalizing flows with shared coupling blocks and modules of each expert."""

@@ -1,0 +1,153 @@
+"""Selection of representative patches and search for nearest neighbors."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from moleflow.utils.errors import check_choice
+
+SELECTIONS = ("k_center_greedy", "kmeans", "random")
+_CHUNK = 4096  # rows of the distance matrix in memory at a time
+_PROJECTION_DIM = 32  # channels in which k_center_greedy measures distances
+_KMEANS_ITERATIONS = 10
+
+
+class MemoryBank(NamedTuple):
+    """Selected patches of training images.
+
+    Attributes:
+        patches: (K, D).
+        image_ids: (K,) int32, the training image of each patch; -1 for a mean of several patches.
+    """
+
+    patches: Tensor
+    image_ids: Tensor
+
+
+class NearestNeighbors(NamedTuple):
+    """The nearest memory-bank patch of each query patch.
+
+    Attributes:
+        distances: (N,) Euclidean distances to it.
+        indices: (N,) its row in the memory bank.
+    """
+
+    distances: Tensor
+    indices: Tensor
+
+
+def build_memory_bank(
+    grids: Tensor, size: int, selection: str, generator: torch.Generator, image_ids: Tensor | None = None
+) -> MemoryBank:
+    """Select patches that represent all patches of the training images.
+
+    Args:
+        grids: Patch grids (N, H, W, D).
+        size: Number of patches to select; all patches, if there are fewer.
+        selection: ``k_center_greedy`` selects the patch that is farthest from those already selected, with distances
+            measured in a random projection; ``kmeans`` returns cluster means; ``random`` selects uniformly.
+        generator: Source of the draws, on the CPU.
+        image_ids: (N,) index of the training image that each grid shows. None: every grid shows another image.
+
+    Returns:
+        A memory bank of min(size, N H W) patches.
+
+    Raises:
+        UserError: If the selection is unknown.
+    """
+    check_choice("model.selection", selection, SELECTIONS)
+    patches, patches_per_grid = grids.flatten(0, 2), grids.shape[1] * grids.shape[2]
+    size = min(size, len(patches))
+    rows = torch.randperm(len(patches), generator=generator)[:size].to(patches.device)
+    if selection == "kmeans" and size < len(patches):
+        centers = kmeans(patches, patches[rows], _KMEANS_ITERATIONS)
+        return MemoryBank(centers, torch.full_like(rows, -1, dtype=torch.int32))
+    if selection == "k_center_greedy" and size < len(patches):
+        projection = torch.randn(patches.shape[1], _PROJECTION_DIM, generator=generator).to(patches.device)
+        rows = k_center_greedy(patches @ projection, int(rows[0]), size)
+    grid_indices = rows // patches_per_grid
+    ids = grid_indices if image_ids is None else image_ids.to(rows.device)[grid_indices]
+    return MemoryBank(patches[rows], ids.int())
+
+
+def nearest_neighbors(
+    patches: Tensor, memory_bank: Tensor, exclusion: tuple[Tensor, Tensor] | None = None
+) -> NearestNeighbors:
+    """Find the nearest memory-bank patch of each patch.
+
+    Args:
+        patches: Query patches (N, D).
+        memory_bank: Memory-bank patches (K, D).
+        exclusion: Image indices of the query patches (N,) and of the memory bank (K,). A query patch is not compared
+            with memory-bank patches of the same image. If all memory-bank patches are of that image, none is excluded.
+    """
+    if exclusion is None and torch.compiler.is_exporting():  # an exported graph cannot loop over a dynamic batch size
+        return NearestNeighbors(*torch.cdist(patches, memory_bank).min(1))
+    chunks = []
+    for start in range(0, len(patches), _CHUNK):
+        distances = torch.cdist(patches[start : start + _CHUNK], memory_bank)
+        if exclusion is not None:
+            same_image = exclusion[0][start : start + _CHUNK, None] == exclusion[1][None]
+            distances.masked_fill_(same_image & ~same_image.all(1, keepdim=True), torch.inf)
+        chunks.append(distances.min(1))
+    return NearestNeighbors(
+        torch.cat([chunk.values for chunk in chunks]), torch.cat([chunk.indices for chunk in chunks])
+    )
+
+
+def own_image_exclusion(
+    grids: Tensor, image_ids: Tensor | None, memory_bank_image_ids: Tensor
+) -> tuple[Tensor, Tensor] | None:
+    """Return the argument ``exclusion`` of :func:`nearest_neighbors`.
+
+    It excludes, for patches of training images, memory-bank patches of the same image.
+
+    Args:
+        grids: Patch grids (B, H, W, D).
+        image_ids: (B,) index of the training image that each grid shows; None for other images.
+        memory_bank_image_ids: (K,) index of the training image of each memory-bank patch.
+
+    Returns:
+        Image indices of the query patches (B H W,) and of the memory bank (K,); None for other images.
+    """
+    if image_ids is None:
+        return None
+    patches_per_grid = grids.shape[1] * grids.shape[2]
+    return image_ids.to(memory_bank_image_ids).repeat_interleave(patches_per_grid), memory_bank_image_ids
+
+
+def k_center_greedy(points: Tensor, start: int, count: int) -> Tensor:
+    """Return indices (count,) of points that are each farthest from those before.
+
+    Reference: Gonzalez, "Clustering to minimize the maximum intercluster distance", TCS 1985.
+
+    Args:
+        points: (N, D).
+        start: Index of the first selected point.
+        count: Number of points to select, at most N.
+    """
+    selected = [start]
+    distances = (points - points[start]).square().sum(1)
+    while len(selected) < count:
+        selected.append(int(distances.argmax()))
+        distances = torch.minimum(distances, (points - points[selected[-1]]).square().sum(1))
+    return torch.tensor(selected, device=points.device)
+
+
+def kmeans(points: Tensor, centers: Tensor, iterations: int) -> Tensor:
+    """Return cluster means (K, D) after iterations of Lloyd's algorithm.
+
+    Empty clusters do not move.
+
+    Args:
+        points: (N, D).
+        centers: Initial cluster means (K, D).
+        iterations: Number of iterations.
+    """
+    for _ in range(iterations):
+        clusters = nearest_neighbors(points, centers).indices
+        counts = torch.bincount(clusters, minlength=len(centers))[:, None]
+        sums = torch.zeros_like(centers).index_add_(0, clusters, points)
+        centers = torch.where(counts > 0, sums / counts.clamp_min(1), centers)
+    return centers

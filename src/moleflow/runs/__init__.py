@@ -1,0 +1,1 @@
+"""Run folders: identity, locking, progress and reading."""

@@ -1,0 +1,168 @@
+"""The run folder: its lock, its status, and the rules by which a command may use it."""
+
+import contextlib
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from moleflow.runs.identity import NON_IDENTITY_KEYS, matches_any
+from moleflow.runs.reader import load_config
+from moleflow.utils.config import flatten_config
+from moleflow.utils.errors import UserError
+from moleflow.utils.io import (
+    file_lock,
+    read_checksummed_json,
+    remove_stale_temporaries,
+    sha256,
+    write_checksummed_json,
+    write_text,
+)
+
+RESULTS = ("metrics.json", "scores.csv")
+
+log = logging.getLogger(__name__)
+
+
+class RunFolder:
+    """Folder of one run.
+
+    Args:
+        path: The folder; created when it is locked.
+        config: The resolved configuration of the run.
+    """
+
+    def __init__(self, path: Path, config: Mapping[str, Any]) -> None:
+        self.path = path
+        self.config = dict(config)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder for this process, and remove temporary files of killed processes.
+
+        Raises:
+            UserError: If another process holds it, or the folder is not writable.
+        """
+        with contextlib.ExitStack() as stack:
+            try:
+                file = stack.enter_context(file_lock(self.path / ".lock", wait=False))
+            except BlockingIOError:
+                owner = (self.path / ".lock").read_text(errors="replace").strip()
+                raise UserError(
+                    f"{self.path} is in use by process {owner}. Wait for it, or choose another folder with "
+                    "hydra.run.dir=..."
+                ) from None
+            except OSError as error:
+                raise UserError(
+                    f"{self.path} is not writable: {error.strerror or error}. Choose another folder with "
+                    "hydra.run.dir=..."
+                ) from error
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            remove_stale_temporaries(self.path)
+            yield
+
+    def is_finished(self) -> bool:
+        """Return whether the run is complete and its result files are unchanged.
+
+        A missing or damaged result file is logged as a warning; the run is then resumed at its end and writes it again.
+        """
+        status = self._status()
+        if status.get("status") != "finished":
+            return False
+        damaged = [name for name in RESULTS if _checksum(self.path / name) != status.get("files", {}).get(name)]
+        for name in damaged:
+            log.warning("%s is missing or damaged. It is written again.", self.path / name)
+        return not damaged
+
+    def claim(self, force: bool) -> None:
+        """Write ``config.yaml``, or check that the existing one describes the same run.
+
+        The configuration of a finished run is not written again.
+
+        Args:
+            force: Continue in spite of a difference, with the new configuration: finished tasks are kept, and the
+                unfinished one is trained again.
+
+        Raises:
+            UserError: If the folder has a run of another configuration, or one whose configuration is lost.
+        """
+        path = self.path / "config.yaml"
+        differences = self._recorded_differences(path)
+        finished = self._status().get("status") == "finished"
+        if differences and (finished or not force):
+            kind = "finished run" if finished else "run"
+            lines = "".join(f"  {key}: {old!r} there, {new!r} now\n" for key, (old, new) in differences.items())
+            remedy = "Name this run with name=..., or choose a new folder with hydra.run.dir=..."
+            raise UserError(
+                f"{self.path} has a {kind} of another configuration ({path.name}):\n{lines}"
+                + (remedy if finished else f"{remedy}, or continue in this one with resume=force.")
+            )
+        if differences:
+            for key, (old, new) in differences.items():
+                log.warning("resume=force: %s changes from %r to %r.", key, old, new)
+            for checkpoint in (self.path / "state").glob("*.ckpt"):
+                checkpoint.unlink()
+            for stored_task in (self.path / "state").glob("task*/"):
+                shutil.rmtree(stored_task)
+        if not self.is_finished():
+            write_text(path, yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True))
+
+    @property
+    def has_results(self) -> bool:
+        """Whether the folder has more of a run than its configuration and status."""
+        return any((self.path / name).exists() for name in ("state", "model", *RESULTS))
+
+    def discard(self) -> None:
+        """Remove the files of a command that was rejected before it started, and its empty folders."""
+        for name in ("config.yaml", "status.json", ".lock"):
+            (self.path / name).unlink(missing_ok=True)
+        folders = (self.path, *self.path.parents)[:3]
+        if folders[-1].name == self.config.get("name"):
+            with contextlib.suppress(OSError):  # the first one that is not empty ends the loop
+                for folder in folders:
+                    folder.rmdir()
+
+    def differences(self, other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+        """Return the keys, with (other, this) value, in which another configuration describes another run."""
+        ours, theirs = flatten_config(self.config), flatten_config(other)
+        keys = [key for key in {**theirs, **ours} if not matches_any(key, NON_IDENTITY_KEYS)]
+        absent = "(absent)"
+        pairs = {key: (theirs.get(key, absent), ours.get(key, absent)) for key in keys}
+        return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+
+    def set_status(self, status: str, reason: str = "") -> None:
+        """Write ``status.json``: running, finished, failed or interrupted, and the reason.
+
+        The status of a finished run lists size and sha256 of its result files. The status ``running`` of a process that
+        no longer exists means that the run was killed.
+        """
+        files = {name: _checksum(self.path / name) for name in RESULTS} if status == "finished" else {}
+        content = {"status": status, "reason": reason, "process": os.getpid(), "files": files}
+        write_checksummed_json(self.path / "status.json", content)
+
+    def _recorded_differences(self, path: Path) -> dict[str, tuple[Any, Any]]:
+        """Return the differences between the recorded configuration and this one; none in a new folder."""
+        if not path.exists():
+            return {path.name: ("(missing)", "of this command")} if self.has_results else {}
+        try:
+            return self.differences(load_config(self.path))
+        except UserError as error:
+            return {path.name: (f"(damaged: {error})", "of this command")}
+
+    def _status(self) -> dict[str, Any]:
+        path = self.path / "status.json"
+        try:
+            return read_checksummed_json(path) if path.is_file() else {}
+        except UserError as error:
+            log.warning("%s The status is not used.", error)
+            return {}
+
+
+def _checksum(path: Path) -> dict[str, Any] | None:
+    return {"bytes": path.stat().st_size, "sha256": sha256(path)} if path.is_file() else None

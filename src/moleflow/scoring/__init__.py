@@ -1,0 +1,1 @@
+"""Image scores, anomaly maps and thresholds from patch scores."""

@@ -1,0 +1,73 @@
+"""Figures of a finished run: example images, scores, curves and routing."""
+
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+from moleflow.data.image_io import read_image, read_mask
+from moleflow.evaluation.evaluator import CategoryResult
+from moleflow.inference.overlay import transformed_image
+from moleflow.training.callbacks.base import RunCallback
+from moleflow.training.context import RunContext
+from moleflow.utils.io import atomic_write
+from moleflow.visualization.examples import Example, examples_figure, select_examples
+from moleflow.visualization.plots import heat_map_figure, learning_curves, roc_and_precision, score_histograms
+
+
+class ExampleVisualizer(RunCallback):
+    """Writes figures into ``pictures/`` of the run folder when the run is complete.
+
+    Args:
+        per_kind: Images of each kind (most anomalous, least anomalous, misranked) and category.
+    """
+
+    def __init__(self, per_kind: int = 2) -> None:
+        self.per_kind = per_kind
+
+    def on_run_complete(self, context: RunContext, metrics: dict[str, Any]) -> None:
+        """Draw all figures."""
+        folder = context.folder / "pictures"
+        results = context.evaluate(context.categories, "figures")
+        for category, result in tqdm(results.items(), "figures", leave=False, disable=not context.show_progress):
+            name = category.replace("/", "_")
+            _save(self._examples(context, category, result), folder / f"examples_{name}.jpg")
+        scores = {c: (r.scores.tolist(), [s.label for s in r.samples]) for c, r in results.items()}
+        names = [task.name for task in context.tasks]
+        _save(score_histograms(scores), folder / "scores.png")
+        _save(roc_and_precision(scores), folder / "curves.png")
+        _save(learning_curves(context.progress.histories, names), folder / "learning.png")
+        experts = metrics["routing"]["experts"]
+        shares = [[100 * r.routes.count(e) / len(r.routes) for e in experts] for r in results.values()]
+        matrix = heat_map_figure(shares, list(results), experts, "category", "routed to (%)", 0, (0, 100))
+        _save(matrix, folder / "routing.png")
+
+    def _examples(self, context: RunContext, category: str, result: CategoryResult) -> Figure:
+        detector, transform = context.detector, context.data.transform
+        selected = select_examples(result.scores, [sample.label for sample in result.samples], self.per_kind)
+        maps = detector.scorer.anomaly_maps(
+            [result.patch_scores[i] for _, i in selected], [result.routes[i] for _, i in selected]
+        )
+        examples = []
+        for (reason, i), anomaly_map in zip(selected, maps, strict=True):
+            sample, route = result.samples[i], result.routes[i]
+            examples.append(
+                Example(
+                    image=transformed_image(read_image(sample.path), transform),
+                    mask=None if sample.mask is None else transform.mask(read_mask(sample.mask)).numpy(),
+                    anomaly_map=anomaly_map.numpy(),
+                    score=float(result.scores[i]),
+                    threshold=detector.thresholds(route).score,
+                    title=f"{sample.path.parent.name}/{sample.path.name}",
+                    reason=f"{sample.defect}: {reason}",
+                    expert=route,
+                )
+            )
+        return examples_figure(category, examples)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    """Write a figure atomically."""
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, format=path.suffix[1:], dpi=90)

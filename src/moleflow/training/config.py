@@ -1,0 +1,60 @@
+"""Training configuration: plain values that determine how each task is trained."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from moleflow.data.transforms import AUGMENTATIONS
+from moleflow.detector.types import Overrides
+from moleflow.models.flow.loss import FlowLoss
+from moleflow.training.strategies.base import ContinualStrategy
+
+OptimizerFactory = Callable[..., torch.optim.Optimizer]
+"""Returns an optimizer from parameters and ``lr``."""
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Hyperparameters of the training of each task.
+
+    Attributes:
+        epochs: Epochs per task.
+        batch_size: Largest number of images in an optimizer step.
+        experts: ``task`` gives all categories of a task one expert, ``category`` gives each category its own.
+        loss: The loss.
+        optimizer: Builds the optimizer.
+        lr: Peak learning rate.
+        final_lr_ratio: Last learning rate divided by the peak.
+        on_nonfinite: ``error`` ends the run at a loss that is not finite, ``skip`` skips and counts the step.
+        lora_delay: Epochs at the start of each later task in which LoRA updates are frozen.
+        augmentation: Augmentation of the training images; a key of :data:`moleflow.data.transforms.AUGMENTATIONS`.
+        seed: Seed of the run.
+        per_category: The overrides by category; see :mod:`moleflow.detector.overrides`.
+        losses: The losses of the categories that have overrides.
+        strategy: The continual-learning strategy.
+    """
+
+    epochs: int
+    batch_size: int
+    experts: str
+    loss: FlowLoss
+    optimizer: OptimizerFactory
+    lr: float
+    final_lr_ratio: float
+    on_nonfinite: str
+    lora_delay: int
+    augmentation: str
+    seed: int
+    per_category: Mapping[str, Overrides] = field(default_factory=dict)
+    losses: Mapping[str, FlowLoss] = field(default_factory=dict)
+    strategy: ContinualStrategy = field(default_factory=ContinualStrategy)
+
+    def loss_of(self, categories: Sequence[str]) -> FlowLoss:
+        """Return the loss of an expert with these categories, which have equal overrides."""
+        return self.losses.get(categories[0], self.loss)
+
+    def augmentations_of(self, categories: Sequence[str]) -> tuple[str, ...]:
+        """Return the flips and rotations of an expert with these categories, which have equal overrides."""
+        overrides = self.per_category.get(categories[0], {})
+        return AUGMENTATIONS[overrides.get("augmentation", self.augmentation)]

@@ -1,0 +1,135 @@
+"""Context of a run: everything that its tasks, callbacks and result files share."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import lightning as L
+from lightning.pytorch.loggers import Logger
+
+from moleflow.data.datamodule import ImageDataModule
+from moleflow.data.samples import Sample
+from moleflow.data.tasks import Task
+from moleflow.detector.base import Detector
+from moleflow.detector.detector import MoLEFlow
+from moleflow.detector.overrides import expert_overrides, task_epochs
+from moleflow.detector.types import Overrides
+from moleflow.evaluation.evaluator import CategoryResult, Evaluator
+from moleflow.runs.progress import Progress
+from moleflow.training.config import TrainingConfig
+from moleflow.training.state import TaskCheckpoints
+
+
+@dataclass(eq=False)
+class RunContext:
+    """State and collaborators of one run.
+
+    Args:
+        detector: The model that is trained, or an ensemble that is evaluated.
+        data: The data module, set up.
+        tasks: The tasks in order.
+        config: How each task is trained.
+        folder: The run folder.
+        callbacks: Lightning callbacks, including :class:`~moleflow.training.callbacks.base.RunCallback` objects.
+        loggers: Lightning loggers.
+        command: The overrides of the command line, recorded in ``metrics.json``.
+        oracle: Whether the true category chooses the expert in all evaluations.
+        show_progress: Whether to show progress bars.
+
+    Attributes:
+        evaluator: Evaluates the detector on the test images.
+        progress: Finished tasks, steps, times and the task matrix.
+        overrides: The overrides of each expert, by its name.
+        epochs: Epochs of each task.
+        is_global_zero: Whether this process evaluates and writes; False in the workers of a data-parallel run.
+
+    Raises:
+        UserError: If ``per_category`` gives the categories of one expert different overrides, or the experts of one
+            task different epochs.
+    """
+
+    detector: Detector
+    data: ImageDataModule
+    tasks: Sequence[Task]
+    config: TrainingConfig
+    folder: Path
+    callbacks: list[L.Callback] = field(default_factory=list)
+    loggers: list[Logger] = field(default_factory=list)
+    command: Sequence[str] = ()
+    oracle: bool = False
+    show_progress: bool = True
+
+    def __post_init__(self) -> None:
+        self.evaluator = Evaluator(self.detector, self.data, self.show_progress)
+        self.progress = Progress()
+        self.is_global_zero = True
+        self.overrides: dict[str, Overrides] = {
+            name: expert_overrides(self.config.per_category, categories)
+            for task in self.tasks
+            for name, categories in self.experts_of(task).items()
+        }
+        self.epochs = [
+            task_epochs([self.overrides[name] for name in self.experts_of(task)], self.config.epochs)
+            for task in self.tasks
+        ]
+
+    @property
+    def model(self) -> MoLEFlow:
+        """The detector as a single trainable model."""
+        assert isinstance(self.detector, MoLEFlow)
+        return self.detector
+
+    @property
+    def categories(self) -> list[str]:
+        """All categories in order of arrival."""
+        return [category for task in self.tasks for category in task.categories]
+
+    @property
+    def state(self) -> Path:
+        """Folder of the files that an unfinished run is resumed from."""
+        return self.folder / "state"
+
+    def experts_of(self, task: Task) -> dict[str, tuple[str, ...]]:
+        """Return the categories of each expert of a task, by the expert's name."""
+        if self.config.experts == "category":
+            return {category: (category,) for category in task.categories}
+        return {task.name: task.categories}
+
+    def split_samples(self, category: str) -> tuple[list[Sample], list[Sample]]:
+        """Return the training and the validation images of a category."""
+        return self.data.split(category)
+
+    def checkpoints(self, task: Task) -> TaskCheckpoints:
+        """Return the epoch checkpoints of a task."""
+        return TaskCheckpoints(self.state, task.index)
+
+    def task_label(self, task: Task) -> str:
+        """Return the task's label for log messages."""
+        return f"task {task.index + 1}/{len(self.tasks)} {task.name}"
+
+    def evaluate(self, categories: Sequence[str], title: str) -> dict[str, CategoryResult]:
+        """Return the results of categories, by the router's choice or, with ``oracle``, by the true category.
+
+        Args:
+            categories: The categories, all trained.
+            title: Title of the progress bar.
+        """
+        evaluate = self.evaluator.oracle if self.oracle else self.evaluator.routed
+        return evaluate(categories, title)
+
+
+@dataclass(eq=False)
+class TaskReport:
+    """Results after one task.
+
+    Attributes:
+        task: The task.
+        step: Optimizer steps of the run so far.
+        history: One entry per epoch: means of the loss and its terms.
+        routed: Results of all categories so far, scored by the router's choice.
+    """
+
+    task: Task
+    step: int
+    history: list[dict[str, float]]
+    routed: dict[str, CategoryResult]

@@ -1,0 +1,178 @@
+"""The continual trainer: train a task, save, evaluate, next task; and resume after an interruption."""
+
+import logging
+from collections.abc import Callable, Sequence
+
+from moleflow.data.samples import Sample, Split
+from moleflow.data.tasks import Task
+from moleflow.data.validation import dataset_warnings
+from moleflow.detector.store import ModelStore
+from moleflow.evaluation.evaluator import CategoryResult
+from moleflow.features.extractor import FeatureExtractor
+from moleflow.runs.progress import Progress
+from moleflow.training.callbacks.base import RunCallback
+from moleflow.training.context import RunContext, TaskReport
+from moleflow.training.loggers import log_history
+from moleflow.training.state import load_strategy_state, num_values, prune_strategy_state, save_strategy_state
+from moleflow.training.task import TrainerFactory, train_task
+from moleflow.training.task_result import StoredTaskResult, TaskResult
+from moleflow.utils.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+class ContinualTrainer:
+    """Trains the tasks of a run one after another and evaluates the detector after each.
+
+    Finished work is on disk at once, so an interrupted run resumes: at the right task by ``state/progress.json`` and
+    the model folder, within a task at its last epoch checkpoint.
+
+    Args:
+        context: The run.
+        make_trainer: Builds the Lightning trainer of one task.
+
+    Attributes:
+        prefetch_tasks: Trains later tasks in other processes, which leave a :class:`StoredTaskResult` each; None
+            trains them one after another in this process.
+
+    Raises:
+        UserError: If the continual strategy has no effect on the model.
+    """
+
+    def __init__(self, context: RunContext, make_trainer: TrainerFactory) -> None:
+        self.context = context
+        self.make_trainer = make_trainer
+        self.prefetch_tasks: Callable[[Sequence[Task]], None] | None = None
+        context.config.strategy.check(context.model.patch_model)
+
+    def run(self) -> dict[str, CategoryResult]:
+        """Train and evaluate all unfinished tasks; return the results after the last task.
+
+        Raises:
+            UserError: If an image cannot be read, or a loss or a score is not finite.
+        """
+        context = self.context
+        context.progress = Progress.read(context.state / "progress.json")
+        if context.progress.tasks_done:
+            log.info("Resuming after task %d of %d.", context.progress.tasks_done, len(context.tasks))
+            self.restore(context.progress.tasks_done)
+        self._extract_features()
+        self._warn_of_shared_experts()
+        if not context.progress.tasks_done:
+            self._run_task(context.tasks[0])
+        if self.prefetch_tasks is not None:
+            with context.progress.clock("training"):
+                self.prefetch_tasks(context.tasks[context.progress.tasks_done :])
+        for task in context.tasks[context.progress.tasks_done :]:
+            self._run_task(task)
+        return context.evaluate(context.categories, "evaluate") if context.is_global_zero else {}
+
+    def restore(self, tasks_done: int) -> None:
+        """Load the experts of the first tasks and the state of the continual strategy.
+
+        Args:
+            tasks_done: Number of tasks whose experts are loaded.
+
+        Raises:
+            UserError: If a file is missing or damaged.
+        """
+        context = self.context
+        trained = [name for task in context.tasks[:tasks_done] for name in context.experts_of(task)]
+        folder = context.folder / "model"
+        saved = {str(entry["name"]) for entry in ModelStore(folder).manifest()["experts"]}
+        # More experts are saved than recorded if the run was killed between the two.
+        if (
+            saved - set(trained)
+            and context.model.patch_model.updates_shared_weights
+            and context.checkpoints(context.tasks[tasks_done]).latest() is None
+        ):
+            raise UserError(
+                f"The base in {folder} was already changed by task {tasks_done + 1}, and the checkpoint of that task "
+                "is missing or damaged. Start again in a new folder with hydra.run.dir=..."
+            )
+        context.model.restore(folder, trained)
+        state = load_strategy_state(context.state, context.progress.strategy_state)
+        context.config.strategy.load({name: value.to(context.model.device) for name, value in state.items()})
+
+    def train_task(self, task: Task) -> TaskResult:
+        """Train one task in this process."""
+        return train_task(self.context, task, self.make_trainer)
+
+    def _extract_features(self) -> None:
+        """Compute all features and read all masks, so that an unreadable file ends the run at its start."""
+        context, model = self.context, self.context.model
+        splits: tuple[Split, ...] = ("train", "test")
+        training = {category: context.split_samples(category)[0] for category in context.categories}
+        samples = [s for c in context.categories for split in splits for s in context.data.samples(split, c)]
+        for warning in dataset_warnings(context.data, model.extractor.cache.key):
+            log.warning("%s", warning)
+        with context.progress.clock("features"):
+            self._extract(model.extractor, samples, "features")
+            for category in context.categories:
+                overrides = context.config.per_category.get(category, {})
+                extractor = model.components.extractor(overrides)
+                if extractor is not model.extractor:
+                    own = [sample for sample in samples if sample.category == category]
+                    self._extract(extractor, own, f"features {category}")
+                for augmentation in context.config.augmentations_of([category]):
+                    augmented = model.components.extractor(overrides, augmentation)
+                    self._extract(augmented, training[category], f"features {category} {augmentation}")
+
+    def _extract(self, extractor: FeatureExtractor, samples: Sequence[Sample], title: str) -> None:
+        loader = self.context.data.loader(
+            extractor.missing(samples), transform=extractor.transform, batch_size=extractor.batch_size
+        )
+        extractor.extract(loader, title if self.context.show_progress else None)
+
+    def _warn_of_shared_experts(self) -> None:
+        context = self.context
+        shared = [task.name for task in context.tasks if len(task.categories) > len(context.experts_of(task))]
+        if shared and not context.model.patch_model.updates_shared_weights:
+            log.warning(
+                "Several categories share one expert (%s), as in the recorded runs. scenario.experts=category gives "
+                "each category its own expert.",
+                ", ".join(shared),
+            )
+
+    def _run_task(self, task: Task) -> None:
+        """Train a task, or load the result of another process, then save, evaluate and report."""
+        context = self.context
+        stored = StoredTaskResult(context.state, task.index)
+        result = stored.load_into(context.model)
+        if result is None:
+            result = self.train_task(task)
+        else:
+            log_history(context.loggers, task.index, result.history, context.progress.step, result.steps)
+        if context.model.patch_model.updates_shared_weights:
+            context.evaluator.clear()
+        self._finish_task(task, result)
+        stored.clear()
+
+    def _finish_task(self, task: Task, result: TaskResult) -> None:
+        """Save, evaluate and report; in a data-parallel run only the first process does."""
+        context, progress = self.context, self.context.progress
+        progress.tasks_done += 1
+        progress.step += result.steps
+        progress.skipped_steps.append(result.skipped_steps)
+        progress.histories.append(result.history)
+        if not context.is_global_zero:
+            return
+        context.model.save(context.folder / "model")
+        categories = [category for done in context.tasks[: task.index + 1] for category in done.categories]
+        with progress.clock("evaluation"):
+            routed = context.evaluate(categories, f"evaluate {task.index + 1}/{len(context.tasks)}")
+        progress.matrix.add(
+            task.index,
+            {category: result.all_metrics() for category, result in routed.items()},
+            [each.categories for each in context.tasks],
+        )
+        report = TaskReport(task, progress.step, result.history, routed)
+        for callback in context.callbacks:
+            if isinstance(callback, RunCallback):
+                callback.on_task_evaluated(context, report)
+        state = context.config.strategy.state()
+        progress.strategy_state = save_strategy_state(context.state, task.index, state)
+        progress.strategy_values = num_values(state)
+        progress.write(context.state / "progress.json")
+        prune_strategy_state(context.state, progress.strategy_state)
+        context.checkpoints(task).clear()

@@ -1,0 +1,1 @@
+"""Utilities that are independent of anomaly detection."""

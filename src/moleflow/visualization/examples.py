@@ -1,0 +1,107 @@
+"""Figures of example images with ground truth, anomaly map and contour."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike, NDArray
+
+from moleflow.visualization.plots import figure
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """One row of the figure.
+
+    Attributes:
+        image: (H, W, 3) uint8.
+        mask: (H, W) bool, true on the defect; None without marked pixels.
+        anomaly_map: (h, w) float32.
+        score: Image score.
+        threshold: Score threshold of the expert.
+        title: File name.
+        reason: Defect and why the image was selected.
+        expert: The expert that scored the image.
+    """
+
+    image: NDArray[np.uint8]
+    mask: NDArray[np.bool_] | None
+    anomaly_map: NDArray[np.float32]
+    score: float
+    threshold: float
+    title: str
+    reason: str
+    expert: str
+
+
+def select_examples(scores: ArrayLike, labels: Sequence[int], per_kind: int) -> list[tuple[str, int]]:
+    """Return which images to show and why: the most and least anomalous, and the misranked ones.
+
+    Misranked are the normal images with the highest scores above some defect, and the defects with the lowest scores
+    below some normal image.
+
+    Args:
+        scores: (N,) image scores.
+        labels: (N,) 1 for a defect.
+        per_kind: Number of images of each kind.
+
+    Returns:
+        Reason and index of each image, in descending order of the score.
+    """
+    values = np.asarray(scores)
+    order = np.argsort(-values, kind="stable").tolist()
+    normal, defects = ([i for i in order if bool(labels[i]) == is_defect] for is_defect in (False, True))
+    extreme = [("most anomalous", i) for i in order[:per_kind]]
+    extreme += [("least anomalous", i) for i in order[::-1][:per_kind]]
+    misranked = [("scored like a defect", i) for i in normal if defects and values[i] > values[defects[-1]]][:per_kind]
+    misranked += [
+        ("scored like a normal image", i) for i in defects[::-1] if normal and values[i] < values[normal[0]]
+    ][:per_kind]
+    reasons: dict[int, str] = {}
+    for reason, i in [*misranked, *extreme]:
+        reasons.setdefault(i, reason)
+    return sorted(((reason, i) for i, reason in reasons.items()), key=lambda pair: -float(values[pair[1]]))
+
+
+def examples_figure(category: str, examples: Sequence[Example]) -> Figure:
+    """Return image, ground truth, anomaly map and contour of each example; all maps share one colour scale.
+
+    Args:
+        category: The category, for the title.
+        examples: The rows, at least one.
+    """
+    maps = np.stack([example.anomaly_map for example in examples])
+    low, high = float(np.quantile(maps, 0.02)), float(maps.max())
+    result, axes = figure(1.9 * 4, 2.05 * len(examples), 4, len(examples))
+    for row, example in enumerate(examples):
+        cells = axes[4 * row : 4 * row + 4]
+        mask = np.zeros(example.image.shape[:2], bool) if example.mask is None else example.mask
+        height, width = example.anomaly_map.shape
+        cells[0].imshow(example.image)
+        cells[1].imshow(mask, cmap="gray", vmin=0, vmax=1)
+        drawn = cells[2].imshow(example.anomaly_map, cmap="inferno", vmin=low, vmax=high)
+        cells[3].imshow(example.image, extent=(0, width, height, 0))
+        _draw_contour(cells[3], example.anomaly_map, example.threshold)
+        titles = (
+            example.title,
+            example.reason,
+            f"score {example.score:.5g}, threshold {example.threshold:.5g}",
+            f"expert {example.expert}",
+        )
+        for ax, title in zip(cells, titles, strict=True):
+            ax.set_title(title, fontsize=7, loc="left")
+            ax.set_axis_off()
+    result.set_layout_engine("compressed")  # cells of fixed aspect: avoids gaps between them and the colour bar
+    result.colorbar(drawn, ax=axes, location="bottom", shrink=0.25, aspect=12, pad=0.01).ax.tick_params(labelsize=6)
+    result.suptitle(f"{category}: image, ground truth, anomaly map, contour at the score threshold", fontsize=9)
+    return result
+
+
+def _draw_contour(ax: Axes, anomaly_map: NDArray[np.float32], level: float) -> None:
+    if math.isfinite(level) and float(anomaly_map.min()) < level < float(anomaly_map.max()):
+        # Black on white is visible on any image, also when printed without colours.
+        for colour, width in (("white", 2.4), ("black", 1.0)):
+            ax.contour(anomaly_map, levels=[level], colors=colour, linewidths=width)

@@ -1,0 +1,125 @@
+"""Tests of ``moleflow predict`` with a detector of fixed scores: table, files, overlays and exit status."""
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from PIL import Image
+
+from moleflow.cli.command import main
+from moleflow.cli.predict import COLUMNS, find_images
+from moleflow.data.image_io import read_image
+from moleflow.data.transforms import ImageTransform
+from moleflow.detector.types import ScoredImage
+from moleflow.scoring.thresholds import Thresholds
+
+
+class FixedDetector:
+    """Detector whose image score is the mean gray value divided by 255."""
+
+    experts = {"screw": None}  # noqa: RUF012
+    extractor = SimpleNamespace(transform=ImageTransform(32))
+
+    def score(self, paths: Sequence[Path], expert: str | None = None) -> list[ScoredImage]:
+        assert expert in (None, "screw")
+        scores = [float(torch.tensor(read_image(path).convert("L").getpixel((0, 0))) / 255) for path in paths]
+        return [
+            ScoredImage(path, score, torch.full((32, 32), score), "screw", float("inf"), 0.5)
+            for path, score in zip(paths, scores, strict=True)
+        ]
+
+    def thresholds(self, name: str, deviations: float = 3.0) -> Thresholds:
+        return Thresholds(mean_score=0.1, score=0.1 + 0.1 * deviations, distance=1.0)
+
+
+@pytest.fixture
+def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Folder with a dark, a gray and a bright image; the model is a `FixedDetector`."""
+    monkeypatch.setattr("moleflow.inference.ensemble.load_detector", lambda folder, device: FixedDetector())
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name, value in (("dark", 10), ("gray", 90), ("bright", 250)):
+        Image.new("RGB", (64, 48), (value, value, value)).save(folder / f"{name}.png")
+    return folder
+
+
+def test_table_has_one_row_per_image(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["predict", "MODEL", str(images)]) == 0
+    header, *rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert tuple(header) == COLUMNS
+    assert [(row[0], row[1], row[2], row[3], row[4], Path(row[-1]).name) for row in rows] == [
+        ("defect", "0.9804", "0.4", "screw", "-", "bright.png"),
+        ("normal", "0.03922", "0.4", "screw", "-", "dark.png"),
+        ("normal", "0.3529", "0.4", "screw", "-", "gray.png"),
+    ]
+
+
+def test_deviations_set_the_threshold(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["predict", "MODEL", str(images / "gray.png"), "--deviations=2", "--expert=screw"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].split()[:3] == ["defect", "0.3529", "0.3"]
+    assert main(["predict", "MODEL", str(images / "gray.png"), "--deviations=0"]) == 1
+    assert "deviations=0.0 must be" in capsys.readouterr().err
+
+
+def test_unreadable_images_are_rows_and_files_have_all_rows(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    truncated = images / "truncated.png"
+    truncated.write_bytes((images / "dark.png").read_bytes()[:50])
+    files = [
+        f"--csv={tmp_path / 'out' / 'table.csv'}",
+        f"--json={tmp_path / 'table.json'}",
+        f"--maps={tmp_path / 'maps'}",
+    ]
+    paths = [str(images / "dark.png"), str(truncated), str(images / "missing.png"), str(images / "dark.png")]
+    assert main(["predict", "MODEL", *paths, *files]) == 0
+    rows = json.loads((tmp_path / "table.json").read_text())
+    assert [(Path(row["path"]).stem, row["verdict"]) for row in rows] == [
+        ("dark", "normal"), ("truncated", "error"), ("missing", "error")
+    ]  # fmt: skip
+    assert rows[0]["margin"] is None  # infinite with one expert
+    assert "truncated.png" in rows[1]["error"]
+    with (tmp_path / "out" / "table.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [row["verdict"] for row in table] == ["normal", "error", "error"]
+    assert list(table[0]) == list(rows[0])
+    (overlay,) = (tmp_path / "maps").iterdir()
+    assert overlay.name.endswith("images_dark.png")
+    with Image.open(overlay) as image:
+        assert image.size == (32, 32)
+    out = capsys.readouterr().out
+    assert out.count(str(truncated)) == out.count(str(images / "missing.png")) == 1
+
+
+def test_status_is_1_without_any_score(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["predict", "MODEL", str(images / "missing.png")]) == 1
+    (tmp_path / "empty").mkdir()
+    assert main(["predict", "MODEL", str(tmp_path / "empty")]) == 1
+    assert f"There is no image in {tmp_path / 'empty'}." in capsys.readouterr().err
+
+
+def test_maps_need_a_folder(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    assert main(["predict", "MODEL", str(images / "dark.png"), "--maps", str(tmp_path / "file")]) == 1
+    assert str(tmp_path / "file") in capsys.readouterr().err
+
+
+def test_find_images_in_files_folders_and_globs(images: Path) -> None:
+    (images / "sub").mkdir()
+    (images / "dark.png").rename(images / "sub" / "dark.PNG")
+    (images / "notes.txt").touch()
+    (images / "._gray.png").touch()  # of macOS
+    expected = [images / "bright.png", images / "gray.png", images / "sub" / "dark.PNG"]
+    assert find_images([str(images)]) == expected
+    assert find_images([str(images / "*.png"), str(images)]) == expected
+    assert find_images([str(images / "**" / "*.PNG")]) == [expected[2]]
+    assert find_images([str(images / "missing.png"), str(images / "missing*")]) == [
+        images / "missing.png", images / "missing*"
+    ]  # fmt: skip
+    bracket = images / "part[1].png"
+    Image.new("L", (4, 4)).save(bracket)
+    assert find_images([str(bracket)]) == [bracket]

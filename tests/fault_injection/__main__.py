@@ -1,0 +1,158 @@
+"""Fault injection in its long form; prints the table of docs/reliability.md.
+
+    python -m tests.fault_injection --kills 50
+
+A run is lost if the same command does not finish it afterwards, or if an error is reported with a traceback or not at
+all. A result is wrong if it differs from that of an undisturbed run. Lost runs and wrong results are described on
+standard error, and the exit status is then 1.
+"""
+
+import argparse
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests")]
+
+from fault_injection import scenarios  # noqa: E402
+from fault_injection.harness import Harness, WrongResultError  # noqa: E402
+from fault_injection.scenarios import SAME  # noqa: E402
+from helpers.processes import Processes  # noqa: E402
+
+LOST, WRONG = "lost", "wrong"
+
+Row = tuple[str, int, Counter[str]]
+"""Name of a fault, number of injections, and count of each outcome."""
+
+
+def attempt(outcomes: Counter[str], injection: Callable[[], str]) -> None:
+    """Inject a fault and count its outcome.
+
+    Args:
+        outcomes: The count is added here.
+        injection: Injects the fault and returns the outcome.
+    """
+    try:
+        outcomes[injection()] += 1
+    except WrongResultError as error:
+        outcomes[WRONG] += 1
+        print(error, file=sys.stderr)
+    except (AssertionError, TimeoutError) as error:
+        outcomes[LOST] += 1
+        print(error, file=sys.stderr)
+
+
+def kills(harness: Harness, count: int, rng: random.Random) -> Iterator[Row]:
+    """Kill runs at random times and at operations on files."""
+    phases: Counter[str] = Counter()
+    outcomes: Counter[str] = Counter()
+
+    def one_run(name: str) -> str:
+        before = phases.total()
+        for phase in scenarios.kill_at_random_times(harness, name, rng, count - before):
+            phases[phase] += 1
+        outcomes[SAME] += phases.total() - before - 1  # attempt() counts the last one
+        return SAME
+
+    number = 0
+    while phases.total() < count and number < count:
+        attempt(outcomes, partial(one_run, f"random{number}"))
+        number += 1
+    counts = ", ".join(f"{phase} {count}" for phase, count in phases.items())
+    yield f"`kill -9` at a random time, same command again ({counts})", phases.total(), outcomes
+    for within, operations in (("run", 80), ("cache", 40)):
+        outcomes = Counter()
+        for operation in sorted(rng.sample(range(1, operations), min(count // 3 + 1, operations - 1))):
+            name = f"operation-{within}-{operation}"
+            attempt(outcomes, partial(scenarios.kill_at_file_operation, harness, name, operation, within))
+        del outcomes[scenarios.NOT_REACHED]
+        where = "the run folder" if within == "run" else "the feature cache"
+        yield f"`kill -9` just before an open, rename or removal in {where}", outcomes.total(), outcomes
+
+
+def stops(harness: Harness, count: int, rng: random.Random) -> Iterator[Row]:
+    """Send signals in every phase, and start a second process."""
+    phases = (r"features: +\d+%", r"task 1/2 bottle: +\d+%", "evaluate 1/2", r"task 2/2 screw: +\d+%")
+    outcomes: Counter[str] = Counter()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for i, pattern in enumerate(phases):
+            attempt(outcomes, partial(scenarios.stop_by_signal, harness, f"stop-{number}-{i}", number, pattern))
+    yield "SIGINT, SIGTERM, SIGHUP in features, training, evaluation", outcomes.total(), outcomes
+    outcomes = Counter()
+    for number in range(5):
+        attempt(outcomes, partial(scenarios.start_twice, harness, f"two{number}"))
+    yield "the same command started again while it runs", outcomes.total(), outcomes
+
+
+def damages(harness: Harness, count: int, rng: random.Random) -> Iterator[Row]:
+    """Damage every kind of file in every way."""
+    for title, patterns, source in (
+        ("an unfinished", scenarios.UNFINISHED, harness.killed_job),
+        ("a finished", scenarios.FINISHED, lambda name: harness.copy(harness.reference, name)),
+    ):
+        for pattern in patterns:
+            outcomes: Counter[str] = Counter()
+            for kind in scenarios.DAMAGES:
+                job = source(f"{title}-{pattern}-{kind}".translate(str.maketrans("/* .", "____")))
+                attempt(outcomes, partial(scenarios.damage_run_file, harness, job, pattern, kind, rng))
+            yield f"`{pattern}` of {title} run cut, flipped, zeroed, missing", outcomes.total(), outcomes
+    outcomes = Counter()
+    for kind in scenarios.DAMAGES:
+        name = f"entry-{kind}".replace(" ", "_")
+        attempt(outcomes, partial(scenarios.damage_cache_entry, harness, name, kind, rng))
+    yield "an entry of the feature cache cut, flipped, zeroed, missing", outcomes.total(), outcomes
+
+
+def disks(harness: Harness, count: int, rng: random.Random) -> Iterator[Row]:
+    """Fill the disk, and make a folder read-only."""
+    sizes = (8, 16, 40, 100, 200, 300, 400, 600)
+    outcomes: Counter[str] = Counter()
+    try:
+        for size in sizes:
+            attempt(outcomes, partial(scenarios.fill_disk, harness, f"full-{size}", size))
+        yield f"disk full (tmpfs of {', '.join(map(str, sizes))} kB), then enlarged", outcomes.total(), outcomes
+        outcomes = Counter()
+        attempt(outcomes, partial(scenarios.make_folder_read_only, harness, "read-only"))
+        yield "folder read-only, then writable", outcomes.total(), outcomes
+    except PermissionError:
+        print("This process may not mount. The part disks is left out.", file=sys.stderr)
+
+
+PARTS = {"kills": kills, "stops": stops, "damages": damages, "disks": disks}
+"""Parts of the fault injection by the name of the command-line argument."""
+
+
+def main() -> None:
+    """Inject the faults and print the table."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.fault_injection",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--kills", type=int, default=50, help="number of kills at random times")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"some of {', '.join(PARTS)}; default: all")
+    parser.add_argument("--seed", type=int, default=0, help="seed of random times and positions")
+    args = parser.parse_args()
+    start, failures = time.monotonic(), 0
+    with tempfile.TemporaryDirectory() as folder, Processes() as processes:
+        harness = Harness(Path(folder), processes)
+        print("| fault | injected | same result | clear error | runs lost | wrong results |")
+        print("|---|---|---|---|---|---|", flush=True)
+        for part in args.parts or PARTS:
+            for fault, injected, outcomes in PARTS[part](harness, args.kills, random.Random(args.seed)):
+                counts = " | ".join(str(outcomes[name]) for name in (SAME, scenarios.CLEAR_ERROR, LOST, WRONG))
+                print(f"| {fault} | {injected} | {counts} |", flush=True)
+                failures += outcomes[LOST] + outcomes[WRONG]
+    print(f"\n{time.monotonic() - start:.0f} s, seed {args.seed}.")
+    sys.exit(int(failures > 0))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,32 @@
+"""Tables and plots of a report as plain values."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from moleflow.report.document import ReportOptions, Section
+from moleflow.report.page import build
+from moleflow.report.tables import Table
+from moleflow.runs.reader import read_runs
+from moleflow.visualization.plots import Plot
+
+
+def build_report(root: Path, options: ReportOptions | None = None) -> list[Section]:
+    """Return the sections of the report on all runs below a folder."""
+    runs, faults = read_runs([root])
+    return build(runs, faults, options or ReportOptions(), root)
+
+
+def tables(sections: Sequence[Section]) -> dict[str, Table]:
+    """Return the tables of a report by name."""
+    return {block.name: block for section in sections for block in section.blocks if isinstance(block, Table)}
+
+
+def plots(sections: Sequence[Section]) -> list[Plot]:
+    """Return the plots of a report."""
+    return [block for section in sections for block in section.blocks if isinstance(block, Plot)]
+
+
+def columns(table: Table, *names: str) -> list[tuple[float | str, ...]]:
+    """Return the values of some columns, row by row; the text of cells without a value."""
+    indices = [list(table.columns).index(name) for name in names]
+    return [tuple(row[i].text if (value := row[i].value) is None else value for i in indices) for row in table.cells]

@@ -1,0 +1,129 @@
+"""Tests of exported graphs against the scores of PyTorch."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from helpers.detectors import SmallRun, normal_images
+from helpers.program import TINY, run_program
+from moleflow.data.image_io import read_image
+from moleflow.data.transforms import ImageTransform
+from moleflow.detector.detector import MoLEFlow
+from moleflow.inference.onnx import DeployedExpert, export_onnx
+from moleflow.utils.errors import UserError
+
+onnxruntime = pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+exporter_warnings = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"
+)
+
+
+def export_and_compare(run: Path, tree: Path, file: Path) -> dict[str, str]:
+    """Export the expert of screw, compare it with PyTorch image by image, and return the metadata of the graph."""
+    model = MoLEFlow.load(run)
+    assert export_onnx(model, "screw", file) == file
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    paths = normal_images(tree, "screw")[:3]
+    expected = model.score(paths, expert="screw")
+    # The transform is not part of the graph, which normalizes RGB values in [0, 1] itself.
+    transform = model.experts["screw"].transform
+    mean, std = (np.asarray(values, np.float32).reshape(3, 1, 1) for values in (transform.mean, transform.std))
+    images = np.stack([transform(read_image(path)).numpy() * std + mean for path in paths])
+    for batch in (1, 3):
+        scores, maps = session.run(None, {"images": images[:batch]})
+        for i in range(batch):
+            assert scores[i] == pytest.approx(expected[i].score, abs=1e-4, rel=1e-4)
+            anomaly_map = expected[i].anomaly_map
+            # The rounding error of large values remains where a map crosses zero.
+            tolerance = max(1e-4, 2e-6 * float(anomaly_map.abs().max()))
+            np.testing.assert_allclose(maps[i], anomaly_map.numpy(), atol=tolerance, rtol=1e-4)
+    metadata: dict[str, str] = session.get_modelmeta().custom_metadata_map
+    return metadata
+
+
+@exporter_warnings
+def test_exported_flow_equals_pytorch(small_run: SmallRun, tmp_path: Path) -> None:
+    metadata = export_and_compare(small_run.folder, small_run.tree, tmp_path / "screw.onnx")
+    assert metadata["expert"] == "screw"
+    assert json.loads(metadata["categories"]) == ["screw"]
+    assert float(metadata["threshold"]) == MoLEFlow.load(small_run.folder).thresholds("screw").score
+
+
+@exporter_warnings
+@pytest.mark.parametrize(
+    ("model", "scoring"), [("mixture", "pooled"), ("whitened_memory", "subtract_median"), ("padim", "percentile")]
+)
+def test_exported_models_and_scorings_equal_pytorch(
+    model: str, scoring: str, small_run: SmallRun, tmp_path: Path
+) -> None:
+    data = ["dataset=folder", f"dataset.root={small_run.tree}", "dataset.categories=[screw]"]
+    tiny = [override for override in TINY if not override.startswith(("model.", "scoring."))]
+    options = [f"model={model}", f"scoring={scoring}", "scoring.map_subtract_median=0.5", "epochs=1"]
+    run_program([*data, *tiny, *options], tmp_path / "run")
+    export_and_compare(tmp_path / "run", small_run.tree, tmp_path / "screw.onnx")
+
+
+def transform_by_metadata(path: Path, metadata: dict[str, str]) -> NDArray[np.float32]:
+    """Return an image as the graph's input (1, 3, H, W), by the metadata with Pillow and numpy alone."""
+    height, width = json.loads(metadata["size"])
+    image, mode = Image.open(path).convert("RGB"), metadata["mode"]
+    scales = width / image.width, height / image.height
+    horizontal, vertical = {"crop": (max(scales),) * 2, "pad": (min(scales),) * 2, "squash": scales}[mode]
+    size = int(image.width * horizontal + 1e-6), int(image.height * vertical + 1e-6)
+    resized = image.resize(size, Image.Resampling[metadata["filter"].upper()])
+    left, top = round((resized.width - width) / 2), round((resized.height - height) / 2)
+    pixels = np.asarray(resized, np.float32) / 255
+    if mode == "pad":
+        canvas = np.full((height, width, 3), json.loads(metadata["fill"]), np.float32)
+        canvas[-top : resized.height - top, -left : resized.width - left] = pixels
+        pixels = canvas
+    else:
+        pixels = pixels[top : top + height, left : left + width]
+    return pixels.transpose(2, 0, 1)[None]
+
+
+@exporter_warnings
+@pytest.mark.parametrize("mode", ["crop", "squash", "pad"])
+def test_metadata_describe_the_transform(mode: str, small_run: SmallRun, tmp_path: Path) -> None:
+    with Image.open(normal_images(small_run.tree, "screw")[0]) as image:
+        image.resize((151, 98)).save(tmp_path / "large.png")
+    model = MoLEFlow.load(small_run.folder)
+    model.extractor.transform = ImageTransform(64, mode)
+    session = onnxruntime.InferenceSession(str(export_onnx(model, "screw", tmp_path / "screw.onnx")))
+    images = transform_by_metadata(tmp_path / "large.png", session.get_modelmeta().custom_metadata_map)
+    (score,), _ = session.run(None, {"images": images})
+    (expected,) = model.score([tmp_path / "large.png"], expert="screw")
+    assert score == pytest.approx(expected.score, abs=1e-4, rel=1e-4)
+
+
+@pytest.mark.parametrize("aggregation", ["max", "mean", "top_k", "top_k_percent", "percentile"])
+@pytest.mark.parametrize(
+    "options", [{}, {"pool": 3, "subtract_median": 0.5}], ids=["plain", "pooled, median subtracted"]
+)
+def test_aggregation_of_the_graph_equals_the_postprocessor(
+    small_run: SmallRun, aggregation: str, options: dict[str, Any]
+) -> None:
+    model = MoLEFlow.load(small_run.folder)
+    record = model.experts["screw"]
+    postprocessor = replace(
+        record.postprocessor, aggregation=aggregation, top_k_percent=0.1, percentile=0.93, **options
+    )
+    record.postprocessor = postprocessor
+    patches = torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(0))
+    scores = DeployedExpert(model, "screw")._aggregate(patches)
+    torch.testing.assert_close(scores, postprocessor.image_scores(patches))
+
+
+def test_unknown_category_is_an_error(small_run: SmallRun, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="scrw"):
+        export_onnx(MoLEFlow.load(small_run.folder), "scrw", tmp_path / "screw.onnx")
+    assert not list(tmp_path.iterdir())
