@@ -18,7 +18,7 @@ lint: $(VENV)/.installed-test  ## format, lint, types and import order of the pa
 	$(BIN)/lint-imports --no-cache
 
 faults: $(VENV)/.installed-test  ## long fault injection; see docs/reliability.md
-	$(BIN)/python -m tests.faults --kills 50
+	$(BIN)/python -m tests.fault_injection --kills 50
 
 audit: $(VENV)/.installed-test  ## check the installed packages for known vulnerabilities
 	$(BIN)/python -m pip install pip-audit

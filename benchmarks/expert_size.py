@@ -1,9 +1,9 @@
-"""Bytes on disk of one expert, from files as the program writes them, by rank and width of the auxiliary blocks.
+"""Bytes of an expert's file, by rank of the LoRA updates and width of the DIA blocks.
 
     python benchmarks/expert_size.py --out expert_size.json
 
-A file holds the flow's part (updates, adapter, auxiliary blocks), the router's statistics and what the expert says of
-its training images. What quality each size buys is measured on real images: docs/quality.md.
+The file has the expert's part of the flow (updates, input adapter, DIA blocks), and features and scores of its training
+images. docs/quality.md has the metrics of each size on real images.
 """
 
 import tempfile
@@ -12,49 +12,59 @@ from itertools import product
 from pathlib import Path
 
 import torch
-from program import fresh_model
+from inputs import new_model
 from safetensors.torch import load_file
-from side_by_side import Row, parse, parser, show, write
+from side_by_side import Row, benchmark_parser, parse_args, print_table, write_result
 
-from moleflow.detector.detector import SeenImages
+from moleflow.detector.types import TrainingScores
 from moleflow.utils.random import generator
 
 
-def size(dim: int, rank: int, ratio: float, images: int) -> Row:
-    """Return the bytes of the second expert's file and of its parts."""
-    model = fresh_model(
-        "backbone=resnet18",  # an expert's size depends on the features' width alone
+def expert_size(dim: int, rank: int, dia_ratio: float, images: int) -> Row:
+    """Return the bytes of the second expert's file and of its parts.
+
+    Args:
+        dim: Channels of a patch.
+        rank: Rank of the LoRA updates.
+        dia_ratio: Hidden width of the DIA blocks as a fraction of ``dim``.
+        images: Training images of the expert.
+
+    Raises:
+        AssertionError: If the file is smaller than its tensors.
+    """
+    model = new_model(
+        "backbone=resnet18",  # the size depends on the backbone only through the number of channels
         "backbone.pretrained=false",
         f"backbone.dim={dim}",
         "transform.size=64",
         f"model.lora_rank={rank}",
-        f"model.dia_hidden_ratio={ratio}",
+        f"model.dia_hidden_ratio={dia_ratio}",
     )
     features = torch.randn(images, dim, generator=generator(0, "benchmark", "features"))
     for name in ("first", "later"):
         model.add_expert(name, [name])
         model.register_with_router(name, features)
-        model.seen[name] = SeenImages(features, features[:, 0])
+        model.experts[name].training = TrainingScores(features, features[:, 0])
     with tempfile.TemporaryDirectory() as folder:
         model.save(Path(folder))
         (file,) = Path(folder).rglob("later.safetensors")
-        parts = dict.fromkeys(("flow", "router", "seen"), 0)
+        parts = dict.fromkeys(("model", "training"), 0)
         for key, tensor in load_file(file).items():
             parts[key.split(".")[0]] += tensor.nbytes
-        whole = file.stat().st_size
-    assert whole >= sum(parts.values()), "a file is smaller than what is in it"
-    return {"dim": dim, "rank": rank, "auxiliary_ratio": ratio, "bytes": whole, **parts}
+        size = file.stat().st_size
+    assert size >= sum(parts.values()), "the file is smaller than its tensors"
+    return {"dim": dim, "rank": rank, "dia_ratio": dia_ratio, "bytes": size, **parts}
 
 
-def main(given: Sequence[str] | None = None) -> None:
-    """Write the files, measure them, print and write."""
-    made = parser(__doc__)
-    made.add_argument("--images", type=int, default=30, help="training images of the expert")
-    arguments = parse(made, given)
-    grid = product((768, 128), (0, 4, 16, 64), (0.125, 0.25, 0.5))
-    rows = [size(*one, arguments.images) for one in ([(32, 4, 0.25)] if arguments.smoke else grid)]
-    show(rows, {"dim": "", "rank": "", "auxiliary_ratio": "", "bytes": ",", "flow": ",", "router": ",", "seen": ","})
-    write(arguments.out, {"images": arguments.images, "rows": rows}, arguments.device)
+def main(args: Sequence[str] | None = None) -> None:
+    """Write the files and print their sizes."""
+    parser = benchmark_parser(__doc__)
+    parser.add_argument("--images", type=int, default=30, help="training images of the expert")
+    options = parse_args(parser, args)
+    grid = [(32, 4, 0.25)] if options.smoke else list(product((768, 128), (0, 4, 16, 64), (0.125, 0.25, 0.5)))
+    rows = [expert_size(dim, rank, ratio, options.images) for dim, rank, ratio in grid]
+    print_table(rows, {"dim": "", "rank": "", "dia_ratio": "", "bytes": ",", "model": ",", "training": ","})
+    write_result(options.out, {"images": options.images, "rows": rows}, options.device)
 
 
 if __name__ == "__main__":

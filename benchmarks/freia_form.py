@@ -1,7 +1,8 @@
-"""The flow as one writes it first: FrEIA's blocks with dense permutations, LoRA as layers of their own.
+"""The flow in a straightforward form: FrEIA's blocks with dense permutations, LoRA as separate layers.
 
-The other side of the benchmarks of training. It takes its weights from an :class:`~moleflow.models.flow.expert_flow.ExpertFlow`, so both
-must give the same latents and log-determinants. What the base does not learn has no gradient here either.
+The training benchmarks compare with this form. It copies the weights of an
+:class:`~moleflow.models.flow.expert_flow.ExpertFlow`, so both have the same latents and log-determinants. As in the
+flow, frozen parameters have no gradient.
 """
 
 from typing import cast
@@ -21,8 +22,13 @@ from moleflow.models.flow.spatial_mixer import SpatialMixer
 from moleflow.models.flow.subnets import ContextSubnet
 
 
-class LoRALinear(nn.Module):
-    """``W x + b + (1/r) B A x + b'`` with the frozen layer and the two thin ones side by side."""
+class SeparateLoRALinear(nn.Module):
+    """``W x + b + (1/r) B A x + b'``, computed by a frozen layer and two thin layers.
+
+    Args:
+        layer: The shared layer; copied.
+        update: The update of one expert; copied.
+    """
 
     def __init__(self, layer: LoRALinear, update: LoRAUpdate) -> None:
         super().__init__()
@@ -32,46 +38,56 @@ class LoRALinear(nn.Module):
         self.layer = _linear(layer.weight, layer.bias).requires_grad_(False)
         self.a, self.b = _linear(update.a), _linear(update.b)
         self.scale = update.scale
-        self.bias = _copied(update.bias)
+        self.bias = _copy(update.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layer(x) + self.scale * self.b(self.a(x)) + self.bias
 
 
 class FreiaSubnet(nn.Module):
-    """Rows (N, D/2) to [raw log-scale, raw shift] (N, D); the scale tower sees each patch's neighbours."""
+    """Network from rows (N, D/2) to [raw log-scale, raw shift] (N, D); the scale depends on neighboring patches.
 
-    def __init__(self, subnet: ContextSubnet, updates: nn.ModuleDict, owner: "FreiaForm") -> None:
+    Args:
+        subnet: The shared network; copied.
+        updates: The updates of one expert; copied.
+        flow: The flow, which has the grid that the rows belong to.
+    """
+
+    def __init__(self, subnet: ContextSubnet, updates: nn.ModuleDict, flow: "FreiaForm") -> None:
         super().__init__()
         context = subnet.context
         channels, _, kernel, _ = context.weight.shape
         self.convolution = nn.Conv2d(channels, channels, kernel, padding=kernel // 2, groups=channels)
-        self.convolution.weight, self.convolution.bias = _copied(context.weight), _copied(context.bias)
-        self.gate, self.max_alpha = _copied(context.gate), context.max_alpha
+        self.convolution.weight, self.convolution.bias = _copy(context.weight), _copy(context.bias)
+        self.gate, self.max_alpha = _copy(context.gate), context.max_alpha
         self.requires_grad_(False)
         for name, layer in subnet.linears().items():
-            setattr(self, name, LoRALinear(layer, cast(LoRAUpdate, updates[name])))
-        self._owner = [owner]  # in a list, lest it become a child
+            setattr(self, name, SeparateLoRALinear(layer, cast(LoRAUpdate, updates[name])))
+        self._flow = [flow]  # in a list, so that it does not become a submodule
 
     def forward(self, x: Tensor) -> Tensor:
-        grid = x.view(*self._owner[0].grid, -1).permute(0, 3, 1, 2)
+        grid = x.view(*self._flow[0].grid, -1).permute(0, 3, 1, 2)
         context = self.max_alpha * torch.sigmoid(self.gate) * self.convolution(grid)
         context = context.permute(0, 2, 3, 1).reshape(len(x), -1)
         scale = self.scale_out(F.relu(self.scale_in(torch.cat((x, context), 1))))
         return torch.cat((scale, self.shift_out(F.relu(self.shift_in(x)))), 1)
 
 
-class PlainAuxiliary(nn.Module):
-    """Rows (N, D) through an affine coupling whose networks are three linear layers each."""
+class PlainDIABlock(nn.Module):
+    """Affine coupling of rows (N, D) whose networks have three linear layers each.
+
+    Args:
+        block: The block of one expert; copied.
+    """
 
     def __init__(self, block: DIABlock) -> None:
         super().__init__()
         self.cut, self.clamp, self.flip = block.cut, block.clamp, block.flip
-        self.scale, self.shift = (self._tower(tower) for tower in (block.scale, block.shift))
+        self.scale, self.shift = (self._network(mlp) for mlp in (block.scale, block.shift))
 
     @staticmethod
-    def _tower(tower: MLP) -> nn.Sequential:
-        first, second, last = (_linear(part.weight, part.bias) for part in (tower.first, tower.second, tower.last))
+    def _network(mlp: MLP) -> nn.Sequential:
+        first, second, last = (_linear(layer.weight, layer.bias) for layer in (mlp.first, mlp.second, mlp.last))
         return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), last)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -83,11 +99,11 @@ class PlainAuxiliary(nn.Module):
 
 
 class FreiaForm(nn.Module):
-    """One expert of a flow in the default configuration, in this form.
+    """One expert of a flow in the default configuration.
 
     Args:
-        flow: Where the weights come from; copied.
-        name: The expert.
+        flow: The flow; its weights are copied.
+        name: Name of the expert.
     """
 
     def __init__(self, flow: ExpertFlow, name: str) -> None:
@@ -95,22 +111,22 @@ class FreiaForm(nn.Module):
         expert = flow.expert(name)
         assert isinstance(expert.adapter, AffineNormAdapter)
         assert isinstance(flow.mixer, SpatialMixer)
-        self.raw_scale, self.raw_offset = _copied(expert.adapter.raw_scale), _copied(expert.adapter.raw_offset)
+        self.raw_scale, self.raw_offset = _copy(expert.adapter.raw_scale), _copy(expert.adapter.raw_offset)
         channels, _, kernel, _ = flow.mixer.weight.shape
         self.mixer = nn.Conv2d(channels, channels, kernel, padding=kernel // 2, groups=channels)
-        self.mixer.weight, self.mixer.bias = _copied(flow.mixer.weight), _copied(flow.mixer.bias)
-        self.gate = _copied(flow.mixer.gate)
+        self.mixer.weight, self.mixer.bias = _copy(flow.mixer.weight), _copy(flow.mixer.bias)
+        self.gate = _copy(flow.mixer.gate)
         self.mixer.requires_grad_(False)
         self.gate.requires_grad_(False)
         self.blocks = nn.ModuleList()
         self.grid: tuple[int, ...] = ()
         for block, updates in zip(flow.stack.blocks, expert.updates, strict=True):
             self.blocks.append(self._block(cast(CouplingBlock, block), cast(nn.ModuleDict, updates)))
-        self.auxiliary = nn.ModuleList(PlainAuxiliary(cast(DIABlock, block)) for block in expert.auxiliary)
+        self.dia = nn.ModuleList(PlainDIABlock(cast(DIABlock, block)) for block in expert.dia)
 
     def _block(self, block: CouplingBlock, updates: nn.ModuleDict) -> fm.AllInOneBlock:
         subnet, dim = cast(ContextSubnet, block.subnet), len(block.order)
-        made = fm.AllInOneBlock(
+        freia_block = fm.AllInOneBlock(
             [(dim,)],
             subnet_constructor=lambda i, o: FreiaSubnet(subnet, updates, self),
             affine_clamping=block.clamp,
@@ -119,11 +135,11 @@ class FreiaForm(nn.Module):
         )
         with torch.no_grad():
             permutation = torch.eye(dim, device=block.order.device)[block.order]
-            made.w_perm.copy_(permutation)
-            made.w_perm_inv.copy_(permutation.T)
-        made.global_scale.requires_grad_(False)
-        made.global_offset.requires_grad_(False)
-        return made
+            freia_block.w_perm.copy_(permutation)
+            freia_block.w_perm_inv.copy_(permutation.T)
+        freia_block.global_scale.requires_grad_(False)
+        freia_block.global_offset.requires_grad_(False)
+        return freia_block
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return z (B, H, W, D) and the log-determinants (B, H, W) of patch features (B, H, W, D)."""
@@ -138,19 +154,19 @@ class FreiaForm(nn.Module):
         for block in self.blocks:
             (rows,), contribution = block([rows])
             logdet = logdet + contribution
-        for auxiliary in self.auxiliary:
-            rows, contribution = auxiliary(rows)
+        for block in self.dia:
+            rows, contribution = block(rows)
             logdet = logdet + contribution
         return rows.view(*self.grid, dim), logdet.view(self.grid)
 
 
-def _copied(parameter: nn.Parameter) -> nn.Parameter:
+def _copy(parameter: nn.Parameter) -> nn.Parameter:
     return nn.Parameter(parameter.detach().clone())
 
 
 def _linear(weight: nn.Parameter, bias: nn.Parameter | None = None) -> nn.Linear:
-    made = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
-    made.weight = _copied(weight)
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    layer.weight = _copy(weight)
     if bias is not None:
-        made.bias = _copied(bias)
-    return made
+        layer.bias = _copy(bias)
+    return layer

@@ -2,21 +2,28 @@
 
     python benchmarks/pixel_metrics.py --out pixel_metrics.json
 
-The maps are as many and as large as those of all MVTec AD test images (1,725 in 15 categories at 224 x 224, 86.6 M
-pixels); what is in them is generated. Equal results are asserted before a time is printed.
+The maps are as many and as large as those of all test images of MVTec AD (1,725 in 15 categories at 224 x 224, 86.6 M
+pixels); their content is generated. The results must be equal before a time is printed.
 """
 
 import ctypes
-import os
 import statistics
 import threading
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 from scipy import ndimage
-from side_by_side import Row, agree, parse, parser, seconds, show, write
+from side_by_side import (
+    Row,
+    assert_close,
+    benchmark_parser,
+    parse_args,
+    print_table,
+    resident_bytes,
+    seconds,
+    write_result,
+)
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor
 from torch.nn import functional as F
@@ -26,14 +33,21 @@ from moleflow.metrics.ranking import auroc, average_precision, rank
 from moleflow.utils.random import generator
 
 THRESHOLDS = 200
-LIMIT = 0.3
+FPR_LIMIT = 0.3
+
 Metric = Callable[[Tensor, Tensor], tuple[float, ...]]
+"""Function from maps (N, H, W) and masks (N, H, W) to metrics."""
 
 
-def category(images: int, size: int, number: int) -> tuple[Tensor, Tensor]:
+def generate_category(images: int, size: int, number: int) -> tuple[Tensor, Tensor]:
     """Return smooth maps (N, size, size) float32 in the range of a log-likelihood, and masks (N, size, size) bool.
 
-    Two images of three have defects, of one or two regions that cover about 3 % of an image.
+    Two of three images have defects, each of one or two regions that cover about 3 % of the image.
+
+    Args:
+        images: Number N of images.
+        size: Side in pixels.
+        number: Number of the category, which determines the content.
     """
     draw = generator(0, "benchmark-pixel-metrics", number)
     axis = torch.arange(size, dtype=torch.float32)
@@ -48,53 +62,52 @@ def category(images: int, size: int, number: int) -> tuple[Tensor, Tensor]:
     return (-2000 + 300 * (maps + 1.2 * masks)).contiguous(), masks
 
 
-def ours(maps: Tensor, masks: Tensor) -> tuple[float, ...]:
-    """Return pixel AUROC and AP by one sort."""
-    ranking = rank(maps, masks)
-    standing = ranking.counts()
-    return standing.auroc(), standing.average_precision()
+def one_sort(maps: Tensor, masks: Tensor) -> tuple[float, ...]:
+    """Return pixel AUROC and AP of moleflow, computed by one sort."""
+    counts = rank(maps, masks).counts()
+    return counts.auroc(), counts.average_precision()
 
 
-def ours_apart(maps: Tensor, masks: Tensor) -> tuple[float, ...]:
-    """Return pixel AUROC and AP by two independent calls, as a user may write them."""
+def two_calls(maps: Tensor, masks: Tensor) -> tuple[float, ...]:
+    """Return pixel AUROC and AP of moleflow, computed by two independent calls."""
     return auroc(maps, masks), average_precision(maps, masks)
 
 
 def scikit(maps: Tensor, masks: Tensor) -> tuple[float, ...]:
-    """Return pixel AUROC and AP by scikit-learn."""
+    """Return pixel AUROC and AP of scikit-learn."""
     labels, scores = masks.flatten().cpu().numpy(), maps.flatten().cpu().numpy()
     return float(roc_auc_score(labels, scores)), float(average_precision_score(labels, scores))
 
 
 def overlap(maps: Tensor, masks: Tensor) -> tuple[float, ...]:
-    """Return the per-region overlap by one sort."""
-    return (per_region_overlap(maps, masks, LIMIT),)
+    """Return the per-region overlap of moleflow, computed by one sort."""
+    return (per_region_overlap(maps, masks, FPR_LIMIT),)
 
 
 def overlap_loop(maps: Tensor, masks: Tensor) -> tuple[float, ...]:
-    """Return the per-region overlap by a loop over thresholds, at equal steps of the false-positive rate."""
+    """Return the per-region overlap by a loop over thresholds with equal steps of the false-positive rate."""
     offset, labels = 0, np.zeros(maps.shape, dtype=np.int64)
     for i, mask in enumerate(masks.cpu().numpy()):
-        found, count = ndimage.label(mask, structure=np.ones((3, 3)))
-        labels[i] = np.where(mask, found + offset, 0)
+        regions, count = ndimage.label(mask, structure=np.ones((3, 3)))
+        labels[i] = np.where(mask, regions + offset, 0)
         offset += count
     scores = maps.cpu().numpy()
     sizes = np.bincount(labels.ravel(), minlength=offset + 1)
     rates, overlaps = [0.0], [0.0]
-    for threshold in np.quantile(scores[labels == 0], 1 - np.linspace(0, LIMIT, THRESHOLDS + 1)[1:]):
+    for threshold in np.quantile(scores[labels == 0], 1 - np.linspace(0, FPR_LIMIT, THRESHOLDS + 1)[1:]):
         hits = np.bincount(labels[scores >= threshold], minlength=offset + 1)
         rates.append(hits[0] / sizes[0])
         overlaps.append(float((hits[1:] / sizes[1:]).mean()))
-    return (float(np.trapezoid(overlaps, rates)) / LIMIT,)
+    return (float(np.trapezoid(overlaps, rates)) / FPR_LIMIT,)
 
 
-class Peak:
-    """The most memory above the start that the process held while the block ran, in MB (sampled every 5 ms; Linux)."""
+class PeakMemory:
+    """Context manager that measures the peak resident memory above that at its start, every 5 ms (Linux)."""
 
-    def __enter__(self) -> "Peak":
-        ctypes.CDLL("libc.so.6").malloc_trim(0)  # else what earlier work freed would hide what this work takes
+    def __enter__(self) -> "PeakMemory":
+        ctypes.CDLL("libc.so.6").malloc_trim(0)  # otherwise memory that was freed earlier is used again unnoticed
         self._stop = threading.Event()
-        self._start = self._most = _resident()
+        self._start = self._peak = resident_bytes()
         self._thread = threading.Thread(target=self._watch)
         self._thread.start()
         return self
@@ -105,79 +118,91 @@ class Peak:
 
     def _watch(self) -> None:
         while not self._stop.wait(0.005):
-            self._most = max(self._most, _resident())
+            self._peak = max(self._peak, resident_bytes())
 
     @property
     def megabytes(self) -> float:
-        return (self._most - self._start) / 1e6
-
-
-def _resident() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        """The peak in MB."""
+        return (self._peak - self._start) / 1e6
 
 
 def measure(function: Metric, maps: Tensor, masks: Tensor, repeats: int) -> tuple[tuple[float, ...], float, float]:
-    """Return a function's values, the median of its seconds, and its largest peak in MB."""
+    """Return the values of a function, its median seconds, and its largest peak memory in MB.
+
+    Args:
+        function: The function.
+        maps: Anomaly maps (N, H, W).
+        masks: Masks (N, H, W).
+        repeats: Timed calls.
+    """
     values: list[tuple[float, ...]] = []
-    spent, peaks = [], []
+    times, peaks = [], []
     for _ in range(repeats):
-        with Peak() as peak:
-            spent.append(seconds(lambda: values.append(function(maps, masks))))
+        with PeakMemory() as peak:
+            times.append(seconds(lambda: values.append(function(maps, masks))))
         peaks.append(peak.megabytes)
-    return values[-1], statistics.median(spent), max(peaks)
+    return values[-1], statistics.median(times), max(peaks)
 
 
 def compare(
     name: str, fast: Metric, slow: Metric, tolerance: float, data: list[tuple[Tensor, Tensor]], repeats: tuple[int, int]
 ) -> Row:
-    """Return one row of the table: both sides take turns category by category, and agree within ``tolerance``.
+    """Return one row of the table; the sides are called in turn, category by category.
 
     Seconds are sums over categories of medians.
+
+    Args:
+        name: Name of the metric.
+        fast: moleflow's function.
+        slow: The other side.
+        tolerance: Largest allowed difference of their results.
+        data: Maps and masks of each category.
+        repeats: Timed calls of both sides.
     """
-    both = [[measure(f, *images, n) for f, n in zip((fast, slow), repeats, strict=True)] for images in data]
-    values = [torch.tensor([pair[side][0] for pair in both], dtype=torch.float64) for side in range(2)]
-    spent = [sum(pair[side][1] for pair in both) for side in range(2)]
+    results = [[measure(f, *images, n) for f, n in zip((fast, slow), repeats, strict=True)] for images in data]
+    values = [torch.tensor([pair[side][0] for pair in results], dtype=torch.float64) for side in range(2)]
+    times = [sum(pair[side][1] for pair in results) for side in range(2)]
     return {
         "metric": name,
-        "seconds": spent[0],
+        "seconds": times[0],
         "other": slow.__name__,
-        "other_seconds": spent[1],
-        "ratio": spent[1] / spent[0],
-        "largest_difference": agree(name, *values, tolerance),
-        "peak_mb": max(pair[0][2] for pair in both),
-        "other_peak_mb": max(pair[1][2] for pair in both),
+        "other_seconds": times[1],
+        "ratio": times[1] / times[0],
+        "largest_difference": assert_close(name, *values, tolerance),
+        "peak_mb": max(pair[0][2] for pair in results),
+        "other_peak_mb": max(pair[1][2] for pair in results),
     }
 
 
-def main(given: Sequence[str] | None = None) -> None:
-    """Measure, print the table, write JSON."""
-    made = parser(__doc__)
-    made.add_argument("--categories", type=int, default=15)
-    made.add_argument("--images", type=int, default=115, help="test images of each category")
-    made.add_argument("--size", type=int, default=224, help="side of a map in pixels")
-    made.add_argument("--slow-repeats", type=int, default=1, help="timed calls of the slow side")
-    args = parse(made, given)
-    if args.smoke:
-        args.categories, args.images, args.size, args.repeats = 2, 6, 64, 1
+def main(args: Sequence[str] | None = None) -> None:
+    """Time both sides, check that they agree, and print the table."""
+    parser = benchmark_parser(__doc__)
+    parser.add_argument("--categories", type=int, default=15, help="number of categories")
+    parser.add_argument("--images", type=int, default=115, help="test images of each category")
+    parser.add_argument("--size", type=int, default=224, help="side of a map in pixels")
+    parser.add_argument("--slow-repeats", type=int, default=1, help="timed calls of the slow side")
+    options = parse_args(parser, args)
+    if options.smoke:
+        options.categories, options.images, options.size, options.repeats = 2, 6, 64, 1
 
-    data = [category(args.images, args.size, number) for number in range(args.categories)]
-    data = [(maps.to(args.device), masks.to(args.device)) for maps, masks in data]
+    data = [generate_category(options.images, options.size, number) for number in range(options.categories)]
+    data = [(maps.to(options.device), masks.to(options.device)) for maps, masks in data]
     pixels = sum(maps.numel() for maps, _ in data)
     share = sum(int(masks.sum()) for _, masks in data) / pixels
-    repeats = args.repeats, args.slow_repeats
+    repeats = options.repeats, options.slow_repeats
     rows = [
-        compare("pixel AUROC + AP, one sort", ours, scikit, 1e-9, data, repeats),
-        compare("pixel AUROC + AP, two calls", ours_apart, ours, 0.0, data, (repeats[0], repeats[0])),
-        # The loop sees the curve at 200 points only; the exact sum is what it converges to.
-        compare(f"per-region overlap to {LIMIT}", overlap, overlap_loop, 2e-3, data, repeats),
+        compare("pixel AUROC + AP, one sort", one_sort, scikit, 1e-9, data, repeats),
+        compare("pixel AUROC + AP, two calls", two_calls, one_sort, 0.0, data, (repeats[0], repeats[0])),
+        # The loop samples the curve at 200 points and converges to the exact sum.
+        compare(f"per-region overlap to {FPR_LIMIT}", overlap, overlap_loop, 2e-3, data, repeats),
     ]
-    print(f"{pixels / 1e6:.1f} M pixels in {args.categories} categories, {100 * share:.1f} % defect")
-    show(
+    print(f"{pixels / 1e6:.1f} M pixels in {options.categories} categories, {100 * share:.1f} % defective")
+    print_table(
         rows,
         {"metric": "", "seconds": ".2f", "other": "", "other_seconds": ".2f", "ratio": ".1f"}
         | {"largest_difference": ".1e", "peak_mb": ".0f", "other_peak_mb": ".0f"},
     )
-    write(args.out, {"pixels": pixels, "repeats": repeats, "rows": rows}, args.device)
+    write_result(options.out, {"pixels": pixels, "repeats": repeats, "rows": rows}, options.device)
 
 
 if __name__ == "__main__":

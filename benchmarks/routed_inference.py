@@ -2,124 +2,153 @@
 
     python benchmarks/routed_inference.py --out routed_inference.json
 
-From files to image scores and anomaly maps, WideResNet-50-2 at 224 pixels, the default flow. Ours: features once a
-image, experts merged. The other side is how one writes it first: for each image the backbone and the unfold form of
-the pooling once for the router and once for the scores, the expert in the FrEIA form with LoRA as layers of its own,
-maps by bilinear interpolation and scipy's Gaussian. Routes, scores and maps must be equal before anything is timed.
+From image files to image scores and anomaly maps, WideResNet-50-2 at 224 pixels, the default flow. moleflow computes
+the features of an image once and merges experts. The other side is a straightforward implementation: for each image,
+one pass of the backbone with unfold pooling for the router and one for the scores, the expert in the FrEIA form with
+LoRA as separate layers, maps by bilinear interpolation and scipy's Gaussian filter. Routes, scores and maps must be
+equal before a time is printed.
 """
 
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from freia_form import FreiaForm
-from patch_pooling import unfold_form
-from program import fresh_model, perturb, write_image
+from inputs import new_model, perturb_parameters, write_image
+from patch_pooling import unfold_pooling
 from scipy.ndimage import gaussian_filter
-from side_by_side import agree, compared, parse, parser, show, take_turns, write
+from side_by_side import (
+    assert_close,
+    benchmark_parser,
+    comparison_rows,
+    parse_args,
+    print_table,
+    time_alternately,
+    write_result,
+)
 from torch import Tensor
 from torch.nn import functional as F
 
 from moleflow.data.image_io import read_image
+from moleflow.detector.base import mean_features
 from moleflow.detector.detector import MoLEFlow
 from moleflow.models.flow.expert_flow import ExpertFlow
 from moleflow.models.flow.loss import patch_nll
 
 SMOKE = ("backbone=resnet18", "backbone.dim=32", "transform.size=64", "model.coupling_layers=2", "model.lora_rank=4")
-Answers = tuple[list[str], Tensor, Tensor]
+
+
+class Results(NamedTuple):
+    """Results of one side for N images.
+
+    Attributes:
+        routes: Name of the expert of each image.
+        scores: Image scores (N,).
+        maps: Anomaly maps (N, H, W).
+    """
+
+    routes: list[str]
+    scores: Tensor
+    maps: Tensor
 
 
 class TwoPasses:
-    """The other side: one image at a time, two passes each."""
+    """The other side: one image at a time, with two passes of the backbone.
+
+    Args:
+        model: The model, whose weights are copied.
+        features: Image features (N, D) of the training images by expert.
+    """
 
     def __init__(self, model: MoLEFlow, features: dict[str, Tensor]) -> None:
-        assert isinstance(model.flow, ExpertFlow)
+        assert isinstance(model.patch_model, ExpertFlow)
         self.model = model
         self.body = model.extractor.backbone.body
-        self.experts = {name: FreiaForm(model.flow, name).to(model.device) for name in model.flow.names}
+        self.experts = {name: FreiaForm(model.patch_model, name).to(model.device) for name in model.patch_model.names}
         self.means = {name: values.double().mean(0) for name, values in features.items()}
         self.inverses = {
             name: torch.linalg.inv(values.double().T.cov() + 1e-5 * torch.eye(values.shape[1]))
             for name, values in features.items()
         }
 
-    def backbone(self, image: Tensor) -> Tensor:
-        return unfold_form(self.body._maps(image), self.model.extractor.backbone.dim)
+    def features(self, image: Tensor) -> Tensor:
+        """Return the patch features (1, h, w, D) of a normalized image (1, 3, H, W)."""
+        return unfold_pooling(self.body._maps(image), self.model.extractor.backbone.dim)
 
     @torch.no_grad()
-    def __call__(self, paths: list[Path]) -> Answers:
+    def __call__(self, paths: Sequence[Path]) -> Results:
+        """Return the results of image files."""
         routes, scores, maps = [], [], []
         for path in paths:
             image = self.model.extractor.transform(read_image(path))[None].to(self.model.device)
-            feature = self.backbone(image).mean((1, 2))[0].double().cpu()
+            feature = self.features(image).mean((1, 2))[0].double().cpu()
             gaps = {name: feature - mean for name, mean in self.means.items()}
             route = min(gaps, key=lambda name: float(gaps[name] @ self.inverses[name] @ gaps[name]))
-            nll = patch_nll(*self.experts[route](self.backbone(image)))
+            nll = patch_nll(*self.experts[route](self.features(image)))
             routes.append(route)
             scores.append(nll.flatten().topk(3).values.mean().cpu())
-            size = self.model.scoring.map_shape
-            large = F.interpolate(nll[None], size, mode="bilinear", align_corners=True)[0, 0]
+            large = F.interpolate(nll[None], self.model.scorer.map_shape, mode="bilinear", align_corners=True)[0, 0]
             maps.append(torch.from_numpy(gaussian_filter(large.cpu().double().numpy(), sigma=4)))
-        return routes, torch.stack(scores), torch.stack(maps)
+        return Results(routes, torch.stack(scores), torch.stack(maps))
 
 
-def ours(model: MoLEFlow, paths: list[Path]) -> Answers:
-    """Return routes (N), scores (N,) and maps (N, H, W)."""
+def score(model: MoLEFlow, paths: Sequence[Path]) -> Results:
+    """Return moleflow's results of image files."""
     scored = model.score(paths)
-    return (
-        [one.expert for one in scored],
-        torch.tensor([one.score for one in scored]),
-        torch.stack([one.anomaly_map for one in scored]),
+    return Results(
+        [image.expert for image in scored],
+        torch.tensor([image.score for image in scored]),
+        torch.stack([image.anomaly_map for image in scored]),
     )
 
 
-def main(given: Sequence[str] | None = None) -> None:
-    """Check, time, print and write."""
-    made = parser(__doc__)
-    made.set_defaults(repeats=3)
-    made.add_argument("--images", type=int, default=6, help="in the batch")
-    made.add_argument("--experts", type=int, default=3)
-    made.add_argument("--batch", type=int, help="images a forward pass; 1 on a CPU and 32 on a GPU if not given")
-    arguments = parse(made, given)
-    size = 64 if arguments.smoke else 256
-    options = ["backbone.pretrained=false", "router=per_expert_covariance", *(SMOKE if arguments.smoke else ())]
-    on_gpu = torch.device(arguments.device).type == "cuda"
-    options += [f"features.batch_size={arguments.batch or (32 if on_gpu else 1)}"]
+def main(args: Sequence[str] | None = None) -> None:
+    """Check that both sides agree, time them, and print the table."""
+    parser = benchmark_parser(__doc__)
+    parser.set_defaults(repeats=3)
+    parser.add_argument("--images", type=int, default=6, help="images to score")
+    parser.add_argument("--experts", type=int, default=3, help="number of experts")
+    parser.add_argument("--batch", type=int, help="images per forward pass; default: 1 on a CPU, 32 on a GPU")
+    options = parse_args(parser, args)
+    size = 64 if options.smoke else 256
+    on_gpu = torch.device(options.device).type == "cuda"
+    overrides = ["backbone.pretrained=false", "router=per_expert_covariance", *(SMOKE if options.smoke else ())]
+    overrides += [f"features.batch_size={options.batch or (32 if on_gpu else 1)}"]
 
-    model = fresh_model(*options, device=arguments.device)
+    model = new_model(*overrides, device=options.device)
     with tempfile.TemporaryDirectory() as folder:
         features: dict[str, Tensor] = {}
-        for kind in range(arguments.experts):
+        for kind in range(options.experts):
             name = f"product{kind}"
             model.add_expert(name, [name])
-            seen = [write_image(Path(folder) / name / f"{i}.png", size, kind, i) for i in range(4)]
-            features[name] = model.image_features(model.extractor.features(seen))
+            training = [write_image(Path(folder) / name / f"{i}.png", size, kind, i) for i in range(4)]
+            features[name] = mean_features(model.extractor.features(training))
             model.register_with_router(name, features[name])
-        perturb(model)
+        perturb_parameters(model)
         paths = [
-            write_image(Path(folder) / f"{i}.png", size, i % arguments.experts, 100 + i)
-            for i in range(arguments.images)
+            write_image(Path(folder) / f"{i}.png", size, i % options.experts, 100 + i) for i in range(options.images)
         ]
         other = TwoPasses(model, features)
-        mine, theirs = ours(model, paths), other(paths)
-        routes = [torch.tensor([model.router.names.index(name) for name in answers[0]]) for answers in (mine, theirs)]
-        span = float(mine[1].abs().max())
+        ours, theirs = score(model, paths), other(paths)
+        routes = [torch.tensor([model.router.names.index(name) for name in side.routes]) for side in (ours, theirs)]
+        largest = float(ours.scores.abs().max())
         differences = {
-            "routes": agree("routes", *routes, 0.0),
-            "scores_relative": agree("scores", mine[1] / span, theirs[1] / span, 1e-4),
-            "maps_relative": agree("maps", mine[2] / span, theirs[2] / span, 1e-4),
+            "routes": assert_close("routes", *routes, 0.0),
+            "scores_relative": assert_close("scores", ours.scores / largest, theirs.scores / largest, 1e-4),
+            "maps_relative": assert_close("maps", ours.maps / largest, theirs.maps / largest, 1e-4),
         }
-        times = take_turns(
-            {"moleflow": lambda: ours(model, paths), "two passes": lambda: other(paths)},
-            arguments.repeats,
-            arguments.device,
+        times = time_alternately(
+            {"moleflow": lambda: score(model, paths), "two passes": lambda: other(paths)},
+            options.repeats,
+            options.device,
         )
-    rows = compared(times, "two passes")
+    rows = comparison_rows(times, "two passes")
     for row in rows:
-        row["images_per_second"] = arguments.images / row["seconds"]
-    show(rows, {"form": "", "seconds": ".2f", "images_per_second": ".2f", "ratio": ".2f"})
-    write(arguments.out, {"images": arguments.images, "differences": differences, "rows": rows}, arguments.device)
+        row["images_per_second"] = options.images / row["seconds"]
+    print_table(rows, {"form": "", "seconds": ".2f", "images_per_second": ".2f", "ratio": ".2f"})
+    write_result(options.out, {"images": options.images, "differences": differences, "rows": rows}, options.device)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What all benchmarks share: two sides agree, take turns, and end as a table and a JSON file."""
+"""Comparison of two implementations, the sides of a benchmark: equal results, then times as a table and a JSON file."""
 
 import argparse
 import json
@@ -14,51 +14,68 @@ import torch
 from torch import Tensor
 
 Row = dict[str, Any]
+"""Row of a table, by column."""
+
 _CLOCKS = {"wall": time.perf_counter, "process": time.process_time}
 _clock = "wall"
 
 
-def parser(description: str | None) -> argparse.ArgumentParser:
-    """Return a parser with what every benchmark takes."""
-    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--out", type=Path, help="JSON file to write")
-    made.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1")
-    made.add_argument("--repeats", type=int, default=5, help="timed calls of each side")
-    made.add_argument("--threads", type=int, help="CPU threads; as torch decides if not given")
-    made.add_argument(
+def benchmark_parser(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser with the arguments that all benchmarks have."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, help="JSON file to write")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1")
+    parser.add_argument("--repeats", type=int, default=5, help="timed calls of each side")
+    parser.add_argument("--threads", type=int, help="CPU threads; default: those of torch")
+    parser.add_argument(
         "--clock",
         choices=_CLOCKS,
         default="wall",
-        help="process: CPU seconds of this process, for a machine with other work; meant for --threads 1",
+        help="process: CPU seconds of this process, for a machine with other work; intended for --threads 1",
     )
-    made.add_argument("--smoke", action="store_true", help="the smallest sizes: whether it runs, not how fast")
-    return made
+    parser.add_argument("--smoke", action="store_true", help="smallest sizes, to test that the benchmark runs")
+    return parser
 
 
-def parse(made: argparse.ArgumentParser, given: Sequence[str] | None) -> argparse.Namespace:
-    """Return the parsed arguments, with the number of threads and the clock set."""
-    arguments = made.parse_args(given)
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
+def parse_args(parser: argparse.ArgumentParser, args: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the arguments, and set the number of threads and the clock.
+
+    Args:
+        parser: Return value of :func:`benchmark_parser`.
+        args: The command line; None: that of the process.
+    """
+    namespace = parser.parse_args(args)
+    if namespace.threads:
+        torch.set_num_threads(namespace.threads)
     global _clock
-    _clock = arguments.clock
-    return arguments
+    _clock = namespace.clock
+    return namespace
 
 
 def seconds(call: Callable[[], object], device: str = "cpu") -> float:
-    """Return the time of one call by the chosen clock, with the device's queue empty before and after."""
+    """Return the seconds of one call by the selected clock, with the device synchronized before and after.
+
+    Args:
+        call: The function.
+        device: Where it computes.
+    """
     clock = _CLOCKS[_clock]
-    _wait(device)
+    _synchronize(device)
     start = clock()
     call()
-    _wait(device)
+    _synchronize(device)
     return clock() - start
 
 
-def take_turns(sides: dict[str, Callable[[], object]], repeats: int, device: str = "cpu") -> dict[str, float]:
-    """Return the median seconds of each side, called in turn so that both meet the same weather of the machine.
+def time_alternately(sides: dict[str, Callable[[], object]], repeats: int, device: str = "cpu") -> dict[str, float]:
+    """Return the median seconds of each side.
 
-    A first round is not counted.
+    The sides are called in turn, so that other work on the machine affects all of them. A first round is not timed.
+
+    Args:
+        sides: The functions by name.
+        repeats: Timed calls of each.
+        device: Where they compute.
     """
     for call in sides.values():
         call()
@@ -69,67 +86,100 @@ def take_turns(sides: dict[str, Callable[[], object]], repeats: int, device: str
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def compared(times: dict[str, float], against: str, **more: Any) -> list[Row]:
-    """Return a row a side: its seconds, and how many times faster it is than the one it is compared against."""
-    return [{"form": name, **more, "seconds": t, "ratio": times[against] / t} for name, t in times.items()]
+def comparison_rows(times: dict[str, float], reference: str, **columns: Any) -> list[Row]:
+    """Return one row per side: its seconds, and the seconds of the reference divided by them.
+
+    Args:
+        times: Seconds by side.
+        reference: The side that all are compared with.
+        columns: Further columns, equal in all rows.
+    """
+    return [{"form": name, **columns, "seconds": t, "ratio": times[reference] / t} for name, t in times.items()]
 
 
-def agree(what: str, ours: Tensor, other: Tensor, tolerance: float) -> float:
+def assert_close(name: str, ours: Tensor, other: Tensor, tolerance: float) -> float:
     """Return the largest difference of two results.
 
+    Args:
+        name: Name of the result, for the message.
+        ours: Result of moleflow.
+        other: Result of the other side.
+        tolerance: Largest allowed difference.
+
     Raises:
-        AssertionError: If it exceeds the tolerance, or one of them is not finite.
+        AssertionError: If the difference exceeds the tolerance or is not finite.
     """
     difference = float((ours.detach().double() - other.detach().double()).abs().max())
     if not difference <= tolerance:
-        raise AssertionError(f"{what}: the two sides differ by {difference}, more than {tolerance}.")
+        raise AssertionError(f"{name}: the two sides differ by {difference}, more than {tolerance}.")
     return difference
 
 
 def machine(device: str = "cpu") -> dict[str, Any]:
-    """Return what the times depend on besides the code."""
+    """Return properties of the machine and the process that the times depend on.
+
+    Args:
+        device: Where the benchmark computed.
+    """
     return {
         "device": torch.cuda.get_device_name(device) if _is_cuda(device) else _processor(),
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "clock": _clock,
-        "bf16_instructions": bool({"avx512_bf16", "amx_bf16"} & _flags()),
+        "bf16_instructions": bool({"avx512_bf16", "amx_bf16"} & _cpu_flags()),
         "torch": torch.__version__,
     }
 
 
-def show(rows: Sequence[Row], columns: dict[str, str]) -> None:
-    """Print a table; ``columns`` gives each key its format, which also sets the width of the heading."""
+def print_table(rows: Sequence[Row], columns: dict[str, str]) -> None:
+    """Print rows as a table.
+
+    Args:
+        rows: The rows; cells without a value are empty.
+        columns: Format specification of each column, by its key in the rows.
+    """
     cells = [[key.replace("_", " ") for key in columns]]
-    cells += [[format(row.get(key, ""), form if key in row else "") for key, form in columns.items()] for row in rows]
+    cells += [[format(row.get(key, ""), spec if key in row else "") for key, spec in columns.items()] for row in rows]
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
     for line in cells:
         padded = [cell.rjust(width) for cell, width in zip(line, widths, strict=True)]
         print("  ".join([line[0].ljust(widths[0]), *padded[1:]]))
 
 
-def write(out: Path | None, result: Row, device: str = "cpu") -> None:
-    """Write a result and the machine to a JSON file, if one was asked for."""
-    if out is not None:
-        out.write_text(json.dumps({**result, "machine": machine(device)}, indent=2, default=str) + "\n")
+def write_result(path: Path | None, result: Row, device: str = "cpu") -> None:
+    """Write a result and the machine to a JSON file.
+
+    Args:
+        path: The file; None: nothing is written.
+        result: The result.
+        device: Where the benchmark computed.
+    """
+    if path is not None:
+        path.write_text(json.dumps({**result, "machine": machine(device)}, indent=2, default=str) + "\n")
+
+
+def resident_bytes() -> int:
+    """Return the resident memory of this process (Linux)."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _is_cuda(device: str) -> bool:
     return torch.device(device).type == "cuda"
 
 
-def _wait(device: str) -> None:
+def _synchronize(device: str) -> None:
     if _is_cuda(device):
         torch.cuda.synchronize(device)
 
 
 def _processor() -> str:
     info = Path("/proc/cpuinfo")
-    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def _flags() -> set[str]:
+def _cpu_flags() -> set[str]:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
     return {flag for line in lines if line.startswith("flags") for flag in line.split()}

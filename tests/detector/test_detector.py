@@ -26,7 +26,9 @@ def detector(tree: Path) -> MoLEFlow:
 
 
 def test_scored_images_are_in_order_with_the_values_of_the_router(detector: MoLEFlow, tree: Path) -> None:
-    paths = [path for pair in zip(normal_images(tree, "screw"), normal_images(tree, "bottle"), strict=True) for path in pair]
+    paths = [
+        path for pair in zip(normal_images(tree, "screw"), normal_images(tree, "bottle"), strict=True) for path in pair
+    ]
     scored = detector.score(paths)
     assert isinstance(detector, Detector)
     assert [image.path for image in scored] == paths

@@ -45,9 +45,7 @@ def finished(root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     return folder, run_program(command(root, PER_CATEGORY, "callbacks=default"), folder)
 
 
-def test_overrides_apply_to_one_expert_only(
-    finished: tuple[Path, dict[str, Any]], root: Path, tmp_path: Path
-) -> None:
+def test_overrides_apply_to_one_expert_only(finished: tuple[Path, dict[str, Any]], root: Path, tmp_path: Path) -> None:
     folder, metrics = finished
     assert [len(epochs) for epochs in metrics["training"]["epochs"]] == [1, 3]
     first = metrics["training"]["epochs"][1][0]

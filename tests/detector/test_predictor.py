@@ -66,7 +66,7 @@ def test_unreadable_image_becomes_a_prediction_with_its_error(small_run: SmallRu
     assert predictions[1].error.startswith(f"{torn} cannot be read as an image")
     assert str(missing) in predictions[2].error
     assert "data set" not in predictions[1].error
-    assert predictions[1].score is predictions[1].expert is predictions[1].anomaly_map is None
+    assert (predictions[1].score, predictions[1].expert, predictions[1].anomaly_map) == (None, None, None)
     assert predictions[0].score == predictions[3].score == model.score([good])[0].score
 
 

@@ -13,7 +13,10 @@ from moleflow.detector.detector import MoLEFlow
 
 @pytest.mark.parametrize(
     "overrides",
-    [{}, {"epochs": 3, "transform": {"size": [64, 96]}, "scoring": {"aggregation": "max"}, "loss": {"tail_weight": 1.0}}],
+    [
+        {},
+        {"epochs": 3, "transform": {"size": [64, 96]}, "scoring": {"aggregation": "max"}, "loss": {"tail_weight": 1.0}},
+    ],
 )
 def test_manifest_entry_round_trip(overrides: dict[str, Any], tmp_path: Path) -> None:
     detector = fit_detector(write_mvtec_tree(tmp_path), categories=["bottle"])

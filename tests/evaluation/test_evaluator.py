@@ -43,7 +43,7 @@ def test_no_computation_is_repeated_in_a_run_of_four_tasks(tmp_path: Path, monke
         return score_features(self, features, expert, paths, training)
 
     def changing_route(self: Router, features: Tensor) -> Routing:
-        """Route the first image of every category to the third expert, as long as there are three."""
+        """Route the first image of every category to the third expert, if there are three."""
         nonlocal experts
         experts = len(self.names)
         routing = route(self, features)

@@ -143,11 +143,11 @@ def main() -> None:
     start, failures = time.monotonic(), 0
     with tempfile.TemporaryDirectory() as folder, Processes() as processes:
         harness = Harness(Path(folder), processes)
-        print("| fault | injected | same result | clear error | runs lost | wrong results |")
+        print("| fault | injected | same result | named error | runs lost | wrong results |")
         print("|---|---|---|---|---|---|", flush=True)
         for part in args.parts or PARTS:
             for fault, injected, outcomes in PARTS[part](harness, args.kills, random.Random(args.seed)):
-                counts = " | ".join(str(outcomes[name]) for name in (SAME, scenarios.CLEAR_ERROR, LOST, WRONG))
+                counts = " | ".join(str(outcomes[name]) for name in (SAME, scenarios.NAMED_ERROR, LOST, WRONG))
                 print(f"| {fault} | {injected} | {counts} |", flush=True)
                 failures += outcomes[LOST] + outcomes[WRONG]
     print(f"\n{time.monotonic() - start:.0f} s, seed {args.seed}.")

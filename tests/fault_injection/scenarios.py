@@ -14,7 +14,7 @@ from helpers.processes import Process
 
 SAME = "same result"
 """The same command afterwards finished with the result of the reference run."""
-CLEAR_ERROR = "clear error"
+NAMED_ERROR = "named error"
 """The command ended with one message that names the file, and without a traceback."""
 NOT_REACHED = "not reached"
 """The fault was not injected, because the run ended before it."""
@@ -131,7 +131,7 @@ def stop_by_signal(harness: Harness, name: str, number: int, pattern: str, secon
 
 
 def damage_run_file(harness: Harness, job: Job, pattern: str, kind: str, rng: random.Random) -> str:
-    """Damage a file of a run folder, run the command again, and return the outcome, `SAME` or `CLEAR_ERROR`.
+    """Damage a file of a run folder, run the command again, and return the outcome, `SAME` or `NAMED_ERROR`.
 
     Args:
         harness: The harness.
@@ -173,7 +173,7 @@ def _outcome(harness: Harness, job: Job, process: Process, path: Path) -> str:
         return SAME
     assert status == 1, f"exit status {status}: {output[-3000:]}"
     assert path.name in output, output[-3000:]
-    return CLEAR_ERROR
+    return NAMED_ERROR
 
 
 @contextmanager
@@ -212,7 +212,7 @@ def fill_disk(harness: Harness, name: str, kilobytes: int) -> str:
         kilobytes: Size of the disk.
 
     Returns:
-        `CLEAR_ERROR`, or `SAME` if the disk was large enough.
+        `NAMED_ERROR`, or `SAME` if the disk was large enough.
     """
     job = harness.job(name, WITH_IMAGES)
     with small_disk(job.folder.parent, kilobytes) as remount:
@@ -225,7 +225,7 @@ def fill_disk(harness: Harness, name: str, kilobytes: int) -> str:
         assert "No space left on device" in process.output or "failed writing" in process.output, process.output[-3000:]
         remount("size=64m")
         harness.resume(job)
-    return CLEAR_ERROR
+    return NAMED_ERROR
 
 
 def make_folder_read_only(harness: Harness, name: str) -> str:
@@ -243,7 +243,7 @@ def make_folder_read_only(harness: Harness, name: str) -> str:
         assert before == {path: path.read_bytes() for path in job.folder.rglob("*") if path.is_file()}
         remount("rw")
         harness.resume(job)
-    return CLEAR_ERROR
+    return NAMED_ERROR
 
 
 def start_twice(harness: Harness, name: str) -> str:
@@ -257,4 +257,4 @@ def start_twice(harness: Harness, name: str) -> str:
     assert "Traceback" not in second.output
     assert first.wait() == 0, first.output[-3000:]
     harness.compare(job)
-    return CLEAR_ERROR
+    return NAMED_ERROR

@@ -42,7 +42,7 @@ def test_signal_leaves_a_resumable_run(harness: Harness, number: int, pattern: s
 )
 def test_damage_to_a_file_that_resuming_requires_is_an_error(harness: Harness, pattern: str, kind: str) -> None:
     job = harness.killed_job(f"killed-{pattern.replace('/', '-')}")
-    assert scenarios.damage_run_file(harness, job, pattern, kind, random.Random(0)) == scenarios.CLEAR_ERROR
+    assert scenarios.damage_run_file(harness, job, pattern, kind, random.Random(0)) == scenarios.NAMED_ERROR
 
 
 def test_epochs_of_a_damaged_checkpoint_are_trained_again(harness: Harness) -> None:
@@ -60,7 +60,7 @@ def test_damaged_results_are_written_again(harness: Harness, name: str) -> None:
 @pytest.mark.parametrize("name", ["model/base.safetensors", "model/experts/screw.safetensors", "model/manifest.json"])
 def test_finished_run_with_a_damaged_model_is_an_error(harness: Harness, name: str) -> None:
     job = harness.copy(harness.reference, f"finished-{name.replace('/', '-')}")
-    assert scenarios.damage_run_file(harness, job, name, "bit flipped", random.Random(0)) == scenarios.CLEAR_ERROR
+    assert scenarios.damage_run_file(harness, job, name, "bit flipped", random.Random(0)) == scenarios.NAMED_ERROR
 
 
 def test_damaged_cache_entry_is_computed_again(harness: Harness) -> None:
@@ -70,7 +70,7 @@ def test_damaged_cache_entry_is_computed_again(harness: Harness) -> None:
 @pytest.mark.parametrize("kilobytes", [16, 400])
 def test_run_on_a_full_disk_can_be_resumed(harness: Harness, kilobytes: int) -> None:
     try:
-        assert scenarios.fill_disk(harness, f"full-{kilobytes}", kilobytes) == scenarios.CLEAR_ERROR
+        assert scenarios.fill_disk(harness, f"full-{kilobytes}", kilobytes) == scenarios.NAMED_ERROR
     except PermissionError:
         pytest.skip("this process may not mount")
 
@@ -83,4 +83,4 @@ def test_run_in_a_read_only_folder_can_be_resumed(harness: Harness) -> None:
 
 
 def test_second_process_in_the_same_folder_is_an_error(harness: Harness) -> None:
-    assert scenarios.start_twice(harness, "two") == scenarios.CLEAR_ERROR
+    assert scenarios.start_twice(harness, "two") == scenarios.NAMED_ERROR

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from helpers.detectors import SmallRun, normal_images, train_small_run
+from moleflow.cli.command import main
 from moleflow.detector.detector import MoLEFlow
 from moleflow.inference.merge_experts import merge_experts
 from moleflow.utils.errors import UserError
@@ -35,10 +36,18 @@ def test_merged_experts_reproduce_the_scores_of_their_runs(
 
 
 def test_all_experts_that_no_earlier_run_has_by_default(small_run: SmallRun, second_run: Path, tmp_path: Path) -> None:
-    sources = [(small_run.folder / "model", []), (second_run, [])]
+    sources: list[tuple[Path, list[str]]] = [(small_run.folder / "model", []), (second_run, [])]
     assert merge_experts(sources, tmp_path / "merged") == ["bottle", "screw", "tile"]
     with pytest.raises(UserError, match="has a model already"):
         merge_experts(sources, tmp_path / "merged")
+
+
+def test_command(small_run: SmallRun, second_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = str(tmp_path / "merged")
+    assert main(["merge-experts", out, f"{small_run.folder}=screw", f"{second_run}=bottle,tile"]) == 0
+    assert "bottle, screw, tile" in capsys.readouterr().out
+    assert main(["merge-experts", out, str(small_run.folder)]) == 1
+    assert "has a model already" in capsys.readouterr().err
 
 
 def test_incompatible_runs_and_names_are_errors(small_run: SmallRun, second_run: Path, tmp_path: Path) -> None:
@@ -53,7 +62,10 @@ def test_incompatible_runs_and_names_are_errors(small_run: SmallRun, second_run:
         ([(run, ["screw"]), (other_base, ["tile"])], "the bases differ"),
         ([(run, ["screw"]), (second_run, ["screw"])], "has no expert 'screw'"),
         ([(run, ["bottle"]), (second_run, ["bottle"])], "Give it once"),
-        ([(run, []), (other_settings, [])], r"differ in model\.clamp: 2 instead of 1\.9, model\.seed: 1 instead of 0\."),
+        (
+            [(run, []), (other_settings, [])],
+            r"differ in model\.clamp: 2 instead of 1\.9, model\.seed: 1 instead of 0\.",
+        ),
         ([(run, []), (tmp_path / "nowhere", [])], "nowhere does not exist"),
     ):
         with pytest.raises(UserError, match=message):

@@ -13,6 +13,7 @@ from PIL import Image
 
 from helpers.detectors import SmallRun, normal_images
 from helpers.program import TINY, run_program
+from moleflow.cli.command import main
 from moleflow.data.image_io import read_image
 from moleflow.data.transforms import ImageTransform
 from moleflow.detector.detector import MoLEFlow
@@ -29,8 +30,8 @@ exporter_warnings = pytest.mark.filterwarnings(
 
 def export_and_compare(run: Path, tree: Path, file: Path) -> dict[str, str]:
     """Export the expert of screw, compare it with PyTorch image by image, and return the metadata of the graph."""
+    assert main(["export", str(run), "--category", "screw", "-o", str(file)]) == 0
     model = MoLEFlow.load(run)
-    assert export_onnx(model, "screw", file) == file
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     paths = normal_images(tree, "screw")[:3]
     expected = model.score(paths, expert="screw")
@@ -123,7 +124,9 @@ def test_aggregation_of_the_graph_equals_the_postprocessor(
     torch.testing.assert_close(scores, postprocessor.image_scores(patches))
 
 
-def test_unknown_category_is_an_error(small_run: SmallRun, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="scrw"):
+def test_unknown_category_is_an_error(small_run: SmallRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match="category='scrw'"):
         export_onnx(MoLEFlow.load(small_run.folder), "scrw", tmp_path / "screw.onnx")
+    assert main(["export", str(small_run.folder), "--category", "scrw"]) == 1
+    assert "category='scrw'" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

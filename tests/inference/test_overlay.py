@@ -12,7 +12,8 @@ from moleflow.inference.overlay import overlay, transformed_image
 def test_transformed_image_is_the_resized_image() -> None:
     image, _ = fake_image("bottle", "a", (48, 72))
     pixels = transformed_image(image, ImageTransform((24, 36), "squash"))
-    assert (pixels.shape, pixels.dtype) == ((24, 36, 3), np.uint8)
+    assert pixels.shape == (24, 36, 3)
+    assert pixels.dtype == np.uint8
     np.testing.assert_array_equal(pixels, np.asarray(image.resize((36, 24), Image.Resampling.LANCZOS)))
 
 

@@ -73,13 +73,13 @@ def test_regions_have_equal_weight_whatever_their_size() -> None:
     assert per_region_overlap(small, masks) == pytest.approx(0.5)
 
 
-def test_diagonal_neighbours_are_one_region() -> None:
+def test_diagonal_neighbors_are_one_region() -> None:
     masks = torch.zeros(1, 8, 8, dtype=torch.bool)
     masks[0, 1, 1] = masks[0, 2, 2] = masks[0, 6, 6] = True
     maps = torch.zeros(1, 8, 8)
     maps[0, 6, 6] = 1
     maps[0, 1, 1] = maps[0, 2, 2] = -1
-    assert per_region_overlap(maps, masks) == pytest.approx(0.5)  # with 4 neighbours it would be 1/3
+    assert per_region_overlap(maps, masks) == pytest.approx(0.5)  # with 4 neighbors it would be 1/3
 
 
 def test_a_precomputed_ranking_has_the_same_result() -> None:

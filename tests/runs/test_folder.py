@@ -1,30 +1,38 @@
-"""The run folder: what counts as another configuration, and what is done about it."""
+"""Tests of the run folder: differences of configurations, status, and files of killed processes."""
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
-from moleflow.runs.folder import RunFolder
-from moleflow.training.state import TaskCheckpoints
+from moleflow.runs.folder import RESULTS, RunFolder
 from moleflow.utils.errors import UserError
 
 CONFIG = {"epochs": 3, "optimizer": {"lr": 0.1}, "trainer": {"devices": 1, "precision": "32-true"}, "resume": "auto"}
 
 
-def test_the_same_configuration_may_go_on(tmp_path: Path) -> None:
+def finish(folder: RunFolder) -> None:
+    folder.claim(force=False)
+    for name in RESULTS:
+        (folder.path / name).write_text(f"content of {name}")
+    folder.set_status("finished")
+
+
+def test_equal_configuration_may_continue(tmp_path: Path) -> None:
     RunFolder(tmp_path, CONFIG).claim(force=False)
     elsewhere = CONFIG | {"trainer": {"devices": 4, "precision": "32-true"}, "resume": "force"}
     RunFolder(tmp_path, elsewhere).claim(force=False)
 
 
-def test_a_difference_is_shown_key_by_key_with_both_ways_on(tmp_path: Path) -> None:
+def test_error_lists_the_differences_and_both_remedies(tmp_path: Path) -> None:
     RunFolder(tmp_path, CONFIG).claim(force=False)
     before = (tmp_path / "config.yaml").read_bytes()
     other = CONFIG | {"optimizer": {"lr": 0.2, "clip": 1}, "trainer": {"devices": 1, "precision": "bf16"}}
-    with pytest.raises(UserError) as raised:
+    with pytest.raises(UserError) as error:
         RunFolder(tmp_path, other).claim(force=False)
-    message = str(raised.value)
+    message = str(error.value)
     assert "optimizer.lr: 0.1 there, 0.2 now" in message
     assert "optimizer.clip: '(absent)' there, 1 now" in message
     assert "trainer.precision: '32-true' there, 'bf16' now" in message
@@ -34,28 +42,30 @@ def test_a_difference_is_shown_key_by_key_with_both_ways_on(tmp_path: Path) -> N
     assert (tmp_path / "config.yaml").read_bytes() == before
 
 
-def test_force_goes_on_with_a_warning_and_without_the_old_checkpoint(
+def test_force_continues_with_a_warning_and_without_unfinished_tasks(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     RunFolder(tmp_path, CONFIG).claim(force=False)
-    checkpoints = TaskCheckpoints(tmp_path / "state", 0)
-    checkpoints.add(0, lambda path: path.write_text("weights of another configuration") and None)
+    state = tmp_path / "state"
+    (state / "task1").mkdir(parents=True)
+    for name in ("task0-epoch00000-0123.ckpt", "task1/result.json", "progress.json"):
+        (state / name).write_text("of another configuration")
     with caplog.at_level(logging.WARNING):
         RunFolder(tmp_path, CONFIG | {"epochs": 5}).claim(force=True)
-    assert "epochs was 3, is 5" in caplog.text
-    assert checkpoints.latest() is None
+    assert "resume=force: epochs changes from 3 to 5." in caplog.text
+    assert [path.name for path in state.iterdir()] == ["progress.json"]
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["epochs"] == 5
 
 
-def test_a_finished_run_is_never_relabelled(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path, CONFIG)
-    folder.claim(force=False)
-    folder.set_status("finished")
-    with pytest.raises(UserError, match="finished run of another"):
+def test_finished_run_cannot_be_continued_with_another_configuration(tmp_path: Path) -> None:
+    finish(RunFolder(tmp_path, CONFIG))
+    with pytest.raises(UserError, match="finished run of another configuration") as error:
         RunFolder(tmp_path, CONFIG | {"epochs": 5}).claim(force=True)
+    assert "resume=force" not in str(error.value)
 
 
 @pytest.mark.parametrize("content", [None, "a: [", "\x00", "3", "epochs: 3"])
-def test_a_lost_configuration_is_not_guessed(tmp_path: Path, content: str | None) -> None:
+def test_lost_configuration_is_an_error(tmp_path: Path, content: str | None) -> None:
     RunFolder(tmp_path, CONFIG).claim(force=False)
     (tmp_path / "state").mkdir()
     path = tmp_path / "config.yaml"
@@ -64,7 +74,30 @@ def test_a_lost_configuration_is_not_guessed(tmp_path: Path, content: str | None
         RunFolder(tmp_path, CONFIG).claim(force=False)
 
 
-def test_what_a_killed_process_left_half_written_is_removed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", RESULTS)
+def test_finished_run_with_a_damaged_result_is_unfinished(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = RunFolder(tmp_path, CONFIG)
+    assert not folder.is_finished()
+    finish(folder)
+    assert folder.is_finished()
+    (tmp_path / name).write_text("other content")
+    assert not folder.is_finished()
+    assert f"{tmp_path / name} is missing or damaged. It is written again." in caplog.text
+    (tmp_path / "status.json").write_text("{")
+    assert not folder.is_finished()
+    assert "The status is not used." in caplog.text
+
+
+def test_configuration_of_a_finished_run_is_not_written_again(tmp_path: Path) -> None:
+    finish(RunFolder(tmp_path, CONFIG))
+    before = (tmp_path / "config.yaml").stat().st_ino
+    RunFolder(tmp_path, CONFIG | {"resume": "force"}).claim(force=True)
+    assert (tmp_path / "config.yaml").stat().st_ino == before
+
+
+def test_lock_removes_temporaries_of_killed_processes(tmp_path: Path) -> None:
     (tmp_path / "state").mkdir()
     for name in (".metrics.json.x.tmp", "state/.progress.json.y.tmp"):
         (tmp_path / name).write_text("half")
@@ -72,21 +105,23 @@ def test_what_a_killed_process_left_half_written_is_removed(tmp_path: Path) -> N
         assert not list(tmp_path.rglob("*.tmp"))
 
 
-def test_the_newest_whole_checkpoint_counts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    checkpoints = TaskCheckpoints(tmp_path, 1)
-    checkpoints.add(0, lambda path: path.write_text("zero") and None)
-    (older,) = tmp_path.glob("task1-*")
-    kept = older.read_bytes()
-    checkpoints.add(1, lambda path: path.write_text("one") and None)
-    assert not older.exists()
-    older.write_bytes(kept)  # as if killed before its removal
-    newest = checkpoints.latest()
-    assert newest is not None
-    assert newest.read_text() == "one"
-    newest.write_text("onf")
-    assert checkpoints.latest() == older
-    assert str(newest) in caplog.text
-    checkpoints.clear()
-    assert list(tmp_path.iterdir()) == []
-    TaskCheckpoints(tmp_path, 11).add(0, lambda path: path.write_text("other task") and None)
-    assert checkpoints.latest() is None
+def test_folder_below_a_file_cannot_be_locked(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(UserError, match=r"is not writable: .* hydra\.run\.dir="),
+        RunFolder(tmp_path / "file" / "run", CONFIG).locked(),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("name", ["main", "other"])
+def test_discarded_folder_and_its_empty_parents_are_removed(name: str, tmp_path: Path) -> None:
+    config: dict[str, Any] = CONFIG | {"name": "main"}
+    folder = RunFolder(tmp_path / name / "default" / "seed0", config)
+    with folder.locked():
+        folder.claim(force=False)
+        folder.set_status("running")
+        assert not folder.has_results
+        folder.discard()
+    assert (tmp_path / name).exists() == (name == "other")  # a folder of the user's choice
+    assert not list((tmp_path / name).rglob("*.*"))

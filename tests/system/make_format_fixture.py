@@ -25,6 +25,7 @@ from moleflow.detector.store import FORMAT
 RUNS = {
     "flow": (
         "model.position_code=false",  # otherwise the scores of so few channels hardly depend on the image
+        "optimizer.lr=1e-2",
         "+per_category.screw.epochs=3",
         "+per_category.screw.transform.size=96",
         "+per_category.screw.model.adapter=closed_form_whitening",

@@ -1,4 +1,4 @@
-"""Every benchmark runs in small, writes what it measured, and does not print a time before its sides agree."""
+"""Tests of the benchmarks at their smallest sizes: they write results, and print no time before both sides agree."""
 
 import importlib
 import json
@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-COMPARING = {
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+COMPARISONS = {
     "patch_pooling": ["rows"],
     "pixel_metrics": ["rows"],
     "training_step": ["rows", "differences"],
@@ -19,6 +19,10 @@ COMPARING = {
     "growth": ["tasks"],
     "router": ["routers"],
 }
+"""Benchmarks that compare two sides, and keys of their results."""
+OTHERS = ("expert_size", "false_alarms", "parallel", "unknown")
+MODULES = ("inputs", "side_by_side", "freia_form")
+"""Modules of the benchmarks without a command."""
 
 
 @pytest.fixture(autouse=True)
@@ -27,47 +31,75 @@ def benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(name: str, folder: Path) -> dict[str, Any]:
+    """Run a benchmark at its smallest size and return its result."""
     out = folder / f"{name}.json"
     importlib.import_module(name).main(["--smoke", "--repeats", "1", "--out", str(out)])
-    written: dict[str, Any] = json.loads(out.read_text())
-    return written
+    result: dict[str, Any] = json.loads(out.read_text())
+    return result
 
 
-@pytest.mark.parametrize("name", COMPARING)
-def test_it_writes_what_it_measured(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    written = run(name, tmp_path)
-    assert written["machine"]["torch"] == torch.__version__
-    for key in COMPARING[name]:
-        assert written[key]
-    assert all(row["ratio"] > 0 for row in written.get("rows", []))
+def test_every_benchmark_is_tested() -> None:
+    assert {path.stem for path in BENCHMARKS.glob("*.py")} == {*COMPARISONS, *OTHERS, *MODULES}
+
+
+@pytest.mark.parametrize("name", COMPARISONS)
+def test_benchmark_writes_its_result(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = run(name, tmp_path)
+    assert result["machine"]["torch"] == torch.__version__
+    for key in COMPARISONS[name]:
+        assert result[key]
+    assert all(row["ratio"] > 0 for row in result.get("rows", []))
     assert "seconds" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", COMPARING)
-def test_no_time_is_printed_for_sides_that_differ(
+@pytest.mark.parametrize("name", COMPARISONS)
+def test_benchmark_prints_no_time_for_sides_that_differ(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    true = importlib.import_module("side_by_side").agree
+    assert_close = importlib.import_module("side_by_side").assert_close
 
-    def wrong(what: str, ours: Tensor, other: Tensor, tolerance: float) -> float:
-        found: float = true(what, ours, other + 0.5, tolerance)
-        return found
+    def assert_close_to_wrong_result(result: str, ours: Tensor, other: Tensor, tolerance: float) -> float:
+        difference: float = assert_close(result, ours, other + 0.5, tolerance)
+        return difference
 
-    monkeypatch.setattr(importlib.import_module(name), "agree", wrong)
+    monkeypatch.setattr(importlib.import_module(name), "assert_close", assert_close_to_wrong_result)
     with pytest.raises(AssertionError, match="differ"):
         run(name, tmp_path)
     assert "ratio" not in capsys.readouterr().out
     assert not (tmp_path / f"{name}.json").exists()
 
 
-def test_what_is_not_finite_does_not_agree(tmp_path: Path) -> None:
-    agree = importlib.import_module("side_by_side").agree
-    assert agree("x", torch.ones(2), torch.ones(2) + 1e-3, 1e-2) == pytest.approx(1e-3, rel=1e-3)
+def test_values_that_are_not_finite_are_not_close() -> None:
+    assert_close = importlib.import_module("side_by_side").assert_close
+    assert assert_close("x", torch.ones(2), torch.ones(2) + 1e-3, 1e-2) == pytest.approx(1e-3, rel=1e-3)
     for other in (torch.tensor([1.0, torch.nan]), torch.tensor([1.0, 2.0])):
         with pytest.raises(AssertionError, match="x: the two sides"):
-            agree("x", torch.ones(2), other, 1e-2)
+            assert_close("x", torch.ones(2), other, 1e-2)
 
 
-def test_an_experts_size_is_that_of_its_file(tmp_path: Path) -> None:
+def test_expert_size_is_the_size_of_its_file(tmp_path: Path) -> None:
     (row,) = run("expert_size", tmp_path)["rows"]
-    assert 0 < row["bytes"] - row["flow"] - row["router"] - row["seen"] < 20_000  # the header
+    assert 0 < row["bytes"] - row["model"] - row["training"] < 20_000  # the header
+
+
+def test_false_alarms_counts_all_test_images(tmp_path: Path) -> None:
+    result = run("false_alarms", tmp_path)
+    assert [row["category"] for row in result["rows"]] == ["first", "second", "all"]
+    assert [row["normal_images"] for row in result["rows"]] == [2, 2, 4]
+    assert [row["defective_images"] for row in result["rows"]] == [2, 2, 4]
+    assert all(0 <= row["normal_called_defect"] <= 1 for row in result["rates"])
+
+
+def test_unknown_reports_fewer_unknown_images_for_higher_thresholds(tmp_path: Path) -> None:
+    rows = run("unknown", tmp_path)["rows"]
+    for key, sign in (("normal_unknown", -1), ("defective_unknown", -1), ("untrained_known", 1)):
+        values = [sign * row[key] for row in rows]
+        assert values == sorted(values)
+
+
+@pytest.mark.slow
+def test_parallel_run_has_the_result_of_the_sequential_run(tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    rows = run("parallel", tmp_path)["rows"]
+    assert len(rows) == 2
+    assert all(row["ratio"] > 0 for row in rows)

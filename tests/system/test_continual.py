@@ -1,4 +1,4 @@
-"""Every way of learning continually, as whole runs: what they leave behind, and that a stopped one ends the same."""
+"""Tests of whole runs with each continual-learning strategy: their files, and the result of an interrupted run."""
 
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,14 @@ from moleflow.runs.progress import Progress
 from moleflow.training.state import TaskCheckpoints
 from moleflow.utils.errors import UserError
 
-NAMES = sorted(path.stem for path in (CONF / "continual").glob("*.yaml"))
-DATES = ("seconds", "started", "finished", "memory", "overrides")
-CATEGORIES = ("screw", "bottle")  # tasks in no alphabetical order
+STRATEGIES = sorted(path.stem for path in (CONF / "continual").glob("*.yaml"))
+VOLATILE_KEYS = ("seconds", "started", "finished", "memory", "overrides")
+"""Keys of ``metrics.json`` that differ between equal runs."""
+CATEGORIES = ("screw", "bottle")  # tasks that are not in alphabetical order
 
 
 class StoppedError(Exception):
-    """What ends a run here."""
+    """End of a run at a place that the test chooses."""
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +32,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, dict[str, Any]]]:
-    """One run of each kind that nothing happened to."""
+    """Return folder and metrics of an undisturbed run with each strategy."""
     base = tmp_path_factory.mktemp("runs")
-    return {name: (base / name, run_program(overrides(root, name), base / name)) for name in NAMES}
+    return {name: (base / name, run_program(overrides(root, name), base / name)) for name in STRATEGIES}
 
 
 def overrides(root: Path, name: str) -> list[str]:
@@ -49,16 +50,16 @@ def overrides(root: Path, name: str) -> list[str]:
 
 
 def outcome(folder: Path, metrics: dict[str, Any]) -> dict[str, Any]:
-    """All that must be the same to the last digit."""
+    """Return everything that must be equal to the last bit."""
     return {
-        "metrics": {key: value for key, value in metrics.items() if key not in DATES},
+        "metrics": {key: value for key, value in metrics.items() if key not in VOLATILE_KEYS},
         "scores": (folder / "scores.csv").read_bytes(),
-        "tensors": sorted(path.read_bytes() for path in folder.rglob("*.safetensors")),  # a base has no fixed name
+        "tensors": sorted(path.read_bytes() for path in folder.rglob("*.safetensors")),  # names of bases may differ
     }
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_run_can_be_loaded_and_counts_what_it_keeps(
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_run_can_be_loaded_and_counts_the_values_of_its_strategy(
     name: str, root: Path, finished: dict[str, tuple[Path, dict[str, Any]]]
 ) -> None:
     folder, metrics = finished[name]
@@ -66,24 +67,26 @@ def test_a_run_can_be_loaded_and_counts_what_it_keeps(
     assert list(counts["experts"]) == list(CATEGORIES)
     assert all((count > 0) == (name in ("experts", "separate_flows")) for count in counts["experts"].values())
     assert (counts["base"] > 0) == (name != "separate_flows")
-    kept = [path.name for path in (folder / "state").glob("kept*")]
-    assert len(kept) == (name in ("ewc", "replay"))
-    if kept:
-        assert kept[0].startswith("kept1-")
-        assert counts["kept"] == sum(value.numel() for value in load_file(folder / "state" / kept[0]).values())
+    states = [path.name for path in (folder / "state").glob("strategy*")]
+    assert len(states) == (name in ("ewc", "replay"))
+    if states:
+        assert states[0].startswith("strategy1-")
+        assert counts["kept"] == sum(value.numel() for value in load_file(folder / "state" / states[0]).values())
         assert counts["kept"] == (2 * counts["base"] if name == "ewc" else 4 * 8 * 8 * 16)
     else:
         assert counts["kept"] == 0
-    moved = any(abs(x) > 0 for x in metrics["backward_transfer"].values() if x is not None)
-    assert moved == (name in ("finetune", "ewc", "replay"))
-    lines = [line.split(",") for line in (folder / "scores.csv").read_text().splitlines()[1:]]
-    scored = MoLEFlow.load(folder).score([root / line[0] for line in lines])
-    assert [repr(one.score) for one in scored] == [line[4] for line in lines]
-    if name in ("finetune", "ewc", "replay"):  # one density: the router's choice changes no number
+    changed = any(abs(x) > 0 for x in metrics["backward_transfer"].values() if x is not None)
+    assert changed == (name in ("finetune", "ewc", "replay"))
+    rows = [line.split(",") for line in (folder / "scores.csv").read_text().splitlines()[1:]]
+    scored = MoLEFlow.load(folder).score([root / row[0] for row in rows])
+    assert [repr(image.score) for image in scored] == [row[4] for row in rows]
+    if name in ("finetune", "ewc", "replay"):  # all experts have one density, so routing changes no metric
         assert {key: metrics[key] for key in metrics["oracle"]} == metrics["oracle"]
 
 
-def test_the_rivals_part_from_fine_tuning_at_the_second_task(finished: dict[str, tuple[Path, dict[str, Any]]]) -> None:
+def test_strategies_differ_from_fine_tuning_from_the_second_task_on(
+    finished: dict[str, tuple[Path, dict[str, Any]]],
+) -> None:
     epochs = {name: finished[name][1]["training"]["epochs"] for name in ("finetune", "ewc", "replay")}
     assert epochs["ewc"][0] == epochs["replay"][0] == epochs["finetune"][0]
     assert "penalty" not in epochs["ewc"][0][0]
@@ -94,9 +97,9 @@ def test_the_rivals_part_from_fine_tuning_at_the_second_task(finished: dict[str,
 
 
 @pytest.mark.parametrize("experiment", ["realad_flow", "tailw0.8", "visa_vit_base"])
-def test_it_goes_with_any_experiment_and_ablation(experiment: str) -> None:
+def test_every_strategy_combines_with_experiments_and_ablations(experiment: str) -> None:
     plain = once(f"+experiment={experiment}", "+ablation=wo_scale_ctx")
-    for name in NAMES:
+    for name in STRATEGIES:
         config = once(f"+experiment={experiment}", "+ablation=wo_scale_ctx", f"continual={name}")
         changed = {key for key in config["model"] if config["model"][key] != plain["model"][key]}
         assert changed <= {"_target_", "lora_rank", "base"}
@@ -105,11 +108,11 @@ def test_it_goes_with_any_experiment_and_ablation(experiment: str) -> None:
         build_component("model", {**config["model"], "dim": 8})
 
 
-@pytest.mark.parametrize("where", ["in the last task", "between its model and its note"])
+@pytest.mark.parametrize("place", ["in the last task", "between model and progress"])
 @pytest.mark.parametrize("name", ["ewc", "replay"])
-def test_a_stopped_run_ends_the_same(
+def test_resumed_run_has_the_result_of_an_undisturbed_run(
     name: str,
-    where: str,
+    place: str,
     root: Path,
     finished: dict[str, tuple[Path, dict[str, Any]]],
     tmp_path: Path,
@@ -120,32 +123,34 @@ def test_a_stopped_run_ends_the_same(
 
         def add_and_stop(self: TaskCheckpoints, *arguments: Any) -> None:
             add(self, *arguments)
-            if self.task == 1 and where == "in the last task":
+            if self.task == 1 and place == "in the last task":
                 raise StoppedError
 
-        def stop(self: Progress, path: Path) -> None:
+        def write_or_stop(self: Progress, path: Path) -> None:
             if self.tasks_done == 2:
                 raise StoppedError
             write(self, path)
 
         patch.setattr(TaskCheckpoints, "add", add_and_stop)
-        patch.setattr(Progress, "write", stop)
+        patch.setattr(Progress, "write", write_or_stop)
         with pytest.raises(StoppedError):
             run_program(overrides(root, name), tmp_path / "run")
     metrics = run_program(overrides(root, name), tmp_path / "run")
     assert outcome(tmp_path / "run", metrics) == outcome(*finished[name])
 
 
-def test_a_damaged_memory_is_refused_by_name(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damaged_strategy_state_is_an_error_with_the_file(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(
             TaskCheckpoints, "latest", lambda self: (_ for _ in ()).throw(StoppedError) if self.task else None
         )
         with pytest.raises(StoppedError):
             run_program(overrides(root, "replay"), tmp_path / "run")
-    (kept,) = (tmp_path / "run" / "state").glob("kept*")
-    content = bytearray(kept.read_bytes())
+    (state,) = (tmp_path / "run" / "state").glob("strategy*")
+    content = bytearray(state.read_bytes())
     content[-1] ^= 1
-    kept.write_bytes(content)
-    with pytest.raises(UserError, match=f"{kept.name} is missing or damaged"):
+    state.write_bytes(content)
+    with pytest.raises(UserError, match=f"{state.name} is missing or damaged"):
         run_program(overrides(root, "replay"), tmp_path / "run")

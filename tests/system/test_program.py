@@ -1,4 +1,4 @@
-"""The whole program on small generated trees: what a run leaves behind, and that it is true."""
+"""Tests of whole runs on small generated data sets: the files of a run, and their correctness."""
 
 import csv
 import importlib.metadata
@@ -38,7 +38,7 @@ def rows(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_run_folder_keeps_its_contract(finished: tuple[Path, dict[str, Any]]) -> None:
+def test_run_folder_has_the_documented_files_and_keys(finished: tuple[Path, dict[str, Any]]) -> None:
     folder, metrics = finished
     assert json.loads((folder / "metrics.json").read_text()) == metrics
     for key in ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "pro", "routing_accuracy"):
@@ -59,7 +59,7 @@ def test_run_folder_keeps_its_contract(finished: tuple[Path, dict[str, Any]]) ->
         "scores.csv",
         "status.json",
         "model",
-        "images",
+        "pictures",
     }
     assert {path.name for path in (folder / "model").rglob("*.*")} == {
         "manifest.json", "base.safetensors", "bottle.safetensors", "cable.safetensors", "screw.safetensors"
@@ -67,32 +67,34 @@ def test_run_folder_keeps_its_contract(finished: tuple[Path, dict[str, Any]]) ->
     assert json.loads((folder / "status.json").read_text())["status"] == "finished"
 
 
-def test_metrics_follow_from_the_scores_that_were_written(finished: tuple[Path, dict[str, Any]]) -> None:
+def test_metrics_are_those_of_the_written_scores(finished: tuple[Path, dict[str, Any]]) -> None:
     folder, metrics = finished
     for category in CATEGORIES:
-        own = [row for row in rows(folder) if row["category"] == category]
-        labels, scores = [int(row["label"]) for row in own], [float(row["image_score"]) for row in own]
+        images = [row for row in rows(folder) if row["category"] == category]
+        labels, scores = [int(row["label"]) for row in images], [float(row["image_score"]) for row in images]
         entry = metrics["per_category"][category]
         assert entry["image_auroc"] == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
         assert entry["image_ap"] == pytest.approx(average_precision_score(labels, scores), abs=1e-12)
-        assert entry["routing_accuracy"] == sum(row["routed_to"] == category for row in own) / len(own)
+        assert entry["routing_accuracy"] == sum(row["routed_to"] == category for row in images) / len(images)
     mean = sum(metrics["per_category"][c]["pixel_ap"] for c in CATEGORIES) / 3
     assert metrics["pixel_ap"] == pytest.approx(mean, abs=1e-12)
 
 
-def test_loaded_model_gives_the_runs_scores_to_the_last_bit(finished: tuple[Path, dict[str, Any]], root: Path) -> None:
+def test_loaded_model_returns_the_scores_of_the_run_to_the_last_bit(
+    finished: tuple[Path, dict[str, Any]], root: Path
+) -> None:
     folder, _ = finished
     model = MoLEFlow.load(folder)
     written = rows(folder)
     scored = model.score([root / row["path"] for row in written])
-    assert [repr(one.score) for one in scored] == [row["image_score"] for row in written]
-    assert [one.expert for one in scored] == [row["routed_to"] for row in written]
+    assert [repr(image.score) for image in scored] == [row["image_score"] for row in written]
+    assert [image.expert for image in scored] == [row["routed_to"] for row in written]
     alone = model.score([root / written[4]["path"]])[0]
     assert repr(alone.score) == written[4]["image_score"]
     assert alone.anomaly_map.shape == (64, 64)
 
 
-def test_a_later_task_leaves_earlier_categories_to_the_last_bit(
+def test_later_task_does_not_change_earlier_categories_by_one_bit(
     finished: tuple[Path, dict[str, Any]], root: Path, tmp_path: Path
 ) -> None:
     folder, metrics = finished
@@ -110,50 +112,52 @@ def test_a_later_task_leaves_earlier_categories_to_the_last_bit(
         ).read_bytes()
 
 
-def test_same_command_twice_does_nothing_the_second_time(finished: tuple[Path, dict[str, Any]], root: Path) -> None:
+def test_finished_run_is_not_repeated_by_the_same_command(finished: tuple[Path, dict[str, Any]], root: Path) -> None:
     folder, metrics = finished
     before = (folder / "metrics.json").stat().st_mtime_ns
     assert run_program(overrides(root, "callbacks=default"), folder) == metrics
     assert (folder / "metrics.json").stat().st_mtime_ns == before
 
 
-def test_another_configuration_is_not_continued(finished: tuple[Path, dict[str, Any]], root: Path) -> None:
+def test_folder_of_another_configuration_is_an_error(finished: tuple[Path, dict[str, Any]], root: Path) -> None:
     with pytest.raises(UserError, match=r"epochs: 2 there, 3 now[\s\S]*hydra.run.dir"):
         run_program(overrides(root, "epochs=3"), finished[0])
 
 
-def test_all_categories_in_tasks_of_two(root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_tasks_of_two_categories_have_one_expert_per_task_or_per_category(
+    root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     more = ["scenario=10-1", "scenario.split=2-1"]
-    together = run_program(overrides(root, *more), tmp_path / "task")
+    per_task = run_program(overrides(root, *more), tmp_path / "task")
     assert "share one expert (bottle+cable)" in caplog.text
     caplog.clear()
-    assert together["task_matrix"]["tasks"] == [["bottle", "cable"], ["screw"]]
-    assert list(together["parameters"]["experts"]) == ["bottle+cable", "screw"]
-    apart = run_program(overrides(root, *more, "scenario.experts=category"), tmp_path / "category")
+    assert per_task["task_matrix"]["tasks"] == [["bottle", "cable"], ["screw"]]
+    assert list(per_task["parameters"]["experts"]) == ["bottle+cable", "screw"]
+    per_category = run_program(overrides(root, *more, "scenario.experts=category"), tmp_path / "category")
     assert "share one expert" not in caplog.text
-    assert list(apart["parameters"]["experts"]) == list(CATEGORIES)
-    assert apart["task_matrix"]["tasks"] == together["task_matrix"]["tasks"]
+    assert list(per_category["parameters"]["experts"]) == list(CATEGORIES)
+    assert per_category["task_matrix"]["tasks"] == per_task["task_matrix"]["tasks"]
 
 
 @pytest.mark.parametrize(
     "change",
-    ["model.base=trainable", "model.base=separate", "model.base=context", "loss=sum", "router=oracle",
+    ["model.base=trainable", "model.base=separate", "model.base=context", "loss=sum", "router.oracle=true",
      "model.coupling_layers=0", "model.scale_context_kernel=null", "scoring=percentile", "optimizer=adamw",
      "scoring=subtract_median", "model=whitened", "model=small", "model=whitened_memory", "model.expert_start=nearest"],
 )  # fmt: skip
-def test_every_kind_of_choice_runs(change: str, root: Path, tmp_path: Path) -> None:
+def test_run_with_a_single_change_finishes(change: str, root: Path, tmp_path: Path) -> None:
     metrics = run_program(overrides(root, change, "dataset.categories=[bottle,screw]", "epochs=1"), tmp_path)
     assert metrics["status"] == "finished"
-    if change == "router=oracle":
+    if change == "router.oracle=true":
         assert metrics["routing_accuracy"] == 1.0
     if change == "model.base=trainable":
         matrix = metrics["task_matrix"]["image_auroc"]
         assert len(matrix) == 2
     scored = MoLEFlow.load(tmp_path).score([root / row["path"] for row in rows(tmp_path)][:3], "bottle")
-    assert all(torch.isfinite(one.anomaly_map).all() for one in scored)
+    assert all(torch.isfinite(image.anomaly_map).all() for image in scored)
 
 
-def test_visa_as_released(tmp_path: Path) -> None:
+def test_run_on_the_layout_of_the_visa_release(tmp_path: Path) -> None:
     root = write_visa_tree(tmp_path / "visa")
     change = ["dataset=visa", f"dataset.root={root}", "dataset.categories=[candle,pcb1]", *TINY, "callbacks=default"]
     metrics = run_program(change, tmp_path / "run")
@@ -161,7 +165,7 @@ def test_visa_as_released(tmp_path: Path) -> None:
     assert 0.0 <= metrics["pixel_ap"] <= 1.0
 
 
-def test_a_category_without_masks_has_image_metrics_only(tmp_path: Path) -> None:
+def test_category_without_masks_has_image_metrics_only(tmp_path: Path) -> None:
     root = write_mvtec_tree(tmp_path / "tree", ("bottle",), masks=False)
     metrics = run_program(overrides(root, "callbacks=default"), tmp_path / "run")
     assert metrics["image_auroc"] is not None
@@ -172,8 +176,8 @@ def test_a_category_without_masks_has_image_metrics_only(tmp_path: Path) -> None
 REAL = Path(__file__).parents[2] / "shared" / "data" / "realad_mini"
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason="the real images lie beside the project in its workshop only")
-def test_real_images(tmp_path: Path) -> None:
+@pytest.mark.skipif(not REAL.is_dir(), reason="the real images are not part of the repository")
+def test_run_on_real_images(tmp_path: Path) -> None:
     more = [
         "dataset.categories=[leather,alien]",
         "model.coupling_layers=2",
@@ -196,8 +200,8 @@ def test_real_images(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_methods_own_size_trains(tmp_path: Path) -> None:
-    """WRN50 at 224 with random weights, D=768, depth 6, rank 64, two auxiliary blocks: parameters as recorded."""
+def test_default_configuration_has_the_recorded_number_of_parameters(tmp_path: Path) -> None:
+    """WRN50 at 224 pixels with random weights, D = 768, depth 6, rank 64, two DIA blocks."""
     root = write_mvtec_tree(tmp_path / "tree", ("bottle", "screw"), size=(224, 224), train=2, good=1, defect=1)
     change = ["dataset=mvtec", f"dataset.root={root}", "dataset.categories=[bottle]", "backbone.pretrained=false"]
     quick = ["epochs=1", "batch_size=2", "trainer=cpu", "progress=false", "callbacks=minimal"]
@@ -208,10 +212,12 @@ def test_the_methods_own_size_trains(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_learn_what_one_does(root: Path, finished: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+def test_two_processes_have_the_result_of_one(
+    root: Path, finished: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
     arguments = [*overrides(root), "trainer=ddp", "trainer.accelerator=cpu", f"features.cache_dir={tmp_path / 'cache'}"]
-    done = run_command("train.py", *arguments, f"hydra.run.dir={tmp_path / 'run'}")
-    assert done.returncode == 0, done.stderr
+    command = run_command("train.py", *arguments, f"hydra.run.dir={tmp_path / 'run'}")
+    assert command.returncode == 0, command.stderr
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     _, alone = finished
     assert metrics["training"]["steps"] == alone["training"]["steps"]

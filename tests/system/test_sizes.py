@@ -1,4 +1,4 @@
-"""Any size and any backbone through the whole program: learned, saved, loaded, scored."""
+"""Tests of whole runs with several image sizes and backbones: training, loading, scoring."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("change", "grid", "map_shape"),
     [
         (["transform.size=448"], (56, 56), (448, 448)),
-        (["transform.size=448", "scoring.map_size=224"], (56, 56), (224, 224)),  # as the first implementation measured
+        (["transform.size=448", "scoring.map_size=224"], (56, 56), (224, 224)),  # as in the first implementation
         (["transform.size=[192,320]"], (24, 40), (192, 320)),
         (["transform.size=[192,320]", "view=full"], (24, 40), (192, 320)),
         ([*DINOV2, "transform.size=[56,84]"], (4, 6), (56, 84)),  # patch 14, class and four register tokens
@@ -31,7 +31,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
     ids=lambda value: ",".join(value) if isinstance(value, list) else "",
 )
-def test_a_run_of_it(
+def test_grid_and_maps_have_the_size_of_the_configuration(
     change: list[str], grid: tuple[int, int], map_shape: tuple[int, int], root: Path, tmp_path: Path
 ) -> None:
     metrics = run_program(["dataset=folder", f"dataset.root={root}", *TINY, "epochs=1", *change], tmp_path)
@@ -45,10 +45,10 @@ def test_a_run_of_it(
     assert bool(torch.isfinite(scored.anomaly_map).all())
 
 
-def test_a_size_that_is_no_multiple_of_the_patch_is_told_before_training(root: Path, tmp_path: Path) -> None:
+def test_size_that_is_no_multiple_of_the_patch_is_an_error_before_training(root: Path, tmp_path: Path) -> None:
     change = ["dataset=folder", f"dataset.root={root}", *TINY, *DINOV2, "transform.size=[100,112]"]
     with pytest.raises(UserError, match=r"14 x 14 patches.*transform.size=\[98, 112\] and \[112, 112\]"):
         run_program(change, tmp_path)
-    own = [*change[:-1], "transform.size=56", "+per_category.bottle.transform.size=60"]
+    per_category = [*change[:-1], "transform.size=56", "+per_category.bottle.transform.size=60"]
     with pytest.raises(UserError, match=r"transform.size=\[56, 56\] and \[70, 70\]"):
-        run_program(own, tmp_path / "own")
+        run_program(per_category, tmp_path / "per_category")

@@ -1,16 +1,11 @@
-"""Which device a process computes on; no GPU is needed to choose one."""
-
-import os
-from pathlib import Path
-from typing import Any
+"""Tests of the device of a process; they need no GPU."""
 
 import pytest
 import torch
 from omegaconf import OmegaConf
 
-from moleflow.experiment import run
 from moleflow.training import trainer
-from moleflow.training.trainer import device_of, own_device
+from moleflow.training.trainer import job_trainer, retain_freed_memory, trainer_device
 from moleflow.utils.errors import UserError
 
 GPU = {"accelerator": "gpu", "devices": 1, "precision": "32-true"}
@@ -23,44 +18,38 @@ def four_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("four_gpus")
-def test_a_process_computes_where_its_trainer_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert device_of(GPU) == device_of(GPU | {"accelerator": "auto"}) == torch.device("cuda", 0)
-    assert device_of(GPU | {"devices": [3]}) == torch.device("cuda", 3)
-    assert device_of(OmegaConf.create(GPU | {"devices": [3]})) == torch.device("cuda", 3)  # type: ignore[arg-type]
-    assert device_of(GPU | {"accelerator": "cpu"}) == torch.device("cpu")
+def test_device_is_that_of_the_trainer(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert trainer_device(GPU) == trainer_device(GPU | {"accelerator": "auto"}) == torch.device("cuda", 0)
+    assert trainer_device(GPU | {"devices": [3]}) == torch.device("cuda", 3)
+    assert trainer_device(OmegaConf.create(GPU | {"devices": [3]})) == torch.device("cuda", 3)
+    assert trainer_device(GPU | {"accelerator": "cpu"}) == torch.device("cpu")
     monkeypatch.setattr(trainer, "process_rank", lambda: 1)
-    assert device_of(GPU | {"devices": 2}) == torch.device("cuda", 1)
-    assert device_of(GPU | {"devices": [2, 3]}) == torch.device("cuda", 3)
+    assert trainer_device(GPU | {"devices": 2}) == torch.device("cuda", 1)
+    assert trainer_device(GPU | {"devices": [2, 3]}) == torch.device("cuda", 3)
+
+
+def test_unknown_accelerator_is_an_error() -> None:
+    with pytest.raises(UserError, match=r"trainer\.accelerator=gpus is unknown"):
+        trainer_device(GPU | {"accelerator": "gpus"})
 
 
 @pytest.mark.usefixtures("four_gpus")
-def test_jobs_beside_each_other_take_the_gpus_in_turn() -> None:
-    dealt = [own_device(GPU, job) for job in range(1, 9)]
-    assert [device_of(settings).index for settings in dealt] == [1, 2, 3, 0, 1, 2, 3, 0]
-    assert all(settings | {"devices": 1} == GPU for settings in dealt)
-    assert own_device(GPU | {"devices": [2]}, 1) == GPU | {"devices": [2]}, "a named GPU is the user's choice"
-    assert own_device(GPU | {"accelerator": "cpu"}, 1) == GPU | {"accelerator": "cpu"}
+def test_concurrent_jobs_use_the_gpus_in_turn() -> None:
+    settings = [job_trainer(GPU, job) for job in range(1, 9)]
+    assert [trainer_device(each).index for each in settings] == [1, 2, 3, 0, 1, 2, 3, 0]
+    assert all(each | {"devices": 1} == GPU for each in settings)
+    assert job_trainer(GPU | {"devices": [2]}, 1) == GPU | {"devices": [2]}, "the user's choice of a GPU"
+    assert job_trainer(GPU | {"accelerator": "cpu"}, 1) == GPU | {"accelerator": "cpu"}
 
 
-def test_without_a_gpu_nothing_is_dealt_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jobs_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert own_device(GPU | {"accelerator": "auto"}, 1) == GPU | {"accelerator": "auto"}
+    assert job_trainer(GPU | {"accelerator": "auto"}, 1) == GPU | {"accelerator": "auto"}
     with pytest.raises(UserError, match="trainer=cpu"):
-        own_device(GPU, 1)
+        job_trainer(GPU, 1)
 
 
-@pytest.mark.usefixtures("four_gpus")
-def test_a_worker_learns_on_its_own_gpu_and_the_run_on_the_first(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    used: list[torch.device] = []
-
-    def build(config: Any, settings: dict[str, Any], folder: Path) -> None:
-        assert OmegaConf.to_container(config) == settings
-        used.append(device_of(settings["trainer"]))
-
-    monkeypatch.setattr(run, "build_sequence", build)
-    monkeypatch.setattr(run, "learn_alone", lambda sequence, index, owner: None)
-    for owner in (os.getpid(), os.getpid() + 1):
-        run._learn_alone({"trainer": GPU}, tmp_path, owner, 2)
-    assert [device.index for device in used] == [0, 2]
+def test_memory_allocator_accepts_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    retain_freed_memory()
+    monkeypatch.setattr("ctypes.CDLL", lambda name: object())
+    assert not retain_freed_memory()

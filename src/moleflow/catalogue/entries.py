@@ -88,7 +88,7 @@ def config_identity(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def match_runs(conf: Path, catalogue: Sequence[Entry], runs: Sequence[Run]) -> dict[EntryKey, list[Run]]:
-    """Return the runs of each entry's configuration, whatever their names are; entries without runs are left out.
+    """Return the runs of each entry's configuration, independent of their names, for the entries that have any.
 
     Args:
         conf: The config folder.

@@ -1,4 +1,8 @@
-"""Checks of a data set: of every file for ``moleflow check-data``, and inexpensive ones before every training."""
+"""Checks of data sets, complete for ``moleflow check-data`` and inexpensive at the start of a run.
+
+Test images with the content of a training image are errors in ``moleflow check-data`` and warnings at the start of a
+run, which continues.
+"""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -22,9 +26,9 @@ if TYPE_CHECKING:  # Lightning takes seconds to import
     from moleflow.data.datamodule import ImageDataModule
 
 DEFAULT_TRANSFORM = ImageTransform(224)
-"""The transform for which `check_dataset` reports the loss of defect pixels: that of a run with default settings."""
+"""The transform for which `check_dataset` reports the defect pixels lost by it: that of a run with default settings."""
 MAX_ASPECT_RATIO = 1.5
-"""Longer over shorter side above which the default crop removes more than a third of an image."""
+"""Aspect ratio (longer over shorter side) above which the default crop removes more than a third of an image."""
 _ASPECT_TOLERANCE = 0.1  # relative deviation of an image's aspect ratio from its category's median
 
 Severity = Literal["error", "warning"]
@@ -35,9 +39,9 @@ class Finding:
     """One problem of a data set.
 
     Attributes:
-        severity: ``error`` if a run stops or its results are invalid, else ``warning``.
-        category: The category.
-        message: The problem, with the file.
+        severity: ``error`` if the problem stops a run or makes its results invalid, else ``warning``.
+        category: Name of the category that has the problem.
+        message: One sentence that names the problem and the file.
     """
 
     severity: Severity
@@ -63,13 +67,14 @@ class _DecodedSample:
 
 
 def check_dataset(root: Path) -> tuple[list[Finding], int]:
-    """Decode every image and mask of a data set in the layout of MVTec AD or VisA, and list all problems.
+    """Decode every image and mask of a data set and return all problems.
 
     Args:
-        root: The folder of the categories.
+        root: Folder of a data set in the layout of MVTec AD or VisA.
 
     Returns:
-        The problems, category by category, and the number of images.
+        The problems in the order of the categories, and the number of images. Test images with the content of a
+        training image are errors.
 
     Raises:
         UserError: If the root does not exist or has no category.
@@ -102,13 +107,14 @@ def check_dataset(root: Path) -> tuple[list[Finding], int]:
 
 
 def dataset_warnings(data: "ImageDataModule", key: Callable[[Path], str]) -> Iterator[str]:
-    """Yield one message for each problem that makes the results of a run doubtful.
+    """Yield one message for each problem of a run's data that does not stop the run.
 
-    Masks are decoded, images are only compared by ``key``; `check_dataset` decodes all files.
+    The run logs each message as a warning, also those about test images with the content of a training image, which are
+    errors in `check_dataset`. Masks are decoded. Images are not decoded, only compared by ``key``.
 
     Args:
         data: The data of the run.
-        key: Returns the same text for the same content of an image file, such as a digest.
+        key: Function that returns equal texts for image files of equal content, such as a digest.
 
     Raises:
         UserError: If an image or mask cannot be read.
@@ -123,8 +129,8 @@ def train_test_duplicates(samples: Sequence[Sample], key: Callable[[Path], str])
     """Yield (training image, test image) for each test image with the content of a training image.
 
     Args:
-        samples: Training and test images. Of several training images with one content, the first is yielded.
-        key: Returns the same text for the same content of an image file, such as a digest.
+        samples: Training and test images. Of several training images with equal content, the first is yielded.
+        key: Function that returns equal texts for image files of equal content, such as a digest.
     """
     training: dict[str, Sample] = {}
     for sample in samples:
@@ -142,14 +148,14 @@ def _common_findings(
     coverage: Callable[[Sample], MaskCoverage | None],
     key: Callable[[Path], str],
 ) -> Iterator[Finding]:
-    """Yield the problems that are looked for both in a whole check and before a training.
+    """Yield the problems that both `check_dataset` and `dataset_warnings` detect.
 
     Args:
         categories: The categories.
-        samples: Their samples.
-        transform: The transform for which the loss of defect pixels is reported.
-        coverage: Returns the coverage of a sample's mask; None if the mask cannot be read.
-        key: Returns the same text for the same content of an image file.
+        samples: Training and test images of the categories.
+        transform: The transform; defect pixels lost by the transform are reported.
+        coverage: Function that returns the coverage of a sample's mask, None if the mask cannot be read.
+        key: Function that returns equal texts for image files of equal content.
     """
     for category in categories:
         labels = {sample.label for sample in samples if (sample.category, sample.split) == (category, "test")}
@@ -195,7 +201,7 @@ def _decode(sample: Sample) -> _DecodedSample:
 def _category_findings(
     category: str, samples: Sequence[Sample], decoded: dict[Sample, _DecodedSample]
 ) -> Iterator[Finding]:
-    """Yield the problems of one category's decoded files."""
+    """Yield unreadable files, faults of the layout and unusual aspect ratios of one category."""
     sizes: dict[Path, tuple[int, int] | None] = {}
     for sample in samples:
         result = decoded[sample]
@@ -223,7 +229,7 @@ def _category_findings(
 
 
 def _repeated_images(samples: Sequence[Sample], digests: dict[Path, str]) -> Iterator[Finding]:
-    """Yield one warning for each content that several images of a category and split have."""
+    """Yield one warning for each set of images of one category and split that have equal content."""
     groups: dict[tuple[str, Split, str], list[Path]] = defaultdict(list)
     for sample in samples:
         if sample.path in digests:

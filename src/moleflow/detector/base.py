@@ -1,4 +1,4 @@
-"""Interface of detectors: routing, scoring and prediction, whether of one model or of an ensemble."""
+"""Base class of detectors, which are single models or ensembles."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,14 +18,14 @@ from moleflow.utils.errors import UserError, did_you_mean
 
 
 class Detector(ABC):
-    """Routes images to experts and scores them.
+    """Base class of objects that route images to experts, score them and classify them.
 
     Attributes:
-        device: Where the detector computes.
-        extractor: Patch features at the image size by which images are routed.
-        router: Chooses the expert of an image.
-        scorer: Patch scores, image scores and anomaly maps by expert.
-        experts: The record of each expert, in order of arrival.
+        device: Device of the computations.
+        extractor: Extractor of patch features at the image size by which images are routed.
+        router: Router, which selects the expert of an image.
+        scorer: Scorer, which computes patch scores, image scores and anomaly maps under an expert.
+        experts: Records of the experts by name, in the order in which they were added.
     """
 
     device: torch.device
@@ -36,10 +36,13 @@ class Detector(ABC):
 
     @abstractmethod
     def parameter_counts(self) -> dict[str, Any]:
-        """Return the number of stored values of ``base``, ``experts`` (by name) and ``backbone``."""
+        """Return the numbers of values of ``base``, ``experts`` (by name) and ``backbone``.
+
+        The backbone is counted although a model folder does not contain it.
+        """
 
     def expert_of(self, category: str) -> str:
-        """Return the expert that was trained on a category.
+        """Return the name of the expert that was trained on a category.
 
         Raises:
             UserError: If there is none.
@@ -50,11 +53,15 @@ class Detector(ABC):
         raise UserError(f"No expert was trained on category={category!r}.")
 
     def thresholds(self, name: str, deviations: float = SCORE_DEVIATIONS) -> Thresholds:
-        """Return the thresholds of an expert, from its training images alone.
+        """Return the thresholds of an expert.
+
+        The score threshold depends on the expert's training images only. The distance threshold depends on the
+        training images of all experts if the router has one covariance for all of them, and then changes when an
+        expert is added.
 
         Args:
             name: Name of the expert.
-            deviations: Standard deviations between the mean training score and the score threshold.
+            deviations: Number of standard deviations between the mean training score and the score threshold.
 
         Raises:
             UserError: If the expert has no training scores.
@@ -72,11 +79,12 @@ class Detector(ABC):
     def predict(self, paths: Sequence[Path | str], expert: str | None = None) -> list[Prediction]:
         """Classify each image as normal, defective or of an unknown category.
 
-        An unreadable image gets an error in its place; see :class:`~moleflow.detector.predictor.Predictor`.
+        The prediction of an unreadable image contains the error; see :class:`~moleflow.detector.predictor.Predictor`.
 
         Args:
             paths: The images.
-            expert: Score all images with this expert; then none is of an unknown category.
+            expert: Name of the expert that scores all images instead of the routed one; no image is then classified as
+                unknown. None: the routed expert of each image.
         """
         return list(Predictor(self).stream(paths, expert))
 
@@ -85,8 +93,8 @@ class Detector(ABC):
 
         Args:
             paths: The images.
-            expert: Score all images with this expert instead of the router's choice.
-            chunk: Images that are held in memory at a time.
+            expert: Name of the expert that scores all images; None: the routed expert of each image.
+            chunk: Number of images in memory at a time.
 
         Raises:
             UserError: If an image cannot be read, the detector has no expert, or ``expert`` is unknown.

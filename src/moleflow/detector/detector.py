@@ -149,7 +149,7 @@ class MoLEFlow(Detector):
         record.training = TrainingScores(image_features, scores)
 
     def parameter_counts(self) -> dict[str, Any]:
-        """Return the number of stored values of ``base``, ``experts`` (by name) and ``backbone``."""
+        """Return the number of values of ``base``, ``experts`` (by name) and ``backbone``; the latter is not stored."""
         model = self.patch_model
         return {
             "base": model.num_values(),

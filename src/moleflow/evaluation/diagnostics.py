@@ -140,8 +140,8 @@ def routing_margins(detector: Detector, image_features: Mapping[str, Tensor]) ->
         return ONE_EXPERT
     result = {}
     for category, features in image_features.items():
-        own = router.names.index(detector.expert_of(category))
-        margins = route_margins(router.route(features).distances, own)
+        expert = router.names.index(detector.expert_of(category))
+        margins = route_margins(router.route(features).distances, expert)
         low, median = margins.quantile(torch.tensor([0.05, 0.5]).to(margins)).tolist()
         result[category] = {"minimum": float(margins.min()), "low": low, "median": median}
     return result

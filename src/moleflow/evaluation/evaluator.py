@@ -44,7 +44,7 @@ class CategoryResult:
 
 @dataclass(eq=False)
 class _TestSet:
-    """Data of a category that are kept between evaluations."""
+    """Data of a category that are cached between evaluations."""
 
     samples: tuple[Sample, ...]
     image_features: Tensor
@@ -128,8 +128,8 @@ class Evaluator:
             values = metrics.compute()
             if self.data.full_masks and self.data.has_masks(category):
                 values |= self._full_pixel_metrics(test_set.samples, patches, routes)
-            own = self.detector.expert_of(category)
-            accuracy = sum(route == own for route in routes) / len(routes)
+            expert = self.detector.expert_of(category)
+            accuracy = sum(route == expert for route in routes) / len(routes)
             test_set.results = {
                 routes: CategoryResult(test_set.samples, routes, scores, patches, values, accuracy),
                 **{other: result for other, result in test_set.results.items() if len(set(other)) == 1},

@@ -106,7 +106,7 @@ def _member(folder: Path) -> Run:
         UserError: If it is not finished, or an ensemble itself.
     """
     run = load_run(folder)
-    if "ensemble" in run.config:
+    if run.is_ensemble:
         raise UserError(f"{folder} is an ensemble without a model. Give its member runs.")
     return run
 

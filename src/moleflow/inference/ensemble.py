@@ -187,16 +187,16 @@ class EnsembleDetector(Detector):
         """
         for name, record in self.experts.items():
             for member, images in zip(self.members, training_images, strict=True):
-                own = member.experts[name]
-                if own.standardizer is None:
+                member_record = member.experts[name]
+                if member_record.standardizer is None:
                     patches = member.scorer.score_images(_paths(images, record), name, training=True)
-                    own.standardizer = ScoreStandardizer.from_training(patches, own.postprocessor)
+                    member_record.standardizer = ScoreStandardizer.from_training(patches, member_record.postprocessor)
             paths = _paths(training_images[0], record)
             patches = self.scorer.score_images(paths, name, training=True)
             self._set_training_scores(name, self.scorer.image_scores(patches, [name] * len(paths)))
 
     def parameter_counts(self) -> dict[str, Any]:
-        """Return the sums over members of their numbers of stored values."""
+        """Return the sums of the counts over the members."""
         total, *others = (member.parameter_counts() for member in self.members)
         for counts in others:
             for part in ("base", "backbone"):

@@ -18,7 +18,7 @@ def transformed_image(image: Image.Image, transform: ImageTransform) -> NDArray[
 
 
 def overlay(image: Image.Image, anomaly_map: Tensor, transform: ImageTransform, low: float, high: float) -> Image.Image:
-    """Return the transformed image, blended with the colours of its anomaly map.
+    """Return the transformed image, blended with the colors of its anomaly map.
 
     Args:
         image: The image.
@@ -30,6 +30,6 @@ def overlay(image: Image.Image, anomaly_map: Tensor, transform: ImageTransform, 
     base = transformed_image(image, transform)
     resized = Image.fromarray(anomaly_map.numpy()).resize((base.shape[1], base.shape[0]), Image.Resampling.BILINEAR)
     strength = ((np.asarray(resized) - low) / max(high - low, 1e-12)).clip(0, 1)
-    colours = mpl.colormaps["inferno"](strength)[..., :3] * 255
+    colors = mpl.colormaps["inferno"](strength)[..., :3] * 255
     weight = (0.75 * strength)[..., None]
-    return Image.fromarray((base * (1 - weight) + colours * weight).round().astype(np.uint8))
+    return Image.fromarray((base * (1 - weight) + colors * weight).round().astype(np.uint8))

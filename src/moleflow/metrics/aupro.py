@@ -1,4 +1,4 @@
-"""Area under the per-region overlap curve (AUPRO): every defect region has the same weight, whatever its size.
+"""Area under the per-region overlap curve (AUPRO), in which all defect regions have equal weight.
 
 Reference: Bergmann et al., "The MVTec Anomaly Detection Dataset", IJCV 2021, section 5.2 (AUPRO up to a false-positive
 rate of 0.3).

@@ -1,4 +1,4 @@
-"""Configurations (runs that differ only in the seed), and the configurations that differ in a single key."""
+"""Grouping of runs into configurations, and of configurations that differ in a single key."""
 
 import json
 from collections import defaultdict
@@ -32,8 +32,9 @@ class Configuration:
 
     Attributes:
         runs: The runs, sorted by seed.
-        settings: The config keys that define the configuration, dotted.
-        id: Short name in the report, ``C01`` for the best configuration.
+        settings: Values of the dotted config keys that define the configuration, from :func:`identity_settings`.
+        id: Short name in the report: ``C01``, ``C02``, ..., numbered through all comparison groups, in each from the
+            best to the worst.
     """
 
     runs: list[Run]
@@ -55,18 +56,30 @@ class Configuration:
         return {}
 
     def by_seed(self, *keys: str) -> dict[int, float]:
-        """Return a value of ``metrics.json`` by seed; of several runs with one seed, the first that has it."""
+        """Return a value of ``metrics.json`` by seed; of several runs with one seed, the first that has it.
+
+        Args:
+            keys: Nested keys of the value, such as ``"oracle", "pixel_ap"``.
+        """
         if keys not in self._values:
             self._values[keys] = values_by_seed(self.runs, *keys)
         return self._values[keys]
 
     def mean(self, *keys: str) -> float | None:
-        """Return the mean over seeds; None without values."""
+        """Return the mean over seeds of a value of ``metrics.json``; None without values.
+
+        Args:
+            keys: Nested keys of the value.
+        """
         values = self.by_seed(*keys)
         return fmean(values.values()) if values else None
 
     def std(self, *keys: str) -> float | None:
-        """Return the standard deviation over seeds; None with fewer than two."""
+        """Return the standard deviation over seeds of a value of ``metrics.json``; None with fewer than two seeds.
+
+        Args:
+            keys: Nested keys of the value.
+        """
         values = self.by_seed(*keys)
         return stdev(values.values()) if len(values) > 1 else None
 
@@ -76,8 +89,8 @@ class SingleKeyGroup:
     """Configurations that differ in one key, or in one component with all of its keys, and in nothing else.
 
     Attributes:
-        key: The key, or the component's config group.
-        members: Value as text and configuration, sorted by value.
+        key: Dotted key, such as ``optimizer.lr``, or config group of the component, such as ``backbone``.
+        members: Pairs of the value as text and the configuration, sorted by value.
     """
 
     key: str
@@ -88,10 +101,10 @@ class Neighbor(NamedTuple):
     """A configuration that differs from a reference in one key.
 
     Attributes:
-        key: The key.
-        reference_value: Value in the reference, as text.
-        value: Value in the configuration, as text.
-        configuration: The configuration.
+        key: Dotted key, or config group of a component.
+        reference_value: Value of the key in the reference, as text.
+        value: Value of the key in ``configuration``, as text.
+        configuration: The configuration that differs from the reference.
     """
 
     key: str
@@ -105,10 +118,10 @@ class ComparisonGroup:
     """All configurations on the same images; only these are compared with one another.
 
     Attributes:
-        dataset: Name of the data set.
-        configurations: The configurations, sorted by ``metric``, the best first.
-        metric: The metric.
-        single_key_groups: All groups of configurations that differ in one key.
+        dataset: Short description of data set, categories and masks.
+        configurations: All configurations, sorted by ``metric`` from the best to the worst.
+        metric: Key of ``metrics.json`` by whose mean the configurations are sorted, such as ``pixel_ap``.
+        single_key_groups: Groups of the configurations that differ in one key or component.
     """
 
     dataset: str
@@ -128,12 +141,12 @@ class ComparisonGroup:
 
     @property
     def best(self) -> Configuration:
-        """The configuration with the highest mean."""
+        """The configuration with the highest mean of ``metric``."""
         return self.configurations[0]
 
     @property
     def num_runs(self) -> int:
-        """Number of runs."""
+        """Number of runs of all configurations."""
         return sum(len(c.runs) for c in self.configurations)
 
     def neighbors(self, reference: Configuration) -> list[Neighbor]:
@@ -163,7 +176,7 @@ def comparison_groups(runs: Iterable[Run], metric: str) -> list[ComparisonGroup]
 
     Args:
         runs: Finished runs.
-        metric: The metric that sorts the configurations of a group.
+        metric: Key of ``metrics.json`` by whose mean the configurations of a group are sorted.
     """
     runs_by_identity: dict[Any, list[Run]] = defaultdict(list)
     settings: dict[Any, dict[str, Any]] = {}
@@ -219,7 +232,7 @@ def differing_keys(a: Configuration, b: Configuration) -> list[str]:
 
 
 def is_off(value: Any) -> bool:
-    """Whether a value disables a component: 0, false, null or none."""
+    """Return whether a value disables a component: 0, false, null or none."""
     return any(value is off or (value == off and not isinstance(value, bool)) for off in _OFF_VALUES)
 
 
@@ -233,7 +246,7 @@ def component_name(settings: Mapping[str, Any], component: str) -> str:
 
 
 def is_component(settings: Mapping[str, Any], key: str) -> bool:
-    """Whether a key is the config group of a component instead of a single value."""
+    """Return whether a key is the config group of a component instead of a single value."""
     return any(f"{key}.{name}" in settings for name in _COMPONENT_KEYS)
 
 

@@ -1,8 +1,15 @@
-"""Choice of the expert of an image by the distance of its features to those of each expert's training images.
+"""Router, which selects the expert of an image by the distance to the mean of its training images.
 
-References: Lee et al., "A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks",
-NeurIPS 2018 (class means with one tied covariance); Ledoit and Wolf, "A well-conditioned estimator for
-large-dimensional covariance matrices", J. Multivariate Analysis 2004 (shrinkage toward the mean eigenvalue).
+Distances are between image features (D,). The scatter of an expert is the (D, D) sum over its training images of
+(f - m)(f - m)^T, with the features f of an image and their mean m.
+
+References:
+    Lee et al., "A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks", NeurIPS
+    2018 (class means with one tied covariance).
+    Ledoit and Wolf, "A well-conditioned estimator for large-dimensional covariance matrices", J. Multivariate Analysis
+    2004 (shrinkage toward the mean eigenvalue).
+    Sherman and Morrison, "Adjustment of an Inverse Matrix Corresponding to a Change in One Element of a Given Matrix",
+    Annals of Mathematical Statistics 1950 (leave-one-out distances).
 """
 
 from collections.abc import Iterable
@@ -15,7 +22,7 @@ from moleflow.routing.statistics import FeatureStatistics
 from moleflow.utils.errors import check_choice, check_range
 
 RULES = ("shared_covariance", "per_expert_covariance", "euclidean")
-_RIDGE = 1e-5  # the value of the original implementation
+_RIDGE = 1e-5  # the value of the first implementation
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +30,7 @@ class Routing:
     """Experts of a batch of images.
 
     Attributes:
-        experts: Name of the nearest expert of each of the B images; the one added first on a tie.
+        experts: Names of the nearest experts of the B images; of equally near ones, the one that was added first.
         margins: (B,) float64, distance to the second nearest expert minus the distance to the nearest; infinite with a
             single expert.
         distances: (B, E) float64, distance of each image to each expert, in the order of ``Router.names``.
@@ -35,17 +42,18 @@ class Routing:
 
 
 class Router:
-    """Router to the nearest expert in feature space.
+    """Router to the expert whose mean image features are nearest.
 
-    Rules:
+    Rules for the distance between image features and the mean of an expert:
 
-    * ``shared_covariance``: Mahalanobis distance with one covariance for all experts, pooled from their scatters and
-      shrunk toward its mean eigenvalue. Experts with few images use the spread of the others, all distances are on one
-      scale, and with 1000 experts an image costs one triangular solve and 1000 Euclidean distances.
-    * ``per_expert_covariance``: Mahalanobis distance with each expert's own covariance + 1e-5 I, the rule of the
-      original implementation. With fewer training images than dimensions it is the distance to their span, and images
-      of such a category are routed to other experts.
-    * ``euclidean``: Euclidean distance to the mean.
+    * ``shared_covariance``: Mahalanobis distance with one covariance for all experts: the sum of their scatters over
+      its degrees of freedom, shrunk toward its mean eigenvalue. It is reliable for experts with few images, and all
+      distances are on one scale. Every added expert changes all distances. With 1000 experts an image costs one
+      triangular solve and 1000 Euclidean distances.
+    * ``per_expert_covariance``: Mahalanobis distance with the covariance of each expert + 1e-5 I, the rule of the first
+      implementation. If an expert has fewer training images than dimensions, the distance is large for all images
+      outside the affine span of its training images, so images of its category are routed to other experts.
+    * ``euclidean``: Euclidean distance.
 
     Covariances are factorized at the first distance after an expert was added. Under ``shared_covariance`` this costs
     the same for every added expert, because the (D, D) sum of the scatters is stored.
@@ -142,12 +150,13 @@ class Router:
         return Routing(experts, second - nearest, distances)
 
     def leave_one_out_distances(self, name: str, features: Tensor) -> Tensor:
-        """Return the distance of each training image of an expert, with the image left out of the expert's statistics.
+        """Return the leave-one-out distances of the training images of an expert.
 
-        Leaving image f out of n moves the mean to ``(n m - f) / (n - 1)`` and subtracts
-        ``n / (n - 1) (f - m)(f - m)^T`` from the scatter. The distance then follows in closed form from the distance
-        with the image (Sherman and Morrison 1950). Approximation: the degrees of freedom of the covariance, and the
-        mean eigenvalue toward which it is shrunk, still include the image.
+        The leave-one-out distance of an image is its distance to the expert with mean and scatter of the other images.
+        Without image f of n, the mean m is ``(n m - f) / (n - 1)``, and the scatter is smaller by
+        ``n / (n - 1) (f - m)(f - m)^T``. By the formula of Sherman and Morrison the distance is computed from that
+        with the image. Approximation: the degrees of freedom of the covariance, and the mean eigenvalue toward which
+        it is shrunk, still include the image.
 
         Args:
             name: Name of the expert.

@@ -1,4 +1,4 @@
-"""The continual trainer: train a task, save, evaluate, next task; and resume after an interruption."""
+"""Continual trainer, which trains, saves and evaluates task by task and resumes interrupted runs."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -24,16 +24,16 @@ log = logging.getLogger(__name__)
 class ContinualTrainer:
     """Trains the tasks of a run one after another and evaluates the detector after each.
 
-    Finished work is on disk at once, so an interrupted run resumes: at the right task by ``state/progress.json`` and
-    the model folder, within a task at its last epoch checkpoint.
+    Each finished task and epoch is written at once. An interrupted run resumes with the first unfinished task, by
+    ``state/progress.json`` and the model folder, and within this task after the last epoch that has a checkpoint.
 
     Args:
         context: The run.
         make_trainer: Builds the Lightning trainer of one task.
 
     Attributes:
-        prefetch_tasks: Trains later tasks in other processes, which leave a :class:`StoredTaskResult` each; None
-            trains them one after another in this process.
+        prefetch_tasks: Function that trains tasks after the first in other processes before they are loaded. Each
+            process writes a :class:`StoredTaskResult`. None: tasks are trained one after another in this process.
 
     Raises:
         UserError: If the continual strategy has no effect on the model.
@@ -46,7 +46,10 @@ class ContinualTrainer:
         context.config.strategy.check(context.model.patch_model)
 
     def run(self) -> dict[str, CategoryResult]:
-        """Train and evaluate all unfinished tasks; return the results after the last task.
+        """Train and evaluate all unfinished tasks.
+
+        Returns:
+            The results by category after the last task. Empty in all processes of a data-parallel run but the first.
 
         Raises:
             UserError: If an image cannot be read, or a loss or a score is not finite.
@@ -68,19 +71,21 @@ class ContinualTrainer:
         return context.evaluate(context.categories, "evaluate") if context.is_global_zero else {}
 
     def restore(self, tasks_done: int) -> None:
-        """Load the experts of the first tasks and the state of the continual strategy.
+        """Load the base, the experts of the first tasks and the state of the continual strategy.
 
         Args:
             tasks_done: Number of tasks whose experts are loaded.
 
         Raises:
-            UserError: If a file is missing or damaged.
+            UserError: If a file is missing or damaged, or an unfinished task has changed the base and its checkpoint is
+                missing.
         """
         context = self.context
         trained = [name for task in context.tasks[:tasks_done] for name in context.experts_of(task)]
         folder = context.folder / "model"
         saved = {str(entry["name"]) for entry in ModelStore(folder).manifest()["experts"]}
-        # More experts are saved than recorded if the run was killed between the two.
+        # The manifest lists more experts than progress.json counts if the run was killed after it had written the
+        # model folder and before it wrote progress.json.
         if (
             saved - set(trained)
             and context.model.patch_model.updates_shared_weights
@@ -112,8 +117,8 @@ class ContinualTrainer:
                 overrides = context.config.per_category.get(category, {})
                 extractor = model.components.extractor(overrides)
                 if extractor is not model.extractor:
-                    own = [sample for sample in samples if sample.category == category]
-                    self._extract(extractor, own, f"features {category}")
+                    of_category = [sample for sample in samples if sample.category == category]
+                    self._extract(extractor, of_category, f"features {category}")
                 for augmentation in context.config.augmentations_of([category]):
                     augmented = model.components.extractor(overrides, augmentation)
                     self._extract(augmented, training[category], f"features {category} {augmentation}")
@@ -149,7 +154,10 @@ class ContinualTrainer:
         stored.clear()
 
     def _finish_task(self, task: Task, result: TaskResult) -> None:
-        """Save, evaluate and report; in a data-parallel run only the first process does."""
+        """Update the progress counters, then save and evaluate the detector and call the callbacks.
+
+        In a data-parallel run all processes update the counters, and only the first writes files and evaluates.
+        """
         context, progress = self.context, self.context.progress
         progress.tasks_done += 1
         progress.step += result.steps

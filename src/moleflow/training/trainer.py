@@ -60,8 +60,8 @@ def quiet_lightning() -> None:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     logging.getLogger("timm").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message="`training_step` returned `None`")  # skipped steps have our own warning
-    warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")  # Lightning 2.6's own call
+    warnings.filterwarnings("ignore", message="`training_step` returned `None`")  # FlowModule warns of skipped steps
+    warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")  # Lightning 2.6 itself calls it
 
 
 def retain_freed_memory() -> bool:

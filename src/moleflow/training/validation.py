@@ -55,7 +55,7 @@ def warn_of_overfitting(history: Sequence[Mapping[str, float]], label: str) -> N
     if overfitting is not None and overfitting.epoch == int(history[-1]["epoch"]):
         log.warning(
             "%s: %s. The model is overfitting. Train for fewer epochs (epochs=%d), lower optimizer.lr, or, with a "
-            "learned spatial mixer, set model.spatial_context_mode=blur.",
+            "trained spatial mixer, set model.spatial_context_mode=blur.",
             label,
             overfitting,
             overfitting.best + 1,

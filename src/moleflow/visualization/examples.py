@@ -57,9 +57,9 @@ def select_examples(scores: ArrayLike, labels: Sequence[int], per_kind: int) -> 
     extreme = [("most anomalous", i) for i in order[:per_kind]]
     extreme += [("least anomalous", i) for i in order[::-1][:per_kind]]
     misranked = [("scored like a defect", i) for i in normal if defects and values[i] > values[defects[-1]]][:per_kind]
-    misranked += [
-        ("scored like a normal image", i) for i in defects[::-1] if normal and values[i] < values[normal[0]]
-    ][:per_kind]
+    misranked += [("scored like a normal image", i) for i in defects[::-1] if normal and values[i] < values[normal[0]]][
+        :per_kind
+    ]
     reasons: dict[int, str] = {}
     for reason, i in [*misranked, *extreme]:
         reasons.setdefault(i, reason)
@@ -67,7 +67,7 @@ def select_examples(scores: ArrayLike, labels: Sequence[int], per_kind: int) -> 
 
 
 def examples_figure(category: str, examples: Sequence[Example]) -> Figure:
-    """Return image, ground truth, anomaly map and contour of each example; all maps share one colour scale.
+    """Return image, ground truth, anomaly map and contour of each example; all maps share one color scale.
 
     Args:
         category: The category, for the title.
@@ -94,7 +94,7 @@ def examples_figure(category: str, examples: Sequence[Example]) -> Figure:
         for ax, title in zip(cells, titles, strict=True):
             ax.set_title(title, fontsize=7, loc="left")
             ax.set_axis_off()
-    result.set_layout_engine("compressed")  # cells of fixed aspect: avoids gaps between them and the colour bar
+    result.set_layout_engine("compressed")  # cells of fixed aspect: avoids gaps between them and the color bar
     result.colorbar(drawn, ax=axes, location="bottom", shrink=0.25, aspect=12, pad=0.01).ax.tick_params(labelsize=6)
     result.suptitle(f"{category}: image, ground truth, anomaly map, contour at the score threshold", fontsize=9)
     return result
@@ -102,6 +102,6 @@ def examples_figure(category: str, examples: Sequence[Example]) -> Figure:
 
 def _draw_contour(ax: Axes, anomaly_map: NDArray[np.float32], level: float) -> None:
     if math.isfinite(level) and float(anomaly_map.min()) < level < float(anomaly_map.max()):
-        # Black on white is visible on any image, also when printed without colours.
-        for colour, width in (("white", 2.4), ("black", 1.0)):
-            ax.contour(anomaly_map, levels=[level], colors=colour, linewidths=width)
+        # Black on white is visible on any image, also when printed without colors.
+        for color, width in (("white", 2.4), ("black", 1.0)):
+            ax.contour(anomaly_map, levels=[level], colors=color, linewidths=width)

@@ -1,4 +1,4 @@
-"""W&B in offline mode: the run's own log holds what it should, and its true end."""
+"""Tests of W&B in offline mode: content of the run's log, and its exit code."""
 
 import json
 import signal
@@ -10,14 +10,14 @@ import pytest
 from helpers.processes import Processes
 from helpers.program import TINY
 from helpers.trees import write_mvtec_tree
-from helpers.wandb_log import items, records
+from helpers.wandb_log import read_records, to_dict
 
 pytestmark = pytest.mark.slow
 
 
 def command(tree: Path, run: Path, *overrides: str) -> list[str]:
-    places = ("dataset=folder", f"dataset.root={tree}", f"hydra.run.dir={run}")
-    return [*TINY, *places, "logger=wandb", *overrides]
+    data = ("dataset=folder", f"dataset.root={tree}")
+    return [*TINY, *data, f"hydra.run.dir={run}", "logger=wandb", *overrides]
 
 
 @pytest.fixture(scope="module")
@@ -28,20 +28,19 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def finished(processes: Processes, tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("run") / "run"
-    more = ("callbacks=diagnostics", "validation=1")
-    done = processes.run(*command(tree, run, *more))
-    assert done.returncode == 0, done.stderr
+    process = processes.run(*command(tree, run, "callbacks=diagnostics", "validation=1"))
+    assert process.returncode == 0, process.stderr
     return run
 
 
-def test_everything_is_there_on_one_step_that_never_goes_back(finished: Path) -> None:
-    history = [items(r.history.item) for r in records(finished) if r.WhichOneof("record_type") == "history"]
+def test_all_values_are_logged_at_a_step_that_never_decreases(finished: Path) -> None:
+    history = [to_dict(r.history.item) for r in read_records(finished) if r.WhichOneof("record_type") == "history"]
     steps = [row["trainer/global_step"] for row in history if "trainer/global_step" in row]
     assert steps == sorted(steps)
     assert steps[-1] == json.loads((finished / "metrics.json").read_text())["training"]["steps"]
     keys = {key for row in history for key in row}
-    parts = ("loss", "nll_mean", "nll_tail", "logdet_penalty", "grad_norm", "skipped_steps", "lr", "task")
-    assert {f"train/{part}" for part in parts} <= keys
+    names = ("loss", "nll_mean", "nll_tail", "logdet_penalty", "grad_norm", "skipped_steps", "lr", "task")
+    assert {f"train/{name}" for name in names} <= keys
     assert {"task/pixel_ap", "task/image_auroc", "task/routing_accuracy"} <= keys
     assert {"val/nll", "val/nll_counted", "diagnostics/logdet_sd", "diagnostics/router_minimum_margin"} <= keys
     assert any(key.startswith("tables/task_matrix") for key in keys)
@@ -51,46 +50,46 @@ def test_everything_is_there_on_one_step_that_never_goes_back(finished: Path) ->
     assert sum("task/number" in row for row in history) == 2
 
 
-def test_the_summary_is_metrics_json(finished: Path) -> None:
+def test_summary_equals_the_metrics_file(finished: Path) -> None:
     summary: dict[str, object] = {}
-    for record in records(finished):
+    for record in read_records(finished):
         if record.WhichOneof("record_type") == "summary":
-            summary |= items(record.summary.update)
+            summary |= to_dict(record.summary.update)
     metrics = json.loads((finished / "metrics.json").read_text())
     for name in ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "pro", "routing_accuracy"):
         assert summary[name] == pytest.approx(metrics[name], rel=1e-12)
 
 
-def test_config_group_and_job_type(finished: Path) -> None:
+def test_config_group_tags_and_job_type(finished: Path) -> None:
     config: dict[str, object] = {}
-    for record in records(finished):
+    for record in read_records(finished):
         if record.WhichOneof("record_type") == "run":
             assert record.run.run_group == "default"
             assert record.run.job_type == "seed0"
             assert "1-1" in record.run.tags
-            config |= items(record.run.config.update)
+            config |= to_dict(record.run.config.update)
         if record.WhichOneof("record_type") == "config":
-            config |= items(record.config.update)
+            config |= to_dict(record.config.update)
     assert {"backbone", "model", "loss", "optimizer", "scenario", "seed", "epochs"} <= {
         key.split(".")[0] for key in config
     }
 
 
 def exit_codes(run: Path) -> list[int]:
-    return [r.exit.exit_code for r in records(run) if r.WhichOneof("record_type") == "exit"]
+    return [r.exit.exit_code for r in read_records(run) if r.WhichOneof("record_type") == "exit"]
 
 
-def test_success_is_an_exit_with_0(finished: Path) -> None:
+def test_finished_run_has_exit_code_0(finished: Path) -> None:
     assert exit_codes(finished) == [0]
 
 
-def test_a_crash_is_an_exit_with_1(processes: Processes, tree: Path, tmp_path: Path) -> None:
+def test_failed_run_has_exit_code_1(processes: Processes, tree: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert processes.run(*command(tree, run, "optimizer.lr=1e30")).returncode == 1
     assert exit_codes(run) == [1]
 
 
-def test_a_kill_leaves_no_exit_at_all(processes: Processes, tree: Path, tmp_path: Path) -> None:
+def test_killed_run_has_no_exit_code(processes: Processes, tree: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     process = processes.start(*command(tree, run, "epochs=100000"), log=tmp_path / "log")
     deadline = time.monotonic() + 60
