@@ -20,3 +20,10 @@ def test_missing_and_unexpected_names_raise() -> None:
         buffers.load_state_dict({"a": torch.arange(4)})
     with pytest.raises(RuntimeError, match="c"):
         buffers.load_state_dict(state | {"c": torch.arange(4)})
+
+
+def test_buffers_are_contiguous() -> None:
+    """A file stores tensors row by row, and matrix products round differently for another memory layout."""
+    buffers = DynamicBuffers("metric")
+    buffers.load_state_dict({"metric": torch.randn(3, 5).T})
+    assert buffers.metric.is_contiguous()

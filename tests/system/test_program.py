@@ -94,6 +94,16 @@ def test_loaded_model_returns_the_scores_of_the_run_to_the_last_bit(
     assert alone.anomaly_map.shape == (64, 64)
 
 
+@pytest.mark.parametrize("model", ["mixture", "padim", "patchcore"])
+def test_loaded_closed_form_model_returns_the_scores_of_the_run(model: str, root: Path, tmp_path: Path) -> None:
+    tiny = [override for override in TINY if not override.startswith("model.")]
+    extra = ["model.channels=8"] if model == "padim" else ["model.size=50"]
+    run_program(["dataset=folder", f"dataset.root={root}", *tiny, f"model={model}", *extra], tmp_path)
+    written = rows(tmp_path)
+    scored = MoLEFlow.load(tmp_path).score([root / row["path"] for row in written])
+    assert [repr(image.score) for image in scored] == [row["image_score"] for row in written]
+
+
 def test_later_task_does_not_change_earlier_categories_by_one_bit(
     finished: tuple[Path, dict[str, Any]], root: Path, tmp_path: Path
 ) -> None:

@@ -9,7 +9,7 @@ from torch import nn
 class DynamicBuffers(nn.Module):
     """Named buffers that are empty until a state dict is loaded.
 
-    Shapes and types are those of the loaded tensors.
+    Shapes and types are those of the loaded tensors; the buffers are contiguous.
 
     Args:
         names: Names of the buffers.
@@ -30,5 +30,7 @@ class DynamicBuffers(nn.Module):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         for name, buffer in self.named_buffers():
             if (value := state_dict.get(f"{prefix}{name}")) is not None:
-                setattr(self, name, torch.empty_like(value, device=buffer.device))
+                # Contiguous, as in a file: matrix products round differently for another memory layout.
+                contiguous = torch.empty_like(value, device=buffer.device, memory_format=torch.contiguous_format)
+                setattr(self, name, contiguous)
         super()._load_from_state_dict(state_dict, prefix, *args)
