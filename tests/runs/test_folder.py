@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from moleflow.runs.folder import RunFolder
+from moleflow.runs.folder import RESULTS, RunFolder, data_changes
 from moleflow.training.state import TaskCheckpoints
 from moleflow.utils.errors import UserError
+from moleflow.utils.io import read_checksummed_json
 
 CONFIG = {"epochs": 3, "optimizer": {"lr": 0.1}, "trainer": {"devices": 1, "precision": "32-true"}, "resume": "auto"}
 
@@ -42,7 +43,7 @@ def test_force_goes_on_with_a_warning_and_without_the_old_checkpoint(
     checkpoints.add(0, lambda path: path.write_text("weights of another configuration") and None)
     with caplog.at_level(logging.WARNING):
         RunFolder(tmp_path, CONFIG | {"epochs": 5}).claim(force=True)
-    assert "epochs was 3, is 5" in caplog.text
+    assert "epochs changes from 3 to 5" in caplog.text
     assert checkpoints.latest() is None
 
 
@@ -90,3 +91,91 @@ def test_the_newest_whole_checkpoint_counts(tmp_path: Path, caplog: pytest.LogCa
     assert list(tmp_path.iterdir()) == []
     TaskCheckpoints(tmp_path, 11).add(0, lambda path: path.write_text("other task") and None)
     assert checkpoints.latest() is None
+
+
+FILES = {"bottle": {"train": {"bottle/train/good/0.png": "a", "bottle/train/good/1.png": "b"}, "test": {"t.png": "c"}}}
+OTHER_FILES = {
+    "bottle": {"train": {"bottle/train/good/0.png": "x", "bottle/train/good/2.png": "b"}, "test": {"t.png": "c"}},
+    "screw": {"train": {"screw/train/good/0.png": "a"}},
+}
+CHANGES = [
+    "bottle, train: 1 added (such as bottle/train/good/2.png), 1 removed (such as bottle/train/good/1.png), "
+    "1 changed (such as bottle/train/good/0.png)",
+    "screw, train: 1 added (such as screw/train/good/0.png)",
+]
+
+
+def begun(path: Path) -> RunFolder:
+    folder = RunFolder(path, CONFIG)
+    folder.claim_data(FILES, force=False)
+    (path / "state").mkdir()
+    return folder
+
+
+def test_changes_of_the_data_are_counted_with_an_example() -> None:
+    assert data_changes(FILES, FILES) == []
+    assert data_changes(FILES, OTHER_FILES) == CHANGES
+
+
+def test_unchanged_data_continue(tmp_path: Path) -> None:
+    folder = begun(tmp_path)
+    before = (tmp_path / "data.json").read_bytes()
+    folder.claim_data(FILES, force=False)
+    folder.set_status("finished")
+    folder.claim_data(FILES, force=False)
+    assert (tmp_path / "data.json").read_bytes() == before
+
+
+def test_changed_data_are_an_error_with_counts_and_remedies(tmp_path: Path) -> None:
+    folder = begun(tmp_path)
+    with pytest.raises(UserError) as raised:
+        folder.claim_data(OTHER_FILES, force=False)
+    assert str(raised.value) == (
+        f"The data have changed since the run in {tmp_path}:\n  {CHANGES[0]}\n  {CHANGES[1]}\nRestore the files, name "
+        "this run with name=..., or choose a new folder with hydra.run.dir=..., or continue in this one with "
+        "resume=force."
+    )
+    assert read_checksummed_json(tmp_path / "data.json") == {"files": FILES}
+
+
+def test_forced_run_continues_with_the_changed_data_and_without_the_checkpoint(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = begun(tmp_path)
+    checkpoints = TaskCheckpoints(tmp_path / "state", 0)
+    checkpoints.add(0, lambda path: path.write_text("weights of other data") and None)
+    with caplog.at_level(logging.WARNING):
+        folder.claim_data(OTHER_FILES, force=True)
+    assert f"resume=force: {CHANGES[1]}." in caplog.text
+    assert checkpoints.latest() is None
+    folder.claim_data(OTHER_FILES, force=False)
+
+
+def test_changed_data_of_a_finished_run_are_an_error_in_any_case(tmp_path: Path) -> None:
+    folder = begun(tmp_path)
+    for name in RESULTS:
+        (tmp_path / name).write_text("{}")
+    folder.set_status("finished")
+    with pytest.raises(UserError, match=r"since the finished run in [\s\S]*, or choose a new folder with \S+$"):
+        folder.claim_data(OTHER_FILES, force=True)
+
+
+def test_data_are_not_compared_before_a_run_has_begun(tmp_path: Path) -> None:
+    RunFolder(tmp_path, CONFIG).claim_data(FILES, force=False)
+    RunFolder(tmp_path, CONFIG).claim_data(OTHER_FILES, force=False)
+    assert read_checksummed_json(tmp_path / "data.json") == {"files": OTHER_FILES}
+    RunFolder(tmp_path, CONFIG).discard()
+    assert not (tmp_path / "data.json").exists()
+
+
+@pytest.mark.parametrize("content", [None, "{", '{"files": {}}'])
+def test_damaged_record_of_the_data_is_a_warning(
+    tmp_path: Path, content: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = begun(tmp_path)
+    path = tmp_path / "data.json"
+    path.unlink() if content is None else path.write_text(content)
+    folder.claim_data(OTHER_FILES, force=False)
+    assert "data.json" in caplog.text
+    assert "not compared" in caplog.text
+    assert read_checksummed_json(path) == {"files": OTHER_FILES}
