@@ -155,7 +155,7 @@ def broken_header(root: Path) -> None:
         (
             mask_without_image,
             r"dent/000_mask\.png is not used: no test image has this mask\. The mask of test/DEFECT/NAME\.png is "
-            r"ground_truth/DEFECT/NAME_mask\.png, NAME\.png.*Add the image, or rename or remove",
+            r"ground_truth/DEFECT/NAME_mask\.png, NAME\.png.*Add the image, rename or remove",
         ),
         (
             mask_folder_without_images,
@@ -379,8 +379,14 @@ def test_names_of_folders_and_masks_can_be_chosen(mvtec: Path) -> None:
     assert all((s.mask is not None) == bool(s.label) for s in samples)
     assert unused(mvtec, names=names) == []
     copy(mvtec, "bottle/train/ok/000.png", "bottle/test/good/000.png")
-    with pytest.raises(UserError, match=r"test/good looks like that of normal images, test/ok\. Rename it to ok, or"):
+    copy(mvtec, "bottle/train/ok/000.png", "bottle/train/good/000.png")
+    with pytest.raises(
+        UserError, match=r"test/good looks like that of normal images, test/ok\. Rename it to ok"
+    ) as raised:
         read_samples(mvtec, ["bottle"], names)
+    assert str(raised.value).endswith(
+        f"check-data {mvtec} --normal-dir=ok --mask-dir=labels --mask-suffix=.roi` lists all."
+    )
 
 
 @pytest.mark.parametrize(

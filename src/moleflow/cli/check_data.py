@@ -25,8 +25,10 @@ def run(args: argparse.Namespace) -> int:
 
     names = LayoutNames(args.normal_dir, args.mask_dir, args.mask_suffix)
     findings, count = check_dataset(args.root.expanduser(), names)
-    for finding in findings if args.all else summarize(findings):  # each message has its category, or one of its files
+    lines = findings if args.all else summarize(findings)
+    for finding in lines:  # each message has its category, or one of its files
         print(f"{finding.severity:7}  {finding.message}")
     errors, warnings = (sum(finding.severity == kind for finding in findings) for kind in ("error", "warning"))
-    print(f"{count} images read: {errors} errors, {warnings} warnings.")
+    hint = " --all prints one line per file." if len(lines) < len(findings) else ""
+    print(f"{count} images read: {errors} errors, {warnings} warnings.{hint}")
     return int(errors > 0)

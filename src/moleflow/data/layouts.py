@@ -4,8 +4,9 @@ The checks read folders and image headers only, so that ten thousand images take
 """
 
 import csv
+import shlex
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from moleflow.data.findings import Finding, summarize
@@ -56,6 +57,11 @@ class LayoutNames:
             raise UserError(f"dataset.mask_suffix={self.mask_suffix} must be a part of a file name, such as _mask.")
         if self.mask_dir in ("train", "test"):
             raise UserError(f"dataset.mask_dir={self.mask_dir} must not be a folder of images.")
+
+    def arguments(self) -> list[str]:
+        """Return the arguments of ``moleflow check-data`` for the names that are not the default ones."""
+        values = {field.name: (getattr(self, field.name), field.default) for field in fields(self)}
+        return [f"--{key.replace('_', '-')}={value}" for key, (value, default) in values.items() if value != default]
 
     def image_dirs(self, split: Split) -> str:
         """Return the folders of a split's images, for messages."""
@@ -186,7 +192,8 @@ def checked_samples(scans: Sequence[CategoryScan]) -> list[Sample]:
     for scan in scans:
         messages = summarize(errors(scan))
         if messages:
-            more = f" There are more faults: `moleflow check-data {scan.root}` lists all." if messages[1:] else ""
+            command = shlex.join(["moleflow", "check-data", str(scan.root), *scan.names.arguments()])
+            more = f" There are more faults: `{command}` lists all." if messages[1:] else ""
             raise UserError(messages[0].message + more)
     return [sample for scan in scans for sample in scan.samples]
 
@@ -403,7 +410,7 @@ class _MVTecScan:
             "error",
             "no test image has this mask",
             f"The mask of test/DEFECT/NAME.png is {self.names.mask_dir}/DEFECT/{self.names.mask_names('NAME')}. Add "
-            "the image, or rename or remove the mask.",
+            "the image, rename or remove the mask, or set dataset.mask_suffix.",
         )
 
     def _is_normal_synonym(self, name: str) -> bool:
