@@ -75,6 +75,38 @@ def test_categories_as_a_string_are_an_order_or_one_category(tmp_path: Path) -> 
     assert MVTecDataModule(tmp_path, TRANSFORM, "bottle").categories == ("bottle",)
 
 
+def test_categories_are_in_the_composed_form(tmp_path: Path) -> None:
+    (write_mvtec_tree(tmp_path, ["nut"]) / "nut").rename(tmp_path / "Pru\u0308fling")
+    for data in (FolderDataModule(tmp_path, TRANSFORM, ["Pr\u00fcfling"]), FolderDataModule(tmp_path, TRANSFORM)):
+        assert data.categories == ("Pr\u00fcfling",)
+        assert len(data.samples("train", "Pr\u00fcfling")) == 6
+
+
+@pytest.mark.parametrize("module", [FolderDataModule, MVTecDataModule])
+def test_names_of_folders_and_masks(folder: Path, module: type[ImageDataModule]) -> None:
+    for split in ("train", "test"):
+        (folder / "nut" / split / "good").rename(folder / "nut" / split / "ok")
+    (folder / "nut/ground_truth").rename(folder / "nut/masks")
+    data = module(folder, TRANSFORM, ["nut"], normal_dir="ok", mask_dir="masks", mask_suffix="_roi")
+    assert [len(data.samples(split, "nut")) for split in ("train", "test")] == [6, 6]
+    assert data.has_masks("nut")
+    assert list(data.layout_findings()) == []
+    with pytest.raises(UserError, match=r"dataset\.normal_dir=ok"):
+        module(folder, TRANSFORM, ["nut"]).setup()
+    with pytest.raises(UserError, match=r"dataset\.mask_dir=a/b must be"):
+        module(folder, TRANSFORM, ["nut"], mask_dir="a/b")
+
+
+def test_files_outside_categories_are_findings_if_all_categories_are_used(folder: Path) -> None:
+    (folder / "stray").mkdir()
+    (folder / "nut/train/good/000.png").rename(folder / "stray/000.png")
+    assert list(FolderDataModule(folder, TRANSFORM, ["nut"]).layout_findings()) == []
+    (finding,) = FolderDataModule(folder, TRANSFORM).layout_findings()
+    assert finding.message.endswith(
+        "stray is no category, because it has no folder train. Add train/good, or remove the folder."
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

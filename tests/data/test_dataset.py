@@ -8,7 +8,7 @@ import torch
 from helpers.trees import write_mvtec_tree
 from moleflow.data.dataset import ImageDataset, image_loader
 from moleflow.data.image_io import ImageError, read_image, read_mask
-from moleflow.data.layouts import mvtec_samples
+from moleflow.data.layouts import read_samples
 from moleflow.data.samples import Sample
 from moleflow.data.transforms import FlippedTransform, ImageTransform
 
@@ -17,7 +17,7 @@ TRANSFORM = ImageTransform(32)
 
 @pytest.fixture
 def samples(tmp_path: Path) -> list[Sample]:
-    return mvtec_samples(write_mvtec_tree(tmp_path, ("nut",), size=(40, 56)), ["nut"])
+    return read_samples(write_mvtec_tree(tmp_path, ("nut",), size=(40, 56)), ["nut"])
 
 
 def test_item_of_a_sample(samples: list[Sample]) -> None:

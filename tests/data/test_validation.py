@@ -8,9 +8,11 @@ from PIL import Image
 
 from helpers.trees import write_mvtec_tree, write_visa_tree
 from moleflow.data.datamodule import FolderDataModule
+from moleflow.data.findings import Finding, summarize
+from moleflow.data.layouts import LayoutNames
 from moleflow.data.samples import Sample
 from moleflow.data.transforms import ImageTransform
-from moleflow.data.validation import check_dataset, dataset_warnings, train_test_duplicates
+from moleflow.data.validation import check_dataset, dataset_findings, train_test_duplicates
 from moleflow.utils.errors import UserError
 from moleflow.utils.io import sha256
 
@@ -49,7 +51,7 @@ def test_all_faults_are_listed(root: Path) -> None:
         "warning {}/train/good/004.png has an aspect ratio of 3.00:1, unlike most images of bottle (1.25:1).",
         "warning {}/ground_truth/dent/000_mask.png has no defect pixel, but {}/test/dent/000.png is labeled dent.",
         "error {}/ground_truth/spot/000_mask.png has 20x32 pixels, but its image {}/test/spot/000.png has 40x32.",
-        "error {}/ground_truth/dent/077_mask.png is a mask without an image",
+        "error {}/ground_truth/dent/077_mask.png is not used: no test image has this mask.",
         "error {}/test/dent/001.png has no mask, while other images of bottle have masks.",
     )
     for message in expected:
@@ -81,7 +83,7 @@ def test_missing_kinds_of_images(root: Path) -> None:
 
 def test_elongated_images(tmp_path: Path) -> None:
     text = findings(write_mvtec_tree(tmp_path / "long", ("bottle",), size=(32, 80)))
-    assert "aspect ratio of 2.50:1; the default transform.mode=crop removes 60% of each" in text
+    assert "aspect ratio of 2.50:1; transform.mode=crop removes 60% of each" in text
     assert "bottle: after cropping and resizing (transform.mode=crop, 224 x 224)" in text
 
 
@@ -116,11 +118,12 @@ def test_run_warns_of_duplicates_across_categories_and_of_lost_defects(tmp_path:
     shutil.copy(root / "bottle/train/good/001.png", root / "screw/test/good/000.png")
     Image.new("L", (80, 32)).save(root / "bottle/ground_truth/dent/000_mask.png")
     data = FolderDataModule(root, ImageTransform(32), ["bottle", "screw"])
-    warnings = list(dataset_warnings(data, sha256))
-    assert len(warnings) == 4, warnings
+    warnings = [finding.message for finding in dataset_findings(data, sha256)]
+    assert len(warnings) == 6, warnings
     assert "screw/test/good/000.png has the same content as the training image" in warnings[0]
     assert "dent/000_mask.png has no defect pixel" in warnings[1]
-    assert [warning.partition(":")[0] for warning in warnings[2:]] == ["bottle", "screw"]
+    assert [warning.partition(":")[0] for warning in warnings[2::2]] == ["bottle", "screw"]
+    assert all("aspect ratio of 2.50:1" in warning for warning in warnings[3::2])
 
 
 def test_check_finds_all_that_a_run_warns_of(root: Path) -> None:
@@ -128,11 +131,44 @@ def test_check_finds_all_that_a_run_warns_of(root: Path) -> None:
     bottle = root / "bottle"
     shutil.copy(bottle / "train/good/001.png", bottle / "test/good/000.png")
     Image.new("L", (40, 32)).save(bottle / "ground_truth/dent/000_mask.png")
-    warnings = list(dataset_warnings(FolderDataModule(root, ImageTransform(224), ["bottle"]), sha256))
-    assert len(warnings) == 2
-    assert [finding.message for finding in check_dataset(root)[0]] == warnings
+    shutil.copy(bottle / "train/good/002.png", bottle / "train/good/003.png")
+    shutil.copytree(bottle / "train/good", bottle / "train/good/cam1")
+    (bottle / "readme.txt").write_text("none")
+    Image.new("RGB", (90, 30)).save(bottle / "train/good/004.png")
+    (root / "stray").mkdir()
+    shutil.copy(bottle / "train/good/001.png", root / "stray/a.png")
+    findings = list(dataset_findings(FolderDataModule(root, ImageTransform(224)), sha256))
+    assert len(findings) == 12
+    assert check_dataset(root)[0] == sorted(findings, key=lambda finding: finding.category)
+    assert len(summarize(findings)) == 7
+
+
+def test_summary_has_one_line_per_cause_with_count_and_example() -> None:
+    findings = [
+        Finding("warning", "bottle", "a is odd.", "odd", "{count} are odd, such as a{count}."),
+        Finding("error", "bottle", "x is broken.", "broken"),
+        Finding("warning", "screw", "b is odd.", "odd"),
+        Finding("error", "screw", "y is broken.", "broken"),
+        Finding("error", "screw", "single"),
+    ]
+    assert [finding.message for finding in summarize(findings)] == [
+        "2 are odd, such as a{count}.",
+        "x is broken. The same holds for 1 more.",
+        "single",
+    ]
+    assert summarize(findings[:1]) == findings[:1]
+
+
+def test_check_with_other_names(root: Path) -> None:
+    for split in ("train", "test"):
+        (root / "bottle" / split / "good").rename(root / "bottle" / split / "ok")
+    (root / "bottle/ground_truth").rename(root / "bottle/masks")
+    assert check_dataset(root, LayoutNames("ok", "masks")) == ([], 12)
+    assert "error" in findings(root)
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="requires ../shared/data/realad_mini")
 def test_real_images_have_no_findings() -> None:
-    assert check_dataset(REAL) == ([], 338)
+    findings, count = check_dataset(REAL)
+    assert {(finding.severity, finding.category) for finding in findings} == {("note", "")}  # licenses
+    assert count == 338

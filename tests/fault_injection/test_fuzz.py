@@ -17,7 +17,7 @@ from fault_injection.scenarios import DAMAGES
 from helpers.runs import write_run
 from helpers.trees import fake_image, write_visa_tree
 from moleflow.data.image_io import image_size, read_image, read_mask
-from moleflow.data.layouts import visa_samples
+from moleflow.data.layouts import read_samples
 from moleflow.data.validation import check_dataset
 from moleflow.features.cache import DiskFeatureCache
 from moleflow.report.document import ReportOptions
@@ -64,7 +64,7 @@ def test_damaged_visa_table_is_a_user_error(tmp_path: Path) -> None:
     content = table.read_bytes()
     for _ in range(ROUNDS):
         table.write_bytes(mutate_bytes(content, rng, len(content)))
-        for read in (lambda: visa_samples(root, ["candle"]), lambda: check_dataset(root)):
+        for read in (lambda: read_samples(root, ["candle"]), lambda: check_dataset(root)):
             try:
                 read()
             except UserError as error:

@@ -7,19 +7,28 @@ from pathlib import Path
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     parser.add_argument("root", type=Path, metavar="ROOT", help="folder of the categories, as in MVTec AD or VisA")
+    parser.add_argument("--all", action="store_true", help="one line per file in place of one per cause")
+    parser.add_argument("--normal-dir", default="good", metavar="NAME", help="dataset.normal_dir (default: good)")
+    parser.add_argument("--mask-dir", default="ground_truth", metavar="NAME", help="dataset.mask_dir (ground_truth)")
+    parser.add_argument("--mask-suffix", default="_mask", metavar="TEXT", help="dataset.mask_suffix (default: _mask)")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print errors and warnings of a data set; return 1 if it has errors.
+    """Print errors, warnings and notes of a data set, one line per cause; return 1 if it has errors.
 
     Raises:
         UserError: If the folder does not exist or holds no category.
     """
+    from moleflow.data.findings import summarize
+    from moleflow.data.layouts import LayoutNames
     from moleflow.data.validation import check_dataset
 
-    findings, count = check_dataset(args.root.expanduser())
-    for finding in findings:  # each message has its category, or one of its files
+    names = LayoutNames(args.normal_dir, args.mask_dir, args.mask_suffix)
+    findings, count = check_dataset(args.root.expanduser(), names)
+    lines = findings if args.all else summarize(findings)
+    for finding in lines:  # each message has its category, or one of its files
         print(f"{finding.severity:7}  {finding.message}")
-    errors = sum(finding.severity == "error" for finding in findings)
-    print(f"{count} images read: {errors} errors, {len(findings) - errors} warnings.")
+    errors, warnings = (sum(finding.severity == kind for finding in findings) for kind in ("error", "warning"))
+    hint = " --all prints one line per file." if len(lines) < len(findings) else ""
+    print(f"{count} images read: {errors} errors, {warnings} warnings.{hint}")
     return int(errors > 0)

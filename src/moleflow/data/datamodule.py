@@ -1,6 +1,6 @@
 """Lightning data modules: one base class, and a subclass per data set."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
@@ -8,10 +8,19 @@ from typing import ClassVar
 import lightning as L
 
 from moleflow.data.dataset import ImageLoader, image_loader
+from moleflow.data.findings import Finding
 from moleflow.data.image_io import read_mask
-from moleflow.data.layouts import available_categories, mvtec_samples, visa_samples
+from moleflow.data.layouts import (
+    CategoryScan,
+    LayoutNames,
+    available_categories,
+    checked_samples,
+    layout_findings,
+    no_category_message,
+    scan_categories,
+)
 from moleflow.data.mask_coverage import CoverageLoss, MaskCoverage, coverage_loss, mask_coverage
-from moleflow.data.samples import Sample, Split
+from moleflow.data.samples import Sample, Split, nfc
 from moleflow.data.splits import ValidationSplit
 from moleflow.data.synthetic.dataset import CATEGORIES, write_synthetic_dataset
 from moleflow.data.tasks import ORDERS
@@ -39,8 +48,12 @@ class ImageDataModule(L.LightningDataModule):
         validation: Training images per category that are excluded from training and used as a validation set: a share
             below 1, or a number.
         seed: The run's seed, on which the validation split depends.
+        normal_dir: Folder of the normal images in ``train`` and ``test``, in the layout of MVTec AD.
+        mask_dir: Folder of the masks in a category.
+        mask_suffix: Suffix of the name of a mask after the name of its image; other usual names are read as well.
 
     Attributes:
+        names: Names of the layout.
         validation_split: The split of a category's training images.
 
     Raises:
@@ -59,6 +72,9 @@ class ImageDataModule(L.LightningDataModule):
         masks: str = "cropped",
         validation: float = 0,
         seed: int = 0,
+        normal_dir: str = "good",
+        mask_dir: str = "ground_truth",
+        mask_suffix: str = "_mask",
     ) -> None:
         super().__init__()
         if root is None:
@@ -67,13 +83,14 @@ class ImageDataModule(L.LightningDataModule):
             )
         if isinstance(categories, str):
             categories = ORDERS.get(categories, (categories,))
-        self._requested = None if categories is None else tuple(categories)
+        self._requested = None if categories is None else tuple(nfc(str(category)) for category in categories)
         if self._requested is not None and (not self._requested or len(set(self._requested)) < len(self._requested)):
             raise UserError(
                 f"dataset.categories={list(self._requested)} must contain at least one category, and each only once."
             )
         check_range("batch_size", batch_size, 1)
         check_range("num_workers", num_workers, 0, hint="With 0, this process decodes the images.")
+        self.names = LayoutNames(normal_dir, mask_dir, mask_suffix)
         self.root = Path(root).expanduser()
         self.transform = transform
         self.batch_size = batch_size
@@ -98,10 +115,7 @@ class ImageDataModule(L.LightningDataModule):
         """
         categories = self._requested or self.default_order or available_categories(self.root)
         if not categories:
-            raise UserError(
-                f"dataset.root={self.root} has no category. A category is a folder with images in train/good and "
-                "test/good, test/<defect>. Set dataset.root to the folder above it."
-            )
+            raise UserError(f"dataset.root={self.root} {no_category_message(self.root)}")
         return categories
 
     def setup(self, stage: str | None = None) -> None:
@@ -113,7 +127,7 @@ class ImageDataModule(L.LightningDataModule):
             stage: Ignored.
 
         Raises:
-            UserError: If images or masks are missing or do not match; see `mvtec_samples` and `visa_samples`.
+            UserError: If images or masks are missing or do not match; see `read_samples`.
         """
         _ = self._samples
 
@@ -128,6 +142,14 @@ class ImageDataModule(L.LightningDataModule):
             UserError: If the validation split leaves no training image.
         """
         return self.validation_split(self.samples("train", category))
+
+    def layout_findings(self) -> Iterator[Finding]:
+        """Yield the problems of the layout, such as files that are not used.
+
+        Files outside the categories are included if all categories of the root are used.
+        """
+        every = self._requested is None and not self.default_order
+        yield from layout_findings(self.root, self._scans, self.categories if every else None)
 
     def has_masks(self, category: str) -> bool:
         """Whether the category has masks, so that pixel metrics are defined."""
@@ -205,11 +227,12 @@ class ImageDataModule(L.LightningDataModule):
         return [sample for category in self.categories for sample in self.samples("test", category)]
 
     @cached_property
-    def _samples(self) -> list[Sample]:
-        return self._read(self.root, self.categories)
+    def _scans(self) -> tuple[CategoryScan, ...]:
+        return scan_categories(self.root, self.categories, self.names)
 
-    def _read(self, root: Path, categories: Sequence[str]) -> list[Sample]:
-        return mvtec_samples(root, categories)
+    @cached_property
+    def _samples(self) -> list[Sample]:
+        return checked_samples(self._scans)
 
 
 class FolderDataModule(ImageDataModule):
@@ -232,9 +255,6 @@ class VisADataModule(ImageDataModule):
     """VisA (Zou et al., ECCV 2022): 12 categories, as released or converted to the folder layout of MVTec AD."""
 
     default_order = ORDERS["visa"]
-
-    def _read(self, root: Path, categories: Sequence[str]) -> list[Sample]:
-        return visa_samples(root, categories)
 
 
 class SyntheticDataModule(ImageDataModule):

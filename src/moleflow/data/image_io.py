@@ -3,16 +3,20 @@
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageChops, ImageOps
 
 from moleflow.utils.errors import UserError
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
-"""Suffixes of image files in lower case; files match in any case."""
+SUFFIXES = frozenset((
+    ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".jp2", ".j2k", ".jpx", ".ppm",
+    ".pgm", ".pbm", ".pnm"
+))  # fmt: skip
+"""Suffixes of image files in lower case; files match in any case. Formats of animations, such as GIF, are left out."""
 
 _SWAPPED_AXES = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 
@@ -63,10 +67,35 @@ def read_image(path: Path) -> Image.Image:
 def read_mask(path: Path) -> Image.Image:
     """Decode a mask and return it as 8-bit gray: 255 on the defect, 0 elsewhere.
 
+    Args:
+        path: The mask file; or a folder of mask files of one image, whose union is returned, as in MVTec LOCO.
+
     Raises:
-        ImageError: If the file is missing, truncated or damaged.
+        ImageError: If a file is missing, truncated or damaged, or the files of a folder differ in size.
     """
-    return binarize_mask(_decode(path))
+    if not path.is_dir():
+        return binarize_mask(_decode(path))
+    parts = [binarize_mask(_decode(file)) for file in images_in(path)]
+    if len({part.size for part in parts}) != 1:
+        raise ImageError(path, "has masks of different sizes" if parts else "has no mask")
+    return reduce(ImageChops.lighter, parts)
+
+
+def mask_size(path: Path) -> tuple[int, int]:
+    """Return (width, height) of a mask file, or of the masks of a folder; reads the headers only.
+
+    Raises:
+        ImageError: If a header cannot be read, or the files of a folder differ in size.
+    """
+    sizes = {image_size(file) for file in mask_files(path)}
+    if len(sizes) != 1:
+        raise ImageError(path, "has masks of different sizes" if sizes else "has no mask")
+    return sizes.pop()
+
+
+def mask_files(path: Path) -> list[Path]:
+    """Return the files of a mask: the path itself, or the image files of a folder."""
+    return images_in(path) if path.is_dir() else [path]
 
 
 def binarize_mask(mask: Image.Image) -> Image.Image:

@@ -1,5 +1,6 @@
 """The sample: the paths, category, split and defect of one image of a data set."""
 
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -19,7 +20,8 @@ class Sample:
         category: The product category.
         split: ``"train"`` or ``"test"``.
         defect: Name of the defect; ``"good"`` for a normal image.
-        mask: The mask file of the defect; ``None`` for normal images and for data sets without masks.
+        mask: The mask file of the defect, or a folder of mask files whose union is the mask; ``None`` for normal images
+            and for data sets without masks.
     """
 
     path: Path
@@ -36,6 +38,11 @@ class Sample:
 
 ImageT = TypeVar("ImageT", Sample, Path)
 """An image of a data set, or the path of any other image."""
+
+
+def nfc(name: str) -> str:
+    """Return a name in Unicode's composed form (NFC); macOS stores the decomposed form of the same name."""
+    return unicodedata.normalize("NFC", name)
 
 
 def image_path(image: Sample | Path) -> Path:

@@ -5,17 +5,26 @@ run, which continues.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from moleflow.data.image_io import read_image, read_mask
-from moleflow.data.layouts import available_categories, category_faults, scan_category
+from moleflow.data.findings import Finding
+from moleflow.data.image_io import image_size, read_image, read_mask
+from moleflow.data.layouts import (
+    DEFAULT_NAMES,
+    LayoutNames,
+    available_categories,
+    category_faults,
+    layout_findings,
+    no_category_message,
+    scan_categories,
+)
 from moleflow.data.mask_coverage import MaskCoverage, coverage_loss, mask_coverage
 from moleflow.data.samples import Sample, Split
 from moleflow.data.transforms import ImageTransform
@@ -30,23 +39,6 @@ DEFAULT_TRANSFORM = ImageTransform(224)
 MAX_ASPECT_RATIO = 1.5
 """Aspect ratio (longer over shorter side) above which the default crop removes more than a third of an image."""
 _ASPECT_TOLERANCE = 0.1  # relative deviation of an image's aspect ratio from its category's median
-
-Severity = Literal["error", "warning"]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One problem of a data set.
-
-    Attributes:
-        severity: ``error`` if the problem stops a run or makes its results invalid, else ``warning``.
-        category: Name of the category that has the problem.
-        message: One sentence that names the problem and the file.
-    """
-
-    severity: Severity
-    category: str
-    message: str
 
 
 @dataclass(frozen=True)
@@ -66,71 +58,72 @@ class _DecodedSample:
     faults: tuple[str, ...]
 
 
-def check_dataset(root: Path) -> tuple[list[Finding], int]:
-    """Decode every image and mask of a data set and return all problems.
+def check_dataset(root: Path, names: LayoutNames = DEFAULT_NAMES) -> tuple[list[Finding], int]:
+    """Decode every image and mask of a data set in the layout of MVTec AD or VisA, and list all problems.
 
     Args:
-        root: Folder of a data set in the layout of MVTec AD or VisA.
+        root: The folder of the categories.
+        names: Names of the layout of MVTec AD.
 
     Returns:
-        The problems in the order of the categories, and the number of images. Test images with the content of a
-        training image are errors.
+        The problems, category by category, and the number of images.
 
     Raises:
         UserError: If the root does not exist or has no category.
     """
     categories = available_categories(root)
     if not categories:
-        raise UserError(
-            f"{root} has no category. A category is a folder with images in train/good and test/good, test/<defect>."
-        )
-    findings: list[Finding] = []
-    samples: list[Sample] = []
+        raise UserError(f"{root} {no_category_message(root)}")
+    scans = scan_categories(root, categories, names)
+    findings = list(layout_findings(root, scans, categories))
     decoded: dict[Sample, _DecodedSample] = {}
     with ThreadPoolExecutor() as pool:  # decoding releases the GIL
-        for category in categories:
-            scanned, faults = scan_category(root, category)
-            decoded.update(zip(scanned, pool.map(_decode, scanned), strict=True))
-            findings += [Finding("error", category, fault) for fault in faults]
-            findings += _category_findings(category, scanned, decoded)
-            samples += scanned
+        for scan in scans:
+            decoded.update(zip(scan.samples, pool.map(_decode, scan.samples), strict=True))
+    sizes: dict[Path, tuple[int, int] | None] = {}
+    for sample, result in decoded.items():
+        sizes[sample.path] = result.size
+        if sample.mask is not None:
+            sizes[sample.mask] = result.mask_size
+        findings += [Finding("error", sample.category, fault) for fault in result.faults]
+    for scan in scans:
+        findings += category_faults(scan, sizes.__getitem__, sizes.__getitem__)
     digests = {sample.path: sha256(sample.path) for sample, result in decoded.items() if result.size}
     findings += _common_findings(
         categories,
-        samples,
+        list(decoded),
         DEFAULT_TRANSFORM,
         coverage=lambda sample: decoded[sample].coverage,
         key=lambda path: digests.get(path, str(path)),  # a damaged image is no duplicate
+        size=sizes.__getitem__,
     )
-    findings += _repeated_images(samples, digests)
-    return sorted(findings, key=lambda finding: categories.index(finding.category)), len(samples)
+    return sorted(findings, key=lambda finding: ("", *categories).index(finding.category)), len(decoded)
 
 
-def dataset_warnings(data: "ImageDataModule", key: Callable[[Path], str]) -> Iterator[str]:
-    """Yield one message for each problem of a run's data that does not stop the run.
+def dataset_findings(data: "ImageDataModule", key: Callable[[Path], str]) -> Iterator[Finding]:
+    """Yield the problems of the data of a run that do not stop it: those of `check_dataset` for its categories.
 
-    The run logs each message as a warning, also those about test images with the content of a training image, which are
-    errors in `check_dataset`. Masks are decoded. Images are not decoded, only compared by ``key``.
+    Masks are decoded, of images only the headers are read; `check_dataset` decodes all files.
 
     Args:
         data: The data of the run.
-        key: Function that returns equal texts for image files of equal content, such as a digest.
+        key: Returns the same text for the same content of an image file, such as a digest.
 
     Raises:
         UserError: If an image or mask cannot be read.
     """
+    yield from data.layout_findings()
     splits: tuple[Split, ...] = ("train", "test")
     samples = [sample for category in data.categories for split in splits for sample in data.samples(split, category)]
-    for finding in _common_findings(data.categories, samples, data.transform, data.mask_coverage, key):
-        yield finding.message
+    yield from _common_findings(data.categories, samples, data.transform, data.mask_coverage, key, image_size)
 
 
 def train_test_duplicates(samples: Sequence[Sample], key: Callable[[Path], str]) -> Iterator[tuple[Sample, Sample]]:
     """Yield (training image, test image) for each test image with the content of a training image.
 
     Args:
-        samples: Training and test images. Of several training images with equal content, the first is yielded.
-        key: Function that returns equal texts for image files of equal content, such as a digest.
+        samples: Training and test images. Of several training images with one content, the first is yielded.
+        key: Returns the same text for the same content of an image file, such as a digest.
     """
     training: dict[str, Sample] = {}
     for sample in samples:
@@ -147,15 +140,17 @@ def _common_findings(
     transform: ImageTransform,
     coverage: Callable[[Sample], MaskCoverage | None],
     key: Callable[[Path], str],
+    size: Callable[[Path], tuple[int, int] | None],
 ) -> Iterator[Finding]:
-    """Yield the problems that both `check_dataset` and `dataset_warnings` detect.
+    """Yield the problems that both `check_dataset` and `dataset_findings` detect.
 
     Args:
         categories: The categories.
-        samples: Training and test images of the categories.
+        samples: Their samples.
         transform: The transform; defect pixels lost by the transform are reported.
-        coverage: Function that returns the coverage of a sample's mask, None if the mask cannot be read.
+        coverage: Returns the coverage of a sample's mask; None if the mask cannot be read.
         key: Function that returns equal texts for image files of equal content.
+        size: Returns (width, height) of an image; None if it cannot be read.
     """
     for category in categories:
         labels = {sample.label for sample in samples if (sample.category, sample.split) == (category, "test")}
@@ -164,19 +159,24 @@ def _common_findings(
                 message = f"{category} has no {kind}: its AUROC is undefined and excluded from the means."
                 yield Finding("warning", category, message)
     for train, test in train_test_duplicates(samples, key):
-        message = f"The test image {test.path} has the same content as the training image {train.path}."
-        yield Finding("error", test.category, message)
+        pair = f"{test.path} has the same content as the training image {train.path}."
+        plural = f"{{count}} test images have the content of a training image, such as: {pair}"
+        yield Finding("error", test.category, f"The test image {pair}", "test image in training", plural)
+    yield from _repeated_images(samples, key)
     masks: dict[str, list[MaskCoverage]] = defaultdict(list)
     for sample in samples:
         if sample.mask is not None and (mask := coverage(sample)) is not None:
             masks[sample.category].append(mask)
             if not mask.pixels:
                 message = f"{sample.mask} has no defect pixel, but {sample.path} is labeled {sample.defect}."
-                yield Finding("warning", sample.category, message)
+                plural = f"{{count}} masks have no defect pixel, such as {sample.mask} of {sample.path}."
+                yield Finding("warning", sample.category, message, "mask without defect pixel", plural)
     for category in categories:
         loss = coverage_loss(masks[category])
         if loss.emptied or loss.pixels:
             yield Finding("warning", category, loss.message(category, transform))
+        sizes = ((sample.path, size(sample.path)) for sample in samples if sample.category == category)
+        yield from _aspect_ratios(category, {path: size for path, size in sizes if size}, transform)
 
 
 def _decode(sample: Sample) -> _DecodedSample:
@@ -198,43 +198,44 @@ def _decode(sample: Sample) -> _DecodedSample:
     )
 
 
-def _category_findings(
-    category: str, samples: Sequence[Sample], decoded: dict[Sample, _DecodedSample]
+def _aspect_ratios(
+    category: str, sizes: Mapping[Path, tuple[int, int]], transform: ImageTransform
 ) -> Iterator[Finding]:
-    """Yield unreadable files, faults of the layout and unusual aspect ratios of one category."""
-    sizes: dict[Path, tuple[int, int] | None] = {}
-    for sample in samples:
-        result = decoded[sample]
-        sizes[sample.path] = result.size
-        if sample.mask is not None:
-            sizes[sample.mask] = result.mask_size
-        for fault in result.faults:
-            yield Finding("error", category, fault)
-    for fault in category_faults(category, samples, sizes.__getitem__):
-        yield Finding("error", category, fault)
-    images = ((sample.path, sizes[sample.path]) for sample in samples)
-    ratios = {path: size[0] / size[1] for path, size in images if size}
+    """Yield the problems of the aspect ratios of a category's images.
+
+    Args:
+        category: The category.
+        sizes: (width, height) of its images.
+        transform: The transform of the run.
+    """
+    ratios = {path: size[0] / size[1] for path, size in sizes.items()}
     usual = median(ratios.values()) if ratios else 1.0
     for path, ratio in ratios.items():
         if abs(ratio / usual - 1) > _ASPECT_TOLERANCE:
-            message = f"{path} has an aspect ratio of {ratio:.2f}:1, unlike most images of {category} ({usual:.2f}:1)."
-            yield Finding("warning", category, message)
-    if max(usual, 1 / usual) > MAX_ASPECT_RATIO:
+            unlike = f"{path} has an aspect ratio of {ratio:.2f}:1"
+            yield Finding(
+                "warning",
+                category,
+                f"{unlike}, unlike most images of {category} ({usual:.2f}:1).",
+                f"aspect ratio {category}",
+                f"{{count}} images of {category} differ in aspect ratio from most others ({usual:.2f}:1): {unlike}.",
+            )
+    if transform.mode == "crop" and max(usual, 1 / usual) > MAX_ASPECT_RATIO:
         yield Finding(
             "warning",
             category,
-            f"{category} has images with an aspect ratio of {usual:.2f}:1; the default transform.mode=crop removes "
+            f"{category} has images with an aspect ratio of {usual:.2f}:1; transform.mode=crop removes "
             f"{1 - min(usual, 1 / usual):.0%} of each. Consider view=full.",
         )
 
 
-def _repeated_images(samples: Sequence[Sample], digests: dict[Path, str]) -> Iterator[Finding]:
-    """Yield one warning for each set of images of one category and split that have equal content."""
+def _repeated_images(samples: Sequence[Sample], key: Callable[[Path], str]) -> Iterator[Finding]:
+    """Yield one warning for each content that several images of a category and split have."""
     groups: dict[tuple[str, Split, str], list[Path]] = defaultdict(list)
     for sample in samples:
-        if sample.path in digests:
-            groups[sample.category, sample.split, digests[sample.path]].append(sample.path)
+        groups[sample.category, sample.split, key(sample.path)].append(sample.path)
     for (category, split, _), paths in groups.items():
         if len(paths) > 1:
             message = f"{len(paths)} {split} images have the same content: {', '.join(map(str, paths))}."
-            yield Finding("warning", category, message)
+            plural = f"{{count}} contents occur in several {split} images, such as {paths[0]} and {paths[1]}."
+            yield Finding("warning", category, message, f"repeated {split} images", plural)

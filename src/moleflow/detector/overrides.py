@@ -7,6 +7,7 @@ keys that may differ between experts of one model: epochs, augmentation, loss, i
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from moleflow.data.samples import nfc
 from moleflow.detector.registry import COMPONENTS
 from moleflow.detector.types import Overrides
 from moleflow.utils.config import flatten_config
@@ -29,6 +30,7 @@ def check_per_category(settings: Mapping[str, Any], categories: Sequence[str]) -
     per_category, known = settings["per_category"], overridable_keys(settings)
     if not isinstance(per_category, Mapping):
         raise UserError("per_category must map categories to overrides, such as +per_category.screw.epochs=120.")
+    per_category = {nfc(str(category)): overrides for category, overrides in per_category.items()}
     for category, overrides in per_category.items():
         if category not in categories:
             raise UserError(

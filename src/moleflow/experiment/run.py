@@ -13,10 +13,11 @@ from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.loggers import WandbLogger
 from omegaconf import DictConfig, OmegaConf
 
+from moleflow.data.fingerprint import data_fingerprint
 from moleflow.detector.store import ModelStore
 from moleflow.evaluation.evaluator import CategoryResult
 from moleflow.evaluation.results import METRICS, collect_metrics, format_metrics, write_results
-from moleflow.experiment.build import build_continual_trainer, instantiate
+from moleflow.experiment.build import build_continual_trainer, build_data, instantiate
 from moleflow.experiment.parallel import check_independent_tasks, train_task_in_job, train_tasks_in_jobs
 from moleflow.runs.folder import RunFolder
 from moleflow.training.callbacks.base import RunCallback
@@ -51,11 +52,11 @@ def run(config: DictConfig) -> dict[str, Any]:
         return _train(config, settings, folder)
     force = settings["resume"] == "force"
     if folder.is_finished():  # checked before locking, so that no file of a finished run changes
-        return _finished_metrics(folder, force)
+        return _finished_metrics(folder, settings, force)
     with folder.locked(), disk_errors(folder.path):
         folder.claim(force)
         if folder.is_finished():
-            return _finished_metrics(folder, force)
+            return _finished_metrics(folder, settings, force)
         folder.set_status("running")
         try:
             with interruptible():
@@ -154,6 +155,8 @@ def _train(config: DictConfig, settings: dict[str, Any], folder: RunFolder) -> d
     command = list(HydraConfig.get().overrides.task)
     trainer = build_continual_trainer(config, settings, folder.path, command)
     context = trainer.context
+    if not process_rank():
+        folder.claim_data(data_fingerprint(context.data), settings["resume"] == "force")
     if settings["scenario"]["parallel"]:
         check_independent_tasks(context.model.patch_model, settings["trainer"])
         work = partial(_train_in_job, settings, folder.path, os.getpid())
@@ -186,9 +189,22 @@ def _train_in_job(settings: dict[str, Any], folder: Path, owner: int, index: int
         train_task_in_job(trainer, index, owner)
 
 
-def _finished_metrics(folder: RunFolder, force: bool) -> dict[str, Any]:
-    """Return the metrics of a finished run after verifying its configuration and its model."""
+def _finished_metrics(folder: RunFolder, settings: dict[str, Any], force: bool) -> dict[str, Any]:
+    """Return the metrics of a finished run after verifying its configuration, its data and its model.
+
+    Raises:
+        UserError: If the configuration or the data have changed, or the model is damaged. Data that cannot be read, for
+            instance on another machine, are not compared.
+    """
     folder.claim(force)
+    fingerprint = None
+    if Path(str(settings["dataset"]["root"])).expanduser().is_dir():  # else a synthetic data set would be written
+        try:
+            fingerprint = data_fingerprint(build_data(settings))
+        except UserError as error:
+            print(f"The data cannot be compared with those of the run: {error}")
+    if fingerprint is not None:
+        folder.claim_data(fingerprint, force)
     ModelStore(folder.path / "model").check()  # verify the model before reporting success
     print(f"{folder.path} is finished already; nothing to do.")  # not logged: the run's log file stays unchanged
     return cast(dict[str, Any], read_json(folder.path / "metrics.json"))

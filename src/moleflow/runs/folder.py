@@ -106,12 +106,44 @@ class RunFolder:
         if differences:
             for key, (old, new) in differences.items():
                 log.warning("resume=force: %s changes from %r to %r.", key, old, new)
-            for checkpoint in (self.path / "state").glob("*.ckpt"):
-                checkpoint.unlink()
-            for stored_task in (self.path / "state").glob("task*/"):
-                shutil.rmtree(stored_task)
+            self._discard_unfinished_tasks()
         if not self.is_finished():
             write_text(path, yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True))
+
+    def claim_data(self, fingerprint: Mapping[str, Mapping[str, Mapping[str, str]]], force: bool) -> None:
+        """Write ``data.json``, or check that the existing one lists the same files if the run has begun.
+
+        If it is missing or damaged, the data are not compared, which is logged as a warning.
+
+        Args:
+            fingerprint: Digest of each file by category, kind and name.
+            force: Continue in spite of a difference, with the new files: finished tasks are kept, and the unfinished
+                one is trained again.
+
+        Raises:
+            UserError: If the run has used other files.
+        """
+        path = self.path / "data.json"
+        finished = self.is_finished()
+        changes: list[str] = []
+        if self.has_results:
+            try:
+                changes = data_changes(read_checksummed_json(path)["files"], fingerprint)
+            except UserError as error:
+                log.warning("%s The data are not compared with those of the run.", error)
+        if changes and (finished or not force):
+            lines = "".join(f"  {line}\n" for line in changes)
+            remedy = "Restore the files, name this run with name=..., or choose a new folder with hydra.run.dir=..."
+            raise UserError(
+                f"The data have changed since the {'finished ' if finished else ''}run in {self.path}:\n{lines}"
+                + (remedy if finished else f"{remedy}, or continue in this one with resume=force.")
+            )
+        if changes:
+            for line in changes:
+                log.warning("resume=force: %s.", line)
+            self._discard_unfinished_tasks()
+        if not finished:
+            write_checksummed_json(path, {"files": fingerprint})
 
     @property
     def has_results(self) -> bool:
@@ -120,7 +152,7 @@ class RunFolder:
 
     def discard(self) -> None:
         """Remove the files of a command that was rejected before it started, and its empty folders."""
-        for name in ("config.yaml", "status.json", ".lock"):
+        for name in ("config.yaml", "data.json", "status.json", ".lock"):
             (self.path / name).unlink(missing_ok=True)
         folders = (self.path, *self.path.parents)[:3]
         if folders[-1].name == self.config.get("name"):
@@ -146,6 +178,13 @@ class RunFolder:
         content = {"status": status, "reason": reason, "process": os.getpid(), "files": files}
         write_checksummed_json(self.path / "status.json", content)
 
+    def _discard_unfinished_tasks(self) -> None:
+        """Remove epoch checkpoints and results of other processes, which belong to the former configuration or data."""
+        for checkpoint in (self.path / "state").glob("*.ckpt"):
+            checkpoint.unlink()
+        for stored_task in (self.path / "state").glob("task*/"):
+            shutil.rmtree(stored_task)
+
     def _recorded_differences(self, path: Path) -> dict[str, tuple[Any, Any]]:
         """Return the differences between the recorded configuration and this one; none in a new folder."""
         if not path.exists():
@@ -162,6 +201,31 @@ class RunFolder:
         except UserError as error:
             log.warning("%s The status is not used.", error)
             return {}
+
+
+def data_changes(
+    recorded: Mapping[str, Mapping[str, Mapping[str, str]]], current: Mapping[str, Mapping[str, Mapping[str, str]]]
+) -> list[str]:
+    """Return one line per category and kind of files that differ, with numbers and an example of each change.
+
+    Args:
+        recorded: Digest of each file by category, kind and name.
+        current: The same of the files of now.
+    """
+    lines = []
+    for category in sorted({*recorded, *current}):
+        before, now = recorded.get(category, {}), current.get(category, {})
+        for kind in dict.fromkeys((*before, *now)):
+            old, new = before.get(kind, {}), now.get(kind, {})
+            changes = {
+                "added": sorted(new.keys() - old.keys()),
+                "removed": sorted(old.keys() - new.keys()),
+                "changed": sorted(name for name in old.keys() & new.keys() if old[name] != new[name]),
+            }
+            parts = [f"{len(names)} {change} (such as {names[0]})" for change, names in changes.items() if names]
+            if parts:
+                lines.append(f"{category}, {kind}: {', '.join(parts)}")
+    return lines
 
 
 def _checksum(path: Path) -> dict[str, Any] | None:

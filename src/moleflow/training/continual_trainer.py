@@ -3,9 +3,10 @@
 import logging
 from collections.abc import Callable, Sequence
 
+from moleflow.data.findings import summarize
 from moleflow.data.samples import Sample, Split
 from moleflow.data.tasks import Task
-from moleflow.data.validation import dataset_warnings
+from moleflow.data.validation import dataset_findings
 from moleflow.detector.store import ModelStore
 from moleflow.evaluation.evaluator import CategoryResult
 from moleflow.features.extractor import FeatureExtractor
@@ -109,8 +110,8 @@ class ContinualTrainer:
         splits: tuple[Split, ...] = ("train", "test")
         training = {category: context.split_samples(category)[0] for category in context.categories}
         samples = [s for c in context.categories for split in splits for s in context.data.samples(split, c)]
-        for warning in dataset_warnings(context.data, model.extractor.cache.key):
-            log.warning("%s", warning)
+        for finding in summarize(dataset_findings(context.data, model.extractor.cache.key)):
+            log.log(logging.INFO if finding.severity == "note" else logging.WARNING, "%s", finding.message)
         with context.progress.clock("features"):
             self._extract(model.extractor, samples, "features")
             for category in context.categories:

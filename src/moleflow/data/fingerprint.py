@@ -1,0 +1,62 @@
+"""Fingerprint of the data of a run: digests of all images and masks, to recognize changed files."""
+
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from moleflow.data.image_io import mask_files
+from moleflow.data.samples import Split, nfc
+from moleflow.utils.errors import UserError
+from moleflow.utils.io import sha256
+
+if TYPE_CHECKING:  # Lightning takes seconds to import
+    from moleflow.data.datamodule import ImageDataModule
+
+Fingerprint = Mapping[str, Mapping[str, Mapping[str, str]]]
+"""Digest of each file by category, kind (``train``, ``test``, ``masks``) and name relative to the root."""
+
+
+def data_fingerprint(data: "ImageDataModule") -> Fingerprint:
+    """Return the digests of all images and masks that a run uses.
+
+    Names are relative to the root of the data set and in Unicode's composed form, so that a copy of the data set at
+    another place has the same fingerprint. Digests are reused while modification time and size of a file stay the same.
+
+    Args:
+        data: The data of the run.
+
+    Raises:
+        UserError: If a file cannot be read.
+    """
+    splits: tuple[Split, ...] = ("train", "test")
+    files: dict[str, dict[str, list[Path]]] = {}
+    for category in data.categories:
+        samples = {split: data.samples(split, category) for split in splits}
+        files[category] = {split: [sample.path for sample in samples[split]] for split in splits}
+        files[category]["masks"] = [f for s in samples["test"] if s.mask is not None for f in mask_files(s.mask)]
+    paths = [path for kinds in files.values() for group in kinds.values() for path in group]
+    with ThreadPoolExecutor() as pool:  # hashing releases the GIL
+        digests = dict(zip(paths, pool.map(_digest, paths), strict=True))
+    return {
+        category: {
+            kind: {nfc(Path(os.path.relpath(path, data.root)).as_posix()): digests[path] for path in group}
+            for kind, group in kinds.items()
+        }
+        for category, kinds in files.items()
+    }
+
+
+def _digest(path: Path) -> str:
+    try:
+        state = path.stat()
+        return _cached_digest(path, state.st_mtime_ns, state.st_size)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+@lru_cache(maxsize=100_000)
+def _cached_digest(path: Path, modified: int, size: int) -> str:
+    return sha256(path)
