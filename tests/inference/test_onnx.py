@@ -55,6 +55,7 @@ def test_exported_flow_equals_pytorch(small_run: SmallRun, tmp_path: Path) -> No
     metadata = export_and_compare(small_run.folder, small_run.tree, tmp_path / "screw.onnx")
     assert metadata["expert"] == "screw"
     assert json.loads(metadata["categories"]) == ["screw"]
+    assert json.loads(metadata["input_range"]) == "auto"
     assert float(metadata["threshold"]) == MoLEFlow.load(small_run.folder).thresholds("screw").score
 
 

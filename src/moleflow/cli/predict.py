@@ -108,7 +108,8 @@ def _write_overlay(
 
     assert prediction.anomaly_map is not None
     high = thresholds.score + (thresholds.score - thresholds.mean_score)
-    image = overlay(read_image(prediction.path), prediction.anomaly_map, transform, thresholds.mean_score, high)
+    pixels = read_image(prediction.path, transform.input_range)
+    image = overlay(pixels, prediction.anomaly_map, transform, thresholds.mean_score, high)
     # Four parts of the path: images of several folders often have the same names.
     name = "_".join(part for part in prediction.path.with_suffix("").parts[-4:] if part not in ("/", "..", "."))
     with atomic_write(folder / f"{name}.png") as temporary:

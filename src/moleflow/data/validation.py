@@ -15,6 +15,7 @@ from moleflow.data.layouts import available_categories, category_faults, scan_ca
 from moleflow.data.mask_coverage import MaskCoverage, coverage_loss, mask_coverage
 from moleflow.data.samples import Sample, Split
 from moleflow.data.transforms import ImageTransform
+from moleflow.data.value_checks import value_warnings
 from moleflow.utils.errors import UserError
 from moleflow.utils.io import sha256
 
@@ -171,6 +172,8 @@ def _common_findings(
         loss = coverage_loss(masks[category])
         if loss.emptied or loss.pixels:
             yield Finding("warning", category, loss.message(category, transform))
+    for category, message in value_warnings(samples, coverage, transform.input_range):
+        yield Finding("warning", category, message)
 
 
 def _decode(sample: Sample) -> _DecodedSample:

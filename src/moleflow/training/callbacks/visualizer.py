@@ -54,7 +54,7 @@ class ExampleVisualizer(RunCallback):
             sample, route = result.samples[i], result.routes[i]
             examples.append(
                 Example(
-                    image=transformed_image(read_image(sample.path), transform),
+                    image=transformed_image(read_image(sample.path, transform.input_range), transform),
                     mask=None if sample.mask is None else transform.mask(read_mask(sample.mask)).numpy(),
                     anomaly_map=anomaly_map.numpy(),
                     score=float(result.scores[i]),
