@@ -98,9 +98,11 @@ def test_metadata_describe_the_transform(mode: str, small_run: SmallRun, tmp_pat
     with Image.open(normal_images(small_run.tree, "screw")[0]) as image:
         image.resize((151, 98)).save(tmp_path / "large.png")
     model = MoLEFlow.load(small_run.folder)
-    model.extractor.transform = ImageTransform(64, mode)
+    model.extractor.transform = ImageTransform(64, mode, input_range=[0, 4095])
     session = onnxruntime.InferenceSession(str(export_onnx(model, "screw", tmp_path / "screw.onnx")))
-    images = transform_by_metadata(tmp_path / "large.png", session.get_modelmeta().custom_metadata_map)
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert json.loads(metadata["input_range"]) == [0, 4095]  # without effect on an image of 8 bits
+    images = transform_by_metadata(tmp_path / "large.png", metadata)
     (score,), _ = session.run(None, {"images": images})
     (expected,) = model.score([tmp_path / "large.png"], expert="screw")
     assert score == pytest.approx(expected.score, abs=1e-4, rel=1e-4)
