@@ -1,7 +1,9 @@
 """Tests of ``moleflow predict`` with a detector of fixed scores: table, files, overlays and exit status."""
 
 import csv
+import io
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -93,6 +95,52 @@ def test_unreadable_images_are_rows_and_files_have_all_rows(
         assert image.size == (32, 32)
     out = capsys.readouterr().out
     assert out.count(str(truncated)) == out.count(str(images / "missing.png")) == 1
+
+
+def test_file_names_that_are_not_utf8_are_escaped(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (images / "dark.png").rename(images / os.fsdecode(b"\xc7\xd1.png"))
+    (images / os.fsdecode(b"\xc7\xd2.png")).write_bytes(b"no image")
+    output = io.TextIOWrapper(io.BytesIO(), "ascii", errors="strict")
+    monkeypatch.setattr("sys.stdout", output)
+    files = [f"--csv={tmp_path / 'table.csv'}", f"--json={tmp_path / 'table.json'}", f"--maps={tmp_path / 'maps'}"]
+    assert main(["predict", "MODEL", str(images), *files]) == 0
+    names = {"bright.png", "gray.png", r"\xc7\xd1.png", r"\xc7\xd2.png"}
+    assert {Path(row["path"]).name for row in json.loads((tmp_path / "table.json").read_text())} == names
+    with (tmp_path / "table.csv").open(newline="", encoding="utf-8") as file:
+        assert {Path(row["path"]).name for row in csv.DictReader(file)} == names
+    printed = output.buffer.getvalue().decode("ascii")  # type: ignore[attr-defined]
+    assert all(name in printed for name in names)
+    assert len(list((tmp_path / "maps").iterdir())) == 3
+
+
+def test_rows_of_the_csv_file_are_written_before_they_are_printed(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A killed process leaves every row that it printed."""
+    table = tmp_path / "out" / "table.csv"
+    table.parent.mkdir()
+    table.write_text("of an earlier command")
+    rows: list[int] = []
+
+    def write(line: str) -> None:
+        assert Path(line.split()[-1]).name in table.read_text()
+        rows.append(table.read_text().count("\n"))
+        if len(rows) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("tqdm.tqdm.write", write)
+    assert main(["predict", "MODEL", str(images), f"--csv={table}"]) == 130
+    assert rows == [2, 3]  # with the header
+    with table.open(newline="", encoding="utf-8") as file:
+        assert [Path(row["path"]).stem for row in csv.DictReader(file)] == ["bright", "dark"]
+
+
+def test_csv_file_needs_a_folder(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    assert main(["predict", "MODEL", str(images), f"--csv={tmp_path / 'file' / 'table.csv'}"]) == 1
+    assert f"{tmp_path / 'file'} is a file. Choose a folder." in capsys.readouterr().err
 
 
 def test_status_is_1_without_any_score(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from helpers.trees import write_mvtec_tree
 from moleflow.data.dataset import ImageDataset, image_loader
@@ -27,6 +29,22 @@ def test_item_of_a_sample(samples: list[Sample]) -> None:
     assert torch.equal(item["mask"], TRANSFORM.mask(read_mask(samples[11].mask)))
     assert (int(item["label"]), int(item["index"])) == (1, 11)
     assert not ImageDataset(samples, TRANSFORM)[11]["mask"].any()
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_images_are_read_with_the_range_of_the_transform(tmp_path: Path, flip: bool) -> None:
+    values = np.random.default_rng(0).integers(0, 4096, (40, 40), dtype=np.uint16)
+    Image.fromarray(values).save(tmp_path / "deep.png")
+    Image.fromarray((values / 4095 * 255).round().astype(np.uint8)).save(tmp_path / "plain.png")
+
+    def read(name: str, transform: ImageTransform) -> torch.Tensor:
+        flipped = FlippedTransform(transform, "rotate_90") if flip else transform
+        return ImageDataset([tmp_path / name], flipped)[0]["image"]
+
+    ranged = ImageTransform(32, input_range=[0, 4095])
+    assert torch.equal(read("deep.png", ranged), read("plain.png", TRANSFORM))
+    assert torch.equal(read("plain.png", ranged), read("plain.png", TRANSFORM))
+    assert not torch.equal(read("deep.png", TRANSFORM), read("plain.png", TRANSFORM))
 
 
 def test_label_of_a_path_is_unknown(samples: list[Sample]) -> None:

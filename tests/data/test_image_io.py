@@ -1,14 +1,30 @@
 """Decoding of images and masks of all modes, and errors of damaged files."""
 
+import io
 import random
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from numpy.typing import NDArray
 from PIL import Image
 
-from moleflow.data.image_io import ImageError, image_size, images_in, read_image, read_mask
+from moleflow.data.image_io import (
+    MAX_MASK_CODES,
+    MAX_PIXELS,
+    ImageError,
+    binarize_mask,
+    image_size,
+    images_in,
+    read_deep_values,
+    read_image,
+    read_mask,
+)
+from moleflow.metrics.aupro import per_region_overlap
 
 RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
 GRAY = RGB[..., 0]
@@ -49,6 +65,136 @@ def test_sixteen_bit_values_are_scaled_by_a_constant(tmp_path: Path, suffix: str
 def test_floats_of_both_ranges(tmp_path: Path, scale: float) -> None:
     image = read_image(save(tmp_path, Image.fromarray((GRAY * scale).astype(np.float32)), "a.tiff"))
     np.testing.assert_array_equal(np.asarray(image)[..., 1], GRAY)
+
+
+def color_png(values: NDArray[np.uint16]) -> bytes:
+    """Return a PNG file with 16 bits per channel, which Pillow cannot write, of values (H, W, C)."""
+    height, width, channels = values.shape
+    header = struct.pack(">IIBBBBB", width, height, 16, {3: 2, 4: 6}[channels], 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    return _png((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+
+
+def _png(*chunks: tuple[bytes, bytes]) -> bytes:
+    parts = (
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def color_tiff(values: NDArray[np.uint16], order: str, compress: bool) -> bytes:
+    """Return a TIFF file with 16 bits per channel of values (H, W, 3); order is ``<`` or ``>``."""
+    height, width, _ = values.shape
+    pixels = values.astype(f"{order}u2").tobytes()
+    pixels = zlib.compress(pixels) if compress else pixels
+    pixels += b"\0" * (len(pixels) % 2)
+    tags = [
+        (256, width),
+        (257, height),
+        (258, 16),
+        (259, 8 if compress else 1),
+        (262, 2),
+        (273, 8),
+        (277, 3),
+        (278, height),
+    ]
+    entries = [
+        struct.pack(f"{order}HHII", tag, 4, 1, value) for tag, value in [*tags, (278, height), (279, len(pixels))]
+    ]
+    entries[2] = struct.pack(f"{order}HHII", 258, 3, 3, 8 + len(pixels))  # bits of three channels, after the pixels
+    start = 8 + len(pixels) + 6
+    magic = b"II" if order == "<" else b"MM"
+    directory = struct.pack(f"{order}H", len(entries)) + b"".join(entries) + struct.pack(f"{order}I", 0)
+    return magic + struct.pack(f"{order}HI", 42, start) + pixels + struct.pack(f"{order}HHH", 16, 16, 16) + directory
+
+
+TWELVE_BITS = np.random.default_rng(2).integers(0, 4096, (5, 7), dtype=np.uint16)
+TWELVE_BIT_COLORS = np.random.default_rng(3).integers(0, 4096, (5, 7, 3), dtype=np.uint16)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_input_range_uses_all_gray_levels_of_a_12_bit_camera(tmp_path: Path, suffix: str) -> None:
+    path = save(tmp_path, Image.fromarray(TWELVE_BITS), f"a.{suffix}")
+    assert np.asarray(read_image(path)).max() <= 16
+    expected = (TWELVE_BITS / 4095 * 255).round().astype(np.uint8)
+    image = read_image(path, (0, 4095))
+    assert image.mode == "RGB"
+    np.testing.assert_array_equal(np.asarray(image), np.repeat(expected[..., None], 3, axis=-1))
+    shifted = np.asarray(read_image(path, (1000, 2000)))[..., 0]  # values outside are clipped
+    assert (shifted[TWELVE_BITS <= 1000] == 0).all()
+    assert (shifted[TWELVE_BITS >= 2000] == 255).all()
+
+
+def test_input_range_of_floats(tmp_path: Path) -> None:
+    path = save(tmp_path, Image.fromarray(TWELVE_BITS.astype(np.float32)), "a.tiff")
+    assert (np.asarray(read_image(path))[TWELVE_BITS > 255] == 255).all()
+    expected = (TWELVE_BITS / 4095 * 255).round().astype(np.uint8)
+    np.testing.assert_array_equal(np.asarray(read_image(path, (0, 4095)))[..., 0], expected)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "LA", "RGBA", "P", "1", "CMYK"])
+def test_input_range_does_not_affect_images_of_8_bits(tmp_path: Path, mode: str) -> None:
+    path = save(tmp_path, Image.fromarray(RGB).convert(mode), "a.tif")
+    assert read_deep_values(path) is None
+    assert read_image(path, (0, 4095)).tobytes() == read_image(path).tobytes()
+
+
+@pytest.mark.parametrize("kind", ["png", "png with alpha", "tif <", "tif >", "compressed tif <", "compressed tif >"])
+def test_colors_of_16_bits_are_read_completely(tmp_path: Path, kind: str) -> None:
+    """Pillow alone keeps the high bytes of such colors."""
+    path = tmp_path / "a.image"
+    if kind.startswith("png"):
+        alpha = np.full((*TWELVE_BITS.shape, 1), 65535, np.uint16)
+        values = np.concatenate([TWELVE_BIT_COLORS, alpha], axis=-1) if "alpha" in kind else TWELVE_BIT_COLORS
+        path.write_bytes(color_png(values))
+    else:
+        path.write_bytes(color_tiff(TWELVE_BIT_COLORS, kind[-1], kind.startswith("compressed")))
+    np.testing.assert_array_equal(read_deep_values(path), TWELVE_BIT_COLORS)
+    np.testing.assert_array_equal(np.asarray(read_image(path)), TWELVE_BIT_COLORS >> 8)
+    expected = (TWELVE_BIT_COLORS / 4095 * 255).round().astype(np.uint8)
+    np.testing.assert_array_equal(np.asarray(read_image(path, (0, 4095))), expected)
+
+
+def test_deep_values_are_upright(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = save(tmp_path, Image.fromarray(TWELVE_BITS), exif=exif)
+    np.testing.assert_array_equal(read_deep_values(path), np.rot90(TWELVE_BITS, -1))
+    assert read_image(path).size == read_image(path, (0, 4095)).size == image_size(path) == (5, 7)
+
+
+def test_truncated_image_of_16_bits_raises(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(color_png(TWELVE_BIT_COLORS)[:120])
+    for read in (read_deep_values, lambda path: read_image(path, (0, 4095))):
+        with pytest.raises(ImageError, match=r"a\.png cannot be read"):
+            read(path)
+
+
+def test_orientation_of_a_mask_is_that_of_its_image(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    mask = Image.fromarray((GRAY > 127).astype(np.uint8) * 255)
+    path = save(tmp_path, mask, exif=exif)
+    assert read_mask(path).size == image_size(path) == (5, 7)
+    np.testing.assert_array_equal(np.asarray(read_mask(path)), np.rot90(np.asarray(mask)))
+
+
+def test_image_of_a_line_scan_camera_is_read(tmp_path: Path) -> None:
+    """Pillow itself raises above 179 million pixels."""
+    path = save(tmp_path, Image.new("1", (2000, 91_000), 1))
+    assert read_mask(path).size == image_size(path) == (2000, 91_000)
+
+
+@pytest.mark.parametrize("side", [40_000, 60_000])
+def test_decompression_bomb_is_refused_by_its_header(tmp_path: Path, side: int) -> None:
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    path = tmp_path / "bomb.png"
+    path.write_bytes(_png((b"IHDR", header), (b"IDAT", zlib.compress(b"\0" * 1000)), (b"IEND", b"")))
+    assert side**2 > MAX_PIXELS
+    for read in (read_image, read_mask, image_size, read_deep_values):
+        with pytest.raises(ImageError, match=r"bomb\.png has more than 1,000,000,000 pixels by its header"):
+            read(path)
 
 
 def test_exif_orientation_is_applied_to_image_and_size(tmp_path: Path) -> None:
@@ -107,6 +253,60 @@ def _palette(colors: list[tuple[int, int, int]]) -> Image.Image:
 )
 def test_any_nonzero_pixel_of_a_mask_counts(tmp_path: Path, mask: Image.Image) -> None:
     np.testing.assert_array_equal(np.asarray(read_mask(save(tmp_path, mask, "a.tif"))), (CODES > 0) * 255)
+
+
+def disk(side: int = 200, scale: int = 1) -> NDArray[np.bool_]:
+    y, x = np.mgrid[: side * scale, : side * scale] + 0.5
+    return np.hypot(y / scale - 90, x / scale - 110) < 40
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
+@pytest.mark.parametrize("kind", ["jpeg", "bicubic"])
+def test_area_of_a_mask_with_gray_levels(kind: str, mode: str) -> None:
+    mask = Image.fromarray(disk().astype(np.uint8) * 255)
+    if kind == "jpeg":
+        file = io.BytesIO()
+        mask.save(file, "jpeg", quality=60)
+        mask = Image.open(file)
+        expected = disk()
+    else:
+        mask = mask.resize((400, 400), Image.Resampling.BICUBIC)
+        expected = disk(scale=2)
+    nonzero = np.asarray(mask) != 0
+    binary = binarize_mask(mask.convert(mode))
+    marked = np.asarray(binary) > 0
+    assert binary.info["gray_levels"] > MAX_MASK_CODES
+    assert marked.sum() == pytest.approx(expected.sum(), rel=0.02)
+    assert (marked & expected).sum() / (marked | expected).sum() > 0.97
+    assert nonzero.sum() > 1.03 * expected.sum()  # as if any nonzero value were a defect
+
+
+def test_jpeg_mask_has_the_same_pro_as_its_original(tmp_path: Path) -> None:
+    expected = torch.from_numpy(disk())[None]
+    path = save(tmp_path, Image.fromarray(disk().astype(np.uint8) * 255), "a.jpg", quality=60)
+    mask = torch.from_numpy(np.array(read_mask(path)) > 0)[None]
+    anomaly_maps = expected.float() + 0.6 * torch.randn(expected.shape, generator=torch.Generator().manual_seed(0))
+    assert per_region_overlap(anomaly_maps, mask) == pytest.approx(
+        per_region_overlap(anomaly_maps, expected), abs=0.005
+    )
+
+
+@pytest.mark.parametrize("mode", ["L", "I;16", "I", "F"])
+@pytest.mark.parametrize(("count", "is_gray"), [(1, False), (MAX_MASK_CODES, False), (MAX_MASK_CODES + 1, True)])
+def test_number_of_values_decides_between_codes_and_gray_levels(mode: str, count: int, is_gray: bool) -> None:
+    values = np.tile(np.arange(count + 1), (4, 1)) * (255 // count)
+    mask = Image.fromarray(values.astype({"L": np.uint8, "I;16": np.uint16, "I": np.int32, "F": np.float32}[mode]))
+    assert mask.mode == mode
+    binary = binarize_mask(mask)
+    assert ("gray_levels" in binary.info) == is_gray
+    np.testing.assert_array_equal(np.asarray(binary) > 0, values > (values.max() / 2 if is_gray else 0))
+
+
+def test_numbers_of_instances_are_no_gray_levels() -> None:
+    values = np.arange(40, dtype=np.uint8).reshape(4, 10)
+    binary = binarize_mask(Image.fromarray(values))
+    np.testing.assert_array_equal(np.asarray(binary) > 0, values > 0)
+    assert "gray_levels" not in binary.info
 
 
 def test_palette_mask_is_read_by_color_not_by_index(tmp_path: Path) -> None:

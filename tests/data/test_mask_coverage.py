@@ -12,7 +12,7 @@ def test_defect_outside_the_crop_is_lost() -> None:
     marked = np.zeros((40, 120), np.uint8)
     marked[10:20, 0:10] = 255
     mask = Image.fromarray(marked)
-    assert mask_coverage(mask, ImageTransform(32)) == MaskCoverage(100, 0, 0)
+    assert mask_coverage(mask, ImageTransform(32)) == MaskCoverage(100, 0, 0, total=4800)
     padded = mask_coverage(mask, ImageTransform(32, "pad"))
     assert padded[:2] == (100, 100)
     assert padded.transformed > 0
@@ -32,7 +32,7 @@ def test_loss_of_no_masks_is_zero() -> None:
 def test_single_pixel_can_vanish_without_being_cropped() -> None:
     marked = np.zeros((400, 400), np.uint8)
     marked[7, 7] = 255
-    assert mask_coverage(Image.fromarray(marked), ImageTransform(32)) == MaskCoverage(1, 1, 0)
+    assert mask_coverage(Image.fromarray(marked), ImageTransform(32)) == MaskCoverage(1, 1, 0, total=160_000)
 
 
 def test_keys_of_the_loss_in_metrics_json() -> None:

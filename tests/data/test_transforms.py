@@ -130,6 +130,8 @@ def test_spec_is_json_and_differs_for_each_argument() -> None:
         {"mode": "pad"},
         {"mean": (0.4, 0.5, 0.5)},
         {"std": (0.5, 0.5, 0.4)},
+        {"input_range": [0, 4095]},
+        {"input_range": [0, 1023]},
     ]
     specs = [json.dumps(ImageTransform(**{**base, **other}).spec(), sort_keys=True) for other in ({}, *others)]
     assert len(set(specs)) == len(specs)
@@ -156,6 +158,10 @@ def test_spec_is_part_of_the_cache_key() -> None:
         ({"size": 32, "mode": "crpo"}, "mode=crpo is unknown.*'crop'"),
         ({"size": 32, "mean": (0.5,)}, "^mean=.*three values each"),
         ({"size": 32, "std": (0.5, 0, 0.5)}, "std above 0"),
+        ({"size": 32, "input_range": "atuo"}, "^input_range=atuo must be auto, or .low, high."),
+        ({"size": 32, "input_range": [4095, 0]}, "with low below high"),
+        ({"size": 32, "input_range": [0, 1, 2]}, "must be auto, or"),
+        ({"size": 32, "input_range": [0, float("inf")]}, "must be auto, or"),
     ],
 )
 def test_invalid_argument_raises(arguments: dict[str, Any], message: str) -> None:

@@ -3,13 +3,14 @@
 import csv
 import json
 import math
+import os
 from pathlib import Path
 
 import torch
 
 from moleflow.data.samples import Sample
 from moleflow.evaluation.evaluator import CategoryResult
-from moleflow.evaluation.results import METRICS, format_metrics, peak_memory, write_results
+from moleflow.evaluation.results import METRICS, format_metrics, peak_memory, write_results, write_scores
 
 
 def result(root: Path, category: str, scores: list[float]) -> CategoryResult:
@@ -35,6 +36,14 @@ def test_scores_have_relative_paths_and_full_precision(tmp_path: Path) -> None:
     assert [row["defect"] for row in rows] == ["good", "dent", "good"]
     assert [row["category"] for row in rows] == [row["routed_to"] for row in rows] == ["a", "a", "b"]
     assert float(rows[0]["image_score"]) == float(torch.tensor(score))
+
+
+def test_names_that_are_not_utf8_are_escaped(tmp_path: Path) -> None:
+    category = os.fsdecode(b"\xb3\xaa")
+    write_scores(tmp_path / "scores.csv", tmp_path, {category: result(tmp_path, category, [0.5])})
+    with (tmp_path / "scores.csv").open(encoding="utf-8") as file:
+        (row,) = csv.DictReader(file)
+    assert (row["path"], row["category"], row["routed_to"]) == (r"\xb3\xaa/0.png", r"\xb3\xaa", r"\xb3\xaa")
 
 
 def test_table_has_a_line_per_category_and_the_mean() -> None:

@@ -56,6 +56,7 @@ def test_exported_flow_equals_pytorch(small_run: SmallRun, tmp_path: Path) -> No
     metadata = export_and_compare(small_run.folder, small_run.tree, tmp_path / "screw.onnx")
     assert metadata["expert"] == "screw"
     assert json.loads(metadata["categories"]) == ["screw"]
+    assert json.loads(metadata["input_range"]) == "auto"
     assert float(metadata["threshold"]) == MoLEFlow.load(small_run.folder).thresholds("screw").score
 
 
@@ -98,9 +99,11 @@ def test_metadata_describe_the_transform(mode: str, small_run: SmallRun, tmp_pat
     with Image.open(normal_images(small_run.tree, "screw")[0]) as image:
         image.resize((151, 98)).save(tmp_path / "large.png")
     model = MoLEFlow.load(small_run.folder)
-    model.extractor.transform = ImageTransform(64, mode)
+    model.extractor.transform = ImageTransform(64, mode, input_range=[0, 4095])
     session = onnxruntime.InferenceSession(str(export_onnx(model, "screw", tmp_path / "screw.onnx")))
-    images = transform_by_metadata(tmp_path / "large.png", session.get_modelmeta().custom_metadata_map)
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert json.loads(metadata["input_range"]) == [0, 4095]  # without effect on an image of 8 bits
+    images = transform_by_metadata(tmp_path / "large.png", metadata)
     (score,), _ = session.run(None, {"images": images})
     (expected,) = model.score([tmp_path / "large.png"], expert="screw")
     assert score == pytest.approx(expected.score, abs=1e-4, rel=1e-4)

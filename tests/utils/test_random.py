@@ -1,8 +1,15 @@
 """Named random generators."""
 
+import os
+
 import torch
 
 from moleflow.utils.random import generator
+
+
+def test_names_that_are_not_utf8_have_streams() -> None:
+    first, second = (torch.rand((), generator=generator(0, os.fsdecode(name))) for name in (b"\xb3", b"\xaa"))
+    assert first != second
 
 
 def test_a_draw_depends_on_seed_purpose_and_index_only() -> None:

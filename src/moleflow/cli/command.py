@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import Protocol, cast
 
 from moleflow import __version__
+from moleflow.utils.environment import prepare_process
 from moleflow.utils.errors import UserError, did_you_mean
 
 
@@ -66,6 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: After ``--help``, ``--version`` or a usage error, and at the end of ``moleflow train``.
     """
+    prepare_process()
     return exit_status(lambda: _dispatch(sys.argv[1:] if arguments is None else list(arguments)))
 
 

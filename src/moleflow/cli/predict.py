@@ -2,11 +2,13 @@
 
 import argparse
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from glob import glob, has_magic
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from moleflow.utils.environment import escape_undecodable
 from moleflow.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
     from moleflow.detector.predictor import Prediction
     from moleflow.scoring.thresholds import Thresholds
 
+Row = dict[str, str | float | None]
+"""One row of the table by column, as :meth:`~moleflow.detector.predictor.Prediction.row` returns it."""
 COLUMNS = ("verdict", "score", "threshold", "category", "margin", "distance", "path")
 """Columns of the printed table; the files have ``error`` as well."""
 
@@ -22,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     parser.add_argument("model", metavar="MODEL", help="run folder or model folder")
     parser.add_argument("paths", nargs="+", metavar="PATH", help="images, folders (searched to any depth) or globs")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table as CSV")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table as CSV, row by row")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the table as JSON")
     parser.add_argument("--maps", type=Path, metavar="DIR", help="write each image overlaid with its anomaly map")
     parser.add_argument("--expert", metavar="NAME", help="score all images with this expert instead of the routed one")
@@ -38,6 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Classify the images, print the table and write the files; return 1 if no image was scored.
+
+    Rows are printed and written to the CSV file as the images are scored; the JSON file is written at the end.
 
     Raises:
         UserError: If the model cannot be loaded, there is no image, or a file cannot be written.
@@ -56,17 +62,17 @@ def run(args: argparse.Namespace) -> int:
     rows = []
     print("  ".join(COLUMNS))
     predictions = predictor.stream(paths, args.expert)
-    for prediction in tqdm(predictions, total=len(paths), unit="image", disable=None, leave=False):
-        row = prediction.row()
-        rows.append(row)
-        tqdm.write("  ".join(_cells(row | {"path": prediction.error or row["path"]})))  # an error names the path
-        if args.maps and prediction.expert is not None:
-            transform = cast("ImageTransform", detector.extractor.transform)
-            _write_overlay(prediction, transform, predictor.thresholds[prediction.expert], args.maps)
+    with _csv_writer(args.csv) as write_row:
+        for prediction in tqdm(predictions, total=len(paths), unit="image", disable=None, leave=False):
+            row = _escaped(prediction.row())
+            rows.append(row)
+            write_row(row)  # before it is printed, so that a kill loses no printed row
+            tqdm.write("  ".join(_cells(row | {"path": row["error"] or row["path"]})))  # an error names the path
+            if args.maps and prediction.expert is not None:
+                transform = cast("ImageTransform", detector.extractor.transform)
+                _write_overlay(prediction, transform, predictor.thresholds[prediction.expert], args.maps)
     if args.json:
         write_json(args.json, to_jsonable(rows))
-    if args.csv:
-        _write_csv(args.csv, rows)
     return 0 if any(row["verdict"] != "error" for row in rows) else 1
 
 
@@ -91,7 +97,7 @@ def find_images(paths: Sequence[str]) -> list[Path]:
     return list(images)
 
 
-def _cells(row: dict[str, str | float | None]) -> Iterator[str]:
+def _cells(row: Row) -> Iterator[str]:
     for column in COLUMNS:
         value = row[column]
         width = 0 if column == "path" else max(len(column), 7)
@@ -108,17 +114,46 @@ def _write_overlay(
 
     assert prediction.anomaly_map is not None
     high = thresholds.score + (thresholds.score - thresholds.mean_score)
-    image = overlay(read_image(prediction.path), prediction.anomaly_map, transform, thresholds.mean_score, high)
+    pixels = read_image(prediction.path, transform.input_range)
+    image = overlay(pixels, prediction.anomaly_map, transform, thresholds.mean_score, high)
     # Four parts of the path: images of several folders often have the same names.
     name = "_".join(part for part in prediction.path.with_suffix("").parts[-4:] if part not in ("/", "..", "."))
     with atomic_write(folder / f"{name}.png") as temporary:
         image.save(temporary, format="png")
 
 
-def _write_csv(path: Path, rows: Sequence[dict[str, str | float | None]]) -> None:
-    from moleflow.utils.io import atomic_write
+def _escaped(row: Row) -> Row:
+    """Return a row in which bytes of file names that are not UTF-8 are escaped."""
+    return {key: escape_undecodable(value) if isinstance(value, str) else value for key, value in row.items()}
 
-    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+
+@contextmanager
+def _csv_writer(path: Path | None) -> Iterator[Callable[[Row], None]]:
+    """Yield a function that appends a row to a new CSV file at once; without a path, one that does nothing.
+
+    Raises:
+        UserError: If the file cannot be written; the function, as well.
+    """
+    from moleflow.utils.io import cannot_write
+
+    if path is None:
+        yield lambda row: None
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("w", newline="", encoding="utf-8")
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    with file:
+        writer = csv.writer(file)
+
+        def write_row(row: Row) -> None:
+            try:
+                if not file.tell():
+                    writer.writerow(row)
+                writer.writerow(row.values())
+                file.flush()
+            except OSError as error:
+                raise cannot_write(path, error) from error
+
+        yield write_row

@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 
 from moleflow.catalogue import records
 from moleflow.experiment.compose import JobError, ReportedExit, find_conf, register_resolvers
+from moleflow.utils.environment import prepare_process
 from moleflow.utils.errors import UserError, did_you_mean
 from moleflow.utils.signals import Interrupted
 
@@ -80,6 +81,7 @@ def main(conf: Path | None = None) -> None:
         SystemExit: If the run fails or is interrupted: 1, or 128 plus the signal's number.
         UserError: If there is no configuration folder.
     """
+    prepare_process()
     register_resolvers()
     conf = (conf or find_conf()).resolve()
     logging.raiseExceptions = False  # a full disk under the log file: the run itself reports it, in one message
@@ -104,6 +106,7 @@ def run_job(config: DictConfig) -> float | None:
     Raises:
         JobError: In place of a :class:`~moleflow.utils.errors.UserError`, so that Hydra prints no traceback.
     """
+    prepare_process()  # a launcher may have started another process
     from moleflow.experiment.run import check_objective, objective, run
 
     try:

@@ -55,7 +55,7 @@ class ImageDataset(Dataset[ImageItem]):
             ImageError: If the image or its mask cannot be read.
         """
         source = self.images[index]
-        image = self.transform(read_image(image_path(source)))
+        image = self.transform(read_image(image_path(source), self.transform.input_range))
         label, mask_path = (source.label, source.mask) if isinstance(source, Sample) else (-1, None)
         if self.masks and mask_path is not None:
             mask = self.transform.mask(read_mask(mask_path))

@@ -1,14 +1,16 @@
 """Decoding of image and mask files."""
 
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageChops, ImageOps
+from PIL import ExifTags, Image, ImageChops, ImageFile, ImageOps
 
 from moleflow.utils.errors import UserError
 
@@ -17,6 +19,18 @@ SUFFIXES = frozenset((
     ".pgm", ".pbm", ".pnm"
 ))  # fmt: skip
 """Suffixes of image files in lower case; files match in any case. Formats of animations, such as GIF, are left out."""
+
+MAX_PIXELS = 1_000_000_000
+"""Pixels above which an image is not decoded: its header is damaged or was made to fill the memory.
+
+Images of line scan cameras have some hundred million pixels.
+"""
+# Pillow's own bound of 179 million pixels is below that; it has one for the whole process, and raises above its double.
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+
+MAX_MASK_CODES = 8
+"""Distinct nonzero values up to which every nonzero value of a mask marks a defect, as in masks with label codes."""
+_MIN_GRAY_PEAK = 64  # smallest maximum of a blurred integer mask: below, more values are numbers of instances
 
 _SWAPPED_AXES = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 
@@ -50,35 +64,72 @@ def images_in(folder: Path) -> list[Path]:
     return sorted(path for path in files if path.is_file())
 
 
-def read_image(path: Path) -> Image.Image:
+def read_image(path: Path, input_range: tuple[float, float] | None = None) -> Image.Image:
     """Decode an image completely and return it as 8-bit RGB in upright orientation.
 
-    Gray values are repeated, palettes are looked up, transparency is dropped, CMYK is converted. Values of 16 bits
-    (and of 32-bit integers, in which some files store 16 bits) are divided by 257, a constant, so that equal values
-    are equal in all images of a category. Floats are scaled from [0, 1] if no value is larger than 1, else from
-    [0, 255].
+    Gray values are repeated, palettes are looked up, transparency is dropped, CMYK is converted. The scale of images
+    with more than 8 bits per channel is the same for all images with equal arguments, so that equal values stay equal.
+
+    Args:
+        path: The file.
+        input_range: Values of images with more than 8 bits per channel that become 0 and 255; values outside are
+            clipped. By default 0 and 65535 for integers; for floats 0 and 1 if no value is larger than 1, else 0 and
+            255. Images of 8 bits are not scaled.
 
     Raises:
-        ImageError: If the file is missing, truncated or damaged, or its mode has no RGB form.
+        ImageError: If the file is missing, truncated or damaged, its mode has no RGB form, or it has more than
+            `MAX_PIXELS` pixels.
     """
+    if input_range is not None and (values := read_deep_values(path)) is not None:
+        low, high = input_range
+        return _gray_or_rgb((np.nan_to_num(values.astype(np.float64)) - low) * (255 / (high - low)))
     return _to_rgb(_decode(path))
 
 
+def read_deep_values(path: Path) -> NDArray[Any] | None:
+    """Return the stored values of an image with more than 8 bits per channel; None for any other image.
+
+    Of images with at most 8 bits per channel, only the header is read.
+
+    Returns:
+        (H, W) or (H, W, 3) in upright orientation; integers or floats.
+
+    Raises:
+        ImageError: If the file is missing, truncated or damaged, or has more than `MAX_PIXELS` pixels.
+    """
+    with _open(path) as file:
+        if file.mode.startswith("I") or file.mode == "F":
+            return np.asarray(ImageOps.exif_transpose(file))
+        if file.mode not in ("RGB", "RGBA") or not all(";16" in _raw_mode(tile) for tile in file.tile):
+            return None
+        high = np.asarray(ImageOps.exif_transpose(file))[..., :3]
+    # Pillow has no mode of 16-bit colors and keeps the high bytes; in the other byte order, these are the low ones.
+    with _open(path) as file:
+        file.tile = [_swap_byte_order(tile) for tile in file.tile]
+        low = np.asarray(ImageOps.exif_transpose(file))[..., :3]
+    values: NDArray[np.uint16] = high.astype(np.uint16) * 256 + low
+    return values
+
+
 def read_mask(path: Path) -> Image.Image:
-    """Decode a mask and return it as 8-bit gray: 255 on the defect, 0 elsewhere.
+    """Decode a mask and return it as 8-bit gray: 255 on the defect, 0 elsewhere; see `binarize_mask`.
 
     Args:
         path: The mask file; or a folder of mask files of one image, whose union is returned, as in MVTec LOCO.
 
     Raises:
-        ImageError: If a file is missing, truncated or damaged, or the files of a folder differ in size.
+        ImageError: If a file is missing, truncated or damaged, has more than `MAX_PIXELS` pixels, or the files of a
+            folder differ in size.
     """
     if not path.is_dir():
         return binarize_mask(_decode(path))
     parts = [binarize_mask(_decode(file)) for file in images_in(path)]
     if len({part.size for part in parts}) != 1:
         raise ImageError(path, "has masks of different sizes" if parts else "has no mask")
-    return reduce(ImageChops.lighter, parts)
+    union = reduce(ImageChops.lighter, parts)
+    if levels := [part.info["gray_levels"] for part in parts if "gray_levels" in part.info]:
+        union.info["gray_levels"] = max(levels)
+    return union
 
 
 def mask_size(path: Path) -> tuple[int, int]:
@@ -99,20 +150,31 @@ def mask_files(path: Path) -> list[Path]:
 
 
 def binarize_mask(mask: Image.Image) -> Image.Image:
-    """Return a mask as 8-bit gray: 255 where any channel of a visible pixel is nonzero, 0 elsewhere.
+    """Return a mask as 8-bit gray: 255 on the defect, 0 elsewhere.
 
-    Label codes such as 1, 2, 3 and 16-bit values therefore mark a defect. In a palette image, the color in the palette
-    decides, because image optimizers place black at any index; if the whole palette is black, the index decides.
+    In a mask with up to `MAX_MASK_CODES` distinct nonzero values, all nonzero values mark the defect, so that label
+    codes such as 1, 2, 3 and 16-bit values do. More values are the result of JPEG compression or interpolation: values
+    above half of the maximum mark the defect, and ``info["gray_levels"]`` of the result is the number of values. If
+    their maximum is an integer below 64, they are numbers of instances and all of them mark it.
+
+    The value of a pixel with several channels is the largest of them, times the opacity. In a palette image, the color
+    in the palette decides, because image optimizers place black at any index; if the whole palette is black, the index
+    decides.
     """
-    if "P" in mask.mode:
-        has_colors = any(mask.getpalette() or [])
-        marked = _visible(np.asarray(mask.convert("RGBA"))) if has_colors else np.asarray(mask.getchannel(0)) != 0
-    elif mask.mode in ("LA", "La", "RGBA", "RGBa"):
-        marked = _visible(np.asarray(mask.convert("RGBA")))
+    if "P" in mask.mode and not any(mask.getpalette() or []):
+        values = np.asarray(mask.getchannel(0)) != 0
+    elif "P" in mask.mode or mask.mode in ("LA", "La", "RGBA", "RGBa"):
+        rgba = np.asarray(mask.convert("RGBA"))
+        values = rgba[..., :3].max(axis=-1).astype(np.uint16) * rgba[..., 3]
     else:
-        values = np.asarray(mask)
-        marked = (values != 0) if values.ndim == 2 else (values != 0).any(axis=-1)
-    return Image.fromarray(marked.astype(np.uint8) * 255)
+        array = np.asarray(mask)
+        values = array if array.ndim == 2 else array.max(axis=-1)
+    levels = _gray_levels(values)
+    marked = values > values.max() / 2 if levels else values != 0
+    result = Image.fromarray(marked.astype(np.uint8) * 255)
+    if levels:
+        result.info["gray_levels"] = levels
+    return result
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -121,32 +183,68 @@ def image_size(path: Path) -> tuple[int, int]:
     Raises:
         ImageError: If the header cannot be read.
     """
-    with _image_errors(path), Image.open(path) as file:
+    with _open(path) as file:
         width, height = file.size
         swapped = file.getexif().get(ExifTags.Base.Orientation) in _SWAPPED_AXES
     return (height, width) if swapped else (width, height)
 
 
-def _visible(rgba: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    visible: NDArray[np.bool_] = (rgba[..., :3] != 0).any(axis=-1) & (rgba[..., 3] != 0)
-    return visible
+def _gray_levels(values: NDArray[Any]) -> int:
+    """Return the number of distinct nonzero values of a blurred mask (H, W); 0 for a mask of codes."""
+    peak = values.max(initial=0)
+    if values.dtype == np.bool_ or (values.dtype.kind in "iu" and peak < _MIN_GRAY_PEAK):
+        return 0
+    if ((values == 0) | (values == peak)).all():
+        return 0
+    if values.dtype in (np.uint8, np.uint16):  # a table is faster than sorting all pixels
+        present = np.zeros(np.iinfo(values.dtype).max + 1, np.bool_)
+        present[values] = True
+        levels = int(present[1:].sum())
+    else:
+        levels = len(np.unique(values[values != 0]))
+    return levels if levels > MAX_MASK_CODES else 0
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
-        values = np.asarray(image).astype(np.float64) / 257
-    elif image.mode == "F":
+        return _gray_or_rgb(np.asarray(image).astype(np.float64) / 257)
+    if image.mode == "F":
         values = np.nan_to_num(np.asarray(image, dtype=np.float64))
-        values = values * 255 if values.max(initial=0) <= 1 else values
-    else:
-        # Pillow warns if a palette with transparency is converted to RGB directly.
-        return (image.convert("RGBA") if "P" in image.mode else image).convert("RGB")
+        return _gray_or_rgb(values * 255 if values.max(initial=0) <= 1 else values)
+    # Pillow warns if a palette with transparency is converted to RGB directly.
+    return (image.convert("RGBA") if "P" in image.mode else image).convert("RGB")
+
+
+def _gray_or_rgb(values: NDArray[np.float64]) -> Image.Image:
+    """Return values (H, W) or (H, W, 3), of which 0 to 255 are kept, as 8-bit RGB."""
     return Image.fromarray(values.round().clip(0, 255).astype(np.uint8)).convert("RGB")
 
 
 def _decode(path: Path) -> Image.Image:
-    with _image_errors(path), Image.open(path) as file:
+    with _open(path) as file:
         return ImageOps.exif_transpose(file)  # copies, and therefore decodes the whole file
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[ImageFile.ImageFile]:
+    """Open an image, of which only the header is read; exceptions in the block become an `ImageError`."""
+    with _image_errors(path), Image.open(path) as file:
+        if file.width * file.height > MAX_PIXELS:
+            raise Image.DecompressionBombError
+        yield file
+
+
+def _raw_mode(tile: Any) -> str:
+    """Return the layout of the bytes in a part of an image file, such as ``RGB;16B``."""
+    return str(tile.args if isinstance(tile.args, str) else tile.args[0])
+
+
+def _swap_byte_order(tile: Any) -> Any:
+    """Return a part of an image file with 16 bits per channel, described in the other byte order."""
+    mode = _raw_mode(tile)
+    little = mode.endswith("L") or (mode.endswith("N") and sys.byteorder == "little")
+    swapped = f"{mode[:-1]}{'B' if little else 'L'}"
+    return tile._replace(args=swapped if isinstance(tile.args, str) else (swapped, *tile.args[1:]))
 
 
 @contextmanager
@@ -158,6 +256,10 @@ def _image_errors(path: Path) -> Iterator[None]:
             yield
     except FileNotFoundError:
         raise ImageError(path, "does not exist") from None
+    except Image.DecompressionBombError:
+        raise ImageError(
+            path, f"has more than {MAX_PIXELS:,} pixels by its header, the bound of images that are decoded"
+        ) from None
     except Exception as error:  # Pillow's decoders raise exceptions of many types
         reason = str(error).replace(f" {str(path)!r}", "")  # Pillow's message may contain the path as well
         raise ImageError(path, f"cannot be read as an image ({reason})") from error

@@ -16,11 +16,15 @@ class MaskCoverage(NamedTuple):
         pixels: Number in the mask file.
         visible: Number of these that the transform does not crop.
         transformed: Number in the transformed mask.
+        total: Number of all pixels in the mask file.
+        gray: Whether the mask file has many gray levels, so that half of the maximum is its threshold.
     """
 
     pixels: int
     visible: int
     transformed: int
+    total: int = 0
+    gray: bool = False
 
 
 class CoverageLoss(NamedTuple):
@@ -55,13 +59,14 @@ def mask_coverage(mask: Image.Image, transform: ImageTransform) -> MaskCoverage:
     """Count the defect pixels of a mask before and after a transform.
 
     Args:
-        mask: Mask of a whole image; nonzero on the defect.
+        mask: Mask of a whole image, as :func:`~moleflow.data.image_io.read_mask` returns it.
         transform: The transform of the image.
     """
     marked = np.asarray(mask) > 0
     rows, columns = (axis.numpy() for axis in transform.visible(mask.size))
     transformed = int(transform.mask(mask).sum())
-    return MaskCoverage(int(marked.sum()), int(marked[rows][:, columns].sum()), transformed)
+    visible = int(marked[rows][:, columns].sum())
+    return MaskCoverage(int(marked.sum()), visible, transformed, marked.size, "gray_levels" in mask.info)
 
 
 def coverage_loss(masks: Iterable[MaskCoverage]) -> CoverageLoss:

@@ -1,5 +1,6 @@
 """Transforms from images and masks of any size to tensors of one size, and augmentation by flips and rotations."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -18,7 +19,16 @@ MODES = ("crop", "squash", "pad")
 
 
 class Transform(Protocol):
-    """Interface of deterministic transforms of an image and its mask."""
+    """Interface of deterministic transforms of an image and its mask.
+
+    Attributes:
+        input_range: Argument of :func:`~moleflow.data.image_io.read_image` for the images.
+    """
+
+    @property
+    def input_range(self) -> tuple[float, float] | None:
+        """Values of deep images that become black and white; None: by the type of the file."""
+        ...
 
     def __call__(self, image: Image.Image) -> Tensor:
         """Return an RGB image as a float32 tensor (3, H, W)."""
@@ -45,9 +55,13 @@ class ImageTransform:
         mode: ``crop``, ``squash`` or ``pad``.
         mean: Mean of red, green and blue in [0, 1], subtracted.
         std: Standard deviation of red, green and blue, divided by.
+        input_range: Values that become black and white in images with more than 8 bits per channel: ``auto`` for
+            those of the file's type, or (low, high) for all such images. Images of 8 bits are not affected. See
+            :func:`~moleflow.data.image_io.read_image`.
 
     Raises:
-        UserError: If the size is not positive, the mode is unknown, or mean or std are not three values each.
+        UserError: If the size is not positive, the mode is unknown, mean or std are not three values each, or the
+            input range is empty.
     """
 
     def __init__(
@@ -56,6 +70,7 @@ class ImageTransform:
         mode: str = "crop",
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
+        input_range: str | Sequence[float] = "auto",
     ) -> None:
         sides = (size, size) if isinstance(size, (int, float)) else tuple(size)
         if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
@@ -65,6 +80,12 @@ class ImageTransform:
         self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise UserError(f"mean={mean}, std={std} must be three values each (red, green, blue), std above 0.")
+        self._input_range = None if input_range == "auto" else _checked_range(input_range)
+
+    @property
+    def input_range(self) -> tuple[float, float] | None:
+        """Values of deep images that become black and white; None: by the type of the file."""
+        return self._input_range
 
     def __call__(self, image: Image.Image) -> Tensor:
         """Return an RGB image as a float32 tensor (3, H, W), normalized."""
@@ -80,13 +101,14 @@ class ImageTransform:
 
     def spec(self) -> dict[str, Any]:
         """Return all settings that the image tensor depends on, as JSON types."""
-        return {
+        spec = {
             "size": [self.height, self.width],
             "mode": self.mode,
             "filter": "lanczos",
             "mean": list(self.mean),
             "std": list(self.std),
         }
+        return spec | ({} if self.input_range is None else {"input_range": list(self.input_range)})
 
     def visible(self, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Return the rows and columns of an image that are not cropped.
@@ -141,6 +163,13 @@ class ImageTransform:
         return F.pad(pixels, (left, right, top, bottom))
 
 
+def _checked_range(input_range: str | Sequence[float]) -> tuple[float, float]:
+    values = [] if isinstance(input_range, str) else [float(value) for value in input_range]
+    if len(values) != 2 or not -math.inf < values[0] < values[1] < math.inf:
+        raise UserError(f"input_range={input_range} must be auto, or [low, high] with low below high.")
+    return values[0], values[1]
+
+
 def _offset(length: int, target: int) -> int:
     """Return the pixels to pad (negative: to crop) at the start of an axis, rounded as in torchvision's CenterCrop."""
     return -round((length - target) / 2)
@@ -187,6 +216,11 @@ class FlippedTransform:
     def __init__(self, transform: ImageTransform, flip: str) -> None:
         self.transform = transform
         self.flip = flip
+
+    @property
+    def input_range(self) -> tuple[float, float] | None:
+        """Values of deep images that become black and white; None: by the type of the file."""
+        return self.transform.input_range
 
     def __call__(self, image: Image.Image) -> Tensor:
         """Return the flipped RGB image as a float32 tensor (3, H, W), normalized."""

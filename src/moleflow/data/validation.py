@@ -28,6 +28,7 @@ from moleflow.data.layouts import (
 from moleflow.data.mask_coverage import MaskCoverage, coverage_loss, mask_coverage
 from moleflow.data.samples import Sample, Split
 from moleflow.data.transforms import ImageTransform
+from moleflow.data.value_checks import value_warnings
 from moleflow.utils.errors import UserError
 from moleflow.utils.io import sha256
 
@@ -177,6 +178,8 @@ def _common_findings(
             yield Finding("warning", category, loss.message(category, transform))
         sizes = ((sample.path, size(sample.path)) for sample in samples if sample.category == category)
         yield from _aspect_ratios(category, {path: size for path, size in sizes if size}, transform)
+    for category, message in value_warnings(samples, coverage, transform.input_range):
+        yield Finding("warning", category, message)
 
 
 def _decode(sample: Sample) -> _DecodedSample:

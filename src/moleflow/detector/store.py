@@ -95,7 +95,7 @@ class ModelStore:
         base_file = self._write("base", base, files)
         listed = []
         for name, tensors in experts.items():
-            file = self._write(f"experts/{quote(name, safe='+ ,()')}", tensors, files)
+            file = self._write(f"experts/{quote(name, safe='+ ,()', errors='surrogateescape')}", tensors, files)
             listed.append({"name": name, "file": file, **entries[name]})
         write_checksummed_json(
             self.manifest_path,

@@ -19,6 +19,7 @@ from moleflow.detector.base import Detector
 from moleflow.evaluation.evaluator import CategoryResult
 from moleflow.metrics.averaging import mean_over_categories
 from moleflow.runs.progress import Progress
+from moleflow.utils.environment import escape_undecodable
 from moleflow.utils.io import atomic_write, to_jsonable, write_json
 from moleflow.utils.tables import format_table
 
@@ -108,14 +109,18 @@ def write_results(
 
 
 def write_scores(path: Path, root: Path, routed: Mapping[str, CategoryResult]) -> None:
-    """Write one row per test image, with paths relative to the data set's root and scores in full precision."""
+    """Write one row per test image, with paths relative to the data set's root and scores in full precision.
+
+    Bytes of names that are not UTF-8 are escaped.
+    """
     with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(("path", "category", "defect", "label", "image_score", "routed_to"))
         for category, result in routed.items():
             for sample, score, route in zip(result.samples, result.scores.tolist(), result.routes, strict=True):
                 relative = sample.path.relative_to(root) if sample.path.is_relative_to(root) else sample.path
-                writer.writerow((relative.as_posix(), category, sample.defect, sample.label, repr(score), route))
+                row = (relative.as_posix(), category, sample.defect, str(sample.label), repr(score), route)
+                writer.writerow(map(escape_undecodable, row))
 
 
 def peak_memory() -> dict[str, int]:

@@ -78,7 +78,8 @@ def export_onnx(model: MoLEFlow, category: str, path: Path) -> Path:
 
     The graph's input is ``images`` (B, 3, H, W), float32 RGB in [0, 1], for any B; its outputs are ``score`` (B,) and
     ``map`` (B, H, W). The metadata holds the expert, its categories and score threshold, and how an image is brought
-    to the graph's size: ``mode``, ``size`` and ``filter`` of :class:`ImageTransform`, and for ``pad`` the ``fill``.
+    to the graph's size: ``mode``, ``size``, ``filter`` and ``input_range`` of :class:`ImageTransform`, and for ``pad``
+    the ``fill``.
 
     Args:
         model: The trained model, on the CPU.
@@ -124,6 +125,7 @@ def _metadata(model: MoLEFlow, expert: str) -> dict[str, str]:
         "mode": spec["mode"],
         "size": json.dumps(spec["size"]),
         "filter": spec["filter"],
+        "input_range": json.dumps(spec.get("input_range", "auto")),
         "threshold": repr(model.thresholds(expert).score),
     }
     return metadata | ({"fill": json.dumps(spec["mean"])} if spec["mode"] == "pad" else {})

@@ -33,7 +33,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
         os.close(handle)
     except OSError as error:
-        raise _cannot_write(path, error) from error
+        raise cannot_write(path, error) from error
     temporary = Path(name)
     try:
         try:
@@ -44,7 +44,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
             temporary.replace(path)
             _sync_folder(path.parent)
         except OSError as error:
-            raise _cannot_write(path, error) from error
+            raise cannot_write(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -180,7 +180,8 @@ def _umask() -> int:
     return current
 
 
-def _cannot_write(path: Path, error: OSError) -> UserError:
+def cannot_write(path: Path, error: OSError) -> UserError:
+    """Return the error of a file that cannot be written, with advice."""
     for parent in path.parents:
         if parent.exists() and not parent.is_dir():
             return UserError(f"{path} cannot be written: {parent} is a file. Choose a folder.")

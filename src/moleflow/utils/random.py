@@ -18,5 +18,5 @@ def generator(seed: int, purpose: str, *index: int | str) -> torch.Generator:
         index: Index of the draw among those of the same name, for example task and epoch.
     """
     words = "/".join(str(part) for part in (seed, purpose, *index))
-    digest = hashlib.sha256(words.encode()).digest()
+    digest = hashlib.sha256(words.encode(errors="surrogateescape")).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))

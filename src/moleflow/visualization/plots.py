@@ -6,15 +6,19 @@ Lines differ in marker and dash as well as in color. The colors are those of Oka
 
 import base64
 import io
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager
+from matplotlib.text import Text
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -34,6 +38,18 @@ STYLE: dict[Any, Any] = {
     "axes.titlesize": 10,
     "axes.titleweight": "bold",
 }
+
+
+CJK_FONTS = (
+    "Noto Sans CJK JP", "Noto Sans CJK KR", "Noto Sans CJK SC", "Noto Sans CJK TC", "Source Han Sans", "Noto Sans KR",
+    "Noto Sans JP", "Noto Sans SC", "NanumGothic", "UnDotum", "IPAGothic", "IPAexGothic", "TakaoGothic",
+    "WenQuanYi Zen Hei", "WenQuanYi Micro Hei", "Droid Sans Fallback", "Apple SD Gothic Neo", "Hiragino Sans",
+    "PingFang SC", "Malgun Gothic", "Yu Gothic", "MS Gothic", "Microsoft YaHei", "SimHei", "Arial Unicode MS",
+)  # fmt: skip
+"""Families with Chinese, Japanese or Korean characters on Linux, macOS and Windows.
+
+Those that are installed draw the characters that the default font lacks.
+"""
 
 
 @dataclass(frozen=True)
@@ -70,8 +86,27 @@ def svg_data_uri(fig: Figure) -> str:
     """Return a figure as SVG in a data URI; equal figures result in equal text."""
     out = io.BytesIO()
     with mpl.rc_context(STYLE):
-        fig.savefig(out, format="svg", metadata={"Date": None})
+        save_figure(fig, out, format="svg", metadata={"Date": None})
     return "data:image/svg+xml;base64," + base64.b64encode(out.getvalue()).decode()
+
+
+def save_figure(fig: Figure, target: Path | IO[bytes], **options: Any) -> None:
+    """Write a figure, with installed fonts for Chinese, Japanese and Korean characters.
+
+    Args:
+        fig: The figure.
+        target: The file to write.
+        options: Arguments of :meth:`matplotlib.figure.Figure.savefig`.
+    """
+    installed = {font.name for font in fontManager.ttflist}
+    fallbacks = [name for name in CJK_FONTS if name in installed]
+    style: dict[Any, Any] = {"font.family": [*mpl.rcParams["font.family"], *fallbacks]} if fallbacks else {}
+    with mpl.rc_context(style), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # no font has the character
+        if fallbacks:
+            for text in fig.findobj(Text):
+                text.set_fontfamily([*text.get_fontfamily(), *fallbacks])
+        fig.savefig(target, **options)
 
 
 def line_styles() -> Iterable[dict[str, Any]]:

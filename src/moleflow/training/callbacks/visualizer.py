@@ -11,9 +11,16 @@ from moleflow.evaluation.evaluator import CategoryResult
 from moleflow.inference.overlay import transformed_image
 from moleflow.training.callbacks.base import RunCallback
 from moleflow.training.context import RunContext
+from moleflow.utils.environment import escape_undecodable
 from moleflow.utils.io import atomic_write
 from moleflow.visualization.examples import Example, examples_figure, select_examples
-from moleflow.visualization.plots import heat_map_figure, learning_curves, roc_and_precision, score_histograms
+from moleflow.visualization.plots import (
+    heat_map_figure,
+    learning_curves,
+    roc_and_precision,
+    save_figure,
+    score_histograms,
+)
 
 
 class ExampleVisualizer(RunCallback):
@@ -33,14 +40,15 @@ class ExampleVisualizer(RunCallback):
         for category, result in tqdm(results.items(), "figures", leave=False, disable=not context.show_progress):
             name = category.replace("/", "_")
             _save(self._examples(context, category, result), folder / f"examples_{name}.jpg")
-        scores = {c: (r.scores.tolist(), [s.label for s in r.samples]) for c, r in results.items()}
-        names = [task.name for task in context.tasks]
+        scores = {escape_undecodable(c): (r.scores.tolist(), [s.label for s in r.samples]) for c, r in results.items()}
+        names = [escape_undecodable(task.name) for task in context.tasks]
         _save(score_histograms(scores), folder / "scores.png")
         _save(roc_and_precision(scores), folder / "curves.png")
         _save(learning_curves(context.progress.histories, names), folder / "learning.png")
         experts = metrics["routing"]["experts"]
         shares = [[100 * r.routes.count(e) / len(r.routes) for e in experts] for r in results.values()]
-        matrix = heat_map_figure(shares, list(results), experts, "category", "routed to (%)", 0, (0, 100))
+        rows, columns = list(map(escape_undecodable, results)), list(map(escape_undecodable, experts))
+        matrix = heat_map_figure(shares, rows, columns, "category", "routed to (%)", 0, (0, 100))
         _save(matrix, folder / "routing.png")
 
     def _examples(self, context: RunContext, category: str, result: CategoryResult) -> Figure:
@@ -54,20 +62,20 @@ class ExampleVisualizer(RunCallback):
             sample, route = result.samples[i], result.routes[i]
             examples.append(
                 Example(
-                    image=transformed_image(read_image(sample.path), transform),
+                    image=transformed_image(read_image(sample.path, transform.input_range), transform),
                     mask=None if sample.mask is None else transform.mask(read_mask(sample.mask)).numpy(),
                     anomaly_map=anomaly_map.numpy(),
                     score=float(result.scores[i]),
                     threshold=detector.thresholds(route).score,
-                    title=f"{sample.path.parent.name}/{sample.path.name}",
-                    reason=f"{sample.defect}: {reason}",
-                    expert=route,
+                    title=escape_undecodable(f"{sample.path.parent.name}/{sample.path.name}"),
+                    reason=escape_undecodable(f"{sample.defect}: {reason}"),
+                    expert=escape_undecodable(route),
                 )
             )
-        return examples_figure(category, examples)
+        return examples_figure(escape_undecodable(category), examples)
 
 
 def _save(figure: Figure, path: Path) -> None:
     """Write a figure atomically."""
     with atomic_write(path) as temporary:
-        figure.savefig(temporary, format=path.suffix[1:], dpi=90)
+        save_figure(figure, temporary, format=path.suffix[1:], dpi=90)
