@@ -1,8 +1,9 @@
 """Identity of a run: the config keys that define it, and the name of its folder."""
 
-import hashlib
 import re
 from collections.abc import Iterable, Sequence
+
+from moleflow.utils.io import shorten_name
 
 NON_IDENTITY_KEYS = (
     "resume", "logger", "callbacks", "features.cache_dir", "features.num_workers", "progress",
@@ -50,8 +51,8 @@ def folder_name(parts: Iterable[str]) -> str:
     """
     text = ",".join(sorted(parts))
     name = re.sub(r"[^\w.,=+@\-]+", "_", text).strip("_") or "default"
-    if len(name) > 120 or re.search(r"""[^\w.,=+@\-\[\]{}'"]""", text):
-        name = f"{name[:110]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    if shorten_name(name) != name or re.search(r"""[^\w.,=+@\-\[\]{}'"]""", text):
+        return shorten_name(name, text)
     return name
 
 
