@@ -1,4 +1,4 @@
-"""The number a search maximises."""
+"""Tests of the metric that a search maximizes."""
 
 import shutil
 from pathlib import Path

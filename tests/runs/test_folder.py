@@ -90,3 +90,27 @@ def test_the_newest_whole_checkpoint_counts(tmp_path: Path, caplog: pytest.LogCa
     assert list(tmp_path.iterdir()) == []
     TaskCheckpoints(tmp_path, 11).add(0, lambda path: path.write_text("other task") and None)
     assert checkpoints.latest() is None
+
+
+def test_a_rejected_command_removes_its_own_files_only(tmp_path: Path) -> None:
+    path = tmp_path / "default" / "default" / "seed0"
+    for name in ("mine.txt", "results/old.csv"):
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_text("of the user")
+    folder = RunFolder(path, CONFIG | {"name": "default"})
+    with folder.locked():
+        folder.claim(force=False)
+        (path / "train.log").write_text("a warning")
+        (path / "logs/version_0").mkdir(parents=True)
+        folder.discard()
+    assert sorted(str(file.relative_to(path)) for file in path.rglob("*")) == ["mine.txt", "results", "results/old.csv"]
+
+
+def test_a_rejected_command_leaves_no_empty_folder(tmp_path: Path) -> None:
+    path = tmp_path / "default" / "default" / "seed0"
+    folder = RunFolder(path, CONFIG | {"name": "default"})
+    with folder.locked():
+        folder.claim(force=False)
+        (path / "train.log").write_text("a warning")
+        folder.discard()
+    assert not list(tmp_path.iterdir())

@@ -34,7 +34,7 @@ COLUMNS = ("job", "status", "image_auroc", "image_ap", "pixel_auroc", "pixel_ap"
 
 
 class SweepReport(Callback):
-    """Records the jobs of a sweep, in whatever process they run, and prints a table at the end.
+    """Records the jobs of a sweep, in any process, and prints a table at the end.
 
     Launchers send a copy of this object to the process of each job, which writes a record of the job for the process
     that the user started. A failed job returns None to the sweeper instead of its exception, because Hydra's own
