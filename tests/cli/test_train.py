@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from helpers.program import CONF, ROOT, run_command
+from moleflow.cli import train
 from moleflow.cli.train import former_names, hints
 
 
@@ -20,12 +21,29 @@ from moleflow.cli.train import former_names, hints
         (["loss=zzz"], "loss=zzz is unknown. Choose one of: nll, sum, tail."),
         (["+sweep=lr", "+experiment=quickstart"], "write experiment=quickstart, without the plus"),
         (["experiment=MVTec-WRN50-TailW0.75-TopK5-TailTopK2-ScaleK5"], "is experiment=tailw0.75."),
-        (["hydra/launcher=joblib"], "pip install 'moleflow[sweep]'"),
+        (["hydra/launcher=joblob"], "hydra/launcher=joblob is unknown. Did you mean 'joblib'? Choose one of: basic, "),
     ],
 )
 def test_hints(arguments: list[str], hint: str) -> None:
     sentences = list(hints(arguments, CONF))
     assert any(hint in sentence for sentence in sentences), sentences
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_plugin_is_advised_only_if_it_is_not_installed(installed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    requested: list[str] = []
+    monkeypatch.setattr(train, "find_spec", lambda name: requested.append(name) or (object() if installed else None))
+    sentences = list(hints(["hydra/launcher=submitit_local"], CONF))
+    advice = "hydra/launcher=submitit_local is a plugin that is not installed. Run: pip install 'moleflow[sweep]'"
+    assert sentences == ([] if installed else [advice])
+    assert requested == ["hydra_plugins.hydra_submitit_launcher"]
+
+
+def test_long_lists_of_options_are_cut() -> None:
+    (sentence,) = hints(["+experiment=zzz"], CONF)
+    assert sentence.startswith("experiment=zzz is unknown. Choose one of: ")
+    assert sentence.count(",") == 20
+    assert sentence.endswith(" more.")
 
 
 def test_correct_overrides_get_no_hint() -> None:

@@ -22,7 +22,7 @@ from moleflow.data.datamodule import (
 from moleflow.data.image_io import ImageError
 from moleflow.data.mask_coverage import MaskCoverage
 from moleflow.data.samples import Sample
-from moleflow.data.splits import train_validation_split
+from moleflow.data.splits import ValidationSplit
 from moleflow.data.tasks import ORDERS
 from moleflow.data.transforms import FlippedTransform, ImageTransform
 from moleflow.utils.errors import UserError
@@ -159,7 +159,7 @@ def test_split_is_that_of_seed_and_category(folder: Path) -> None:
     data = FolderDataModule(folder, TRANSFORM, ["nut", "bolt"], validation=2, seed=3)
     for category in data.categories:
         samples = data.samples("train", category)
-        assert data.split(category) == train_validation_split(samples, 2, 3)
+        assert data.split(category) == ValidationSplit(2, 3)(samples)
         assert len(data.split(category)[1]) == 2
     assert FolderDataModule(folder, TRANSFORM, ["nut"]).split("nut")[1] == []
 

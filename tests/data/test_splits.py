@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moleflow.data.samples import Sample
-from moleflow.data.splits import ValidationSplit, train_validation_split
+from moleflow.data.splits import ValidationSplit
 from moleflow.utils.errors import UserError
 
 
@@ -22,18 +22,17 @@ def test_split_is_a_partition_in_the_order_of_the_samples(count: int, amount: fl
     size = max(1, round(amount * count)) if amount < 1 else int(amount)
     if size >= count:
         with pytest.raises(UserError, match=f"must leave at least one of the {count} training images of bottle"):
-            train_validation_split(images, amount, seed)
+            ValidationSplit(amount, seed)(images)
         return
-    train, validation = train_validation_split(images, amount, seed)
+    train, validation = ValidationSplit(amount, seed)(images)
     assert len(validation) == size
     assert sorted([*train, *validation], key=lambda sample: sample.path) == images
     assert train == [sample for sample in images if sample not in validation]
-    assert (train, validation) == ValidationSplit(amount, seed)(images)
 
 
 def test_split_depends_on_seed_and_category() -> None:
     chosen = {
-        (seed, category): [s.path.name for s in train_validation_split(samples(40, category), 8, seed)[1]]
+        (seed, category): [s.path.name for s in ValidationSplit(8, seed)(samples(40, category))[1]]
         for seed in (0, 1)
         for category in "ab"
     }
@@ -42,16 +41,16 @@ def test_split_depends_on_seed_and_category() -> None:
 
 def test_split_of_a_known_seed() -> None:
     """Runs are comparable between versions only if they exclude the same images."""
-    names = [sample.path.stem for sample in train_validation_split(samples(20), 4, 7)[1]]
+    names = [sample.path.stem for sample in ValidationSplit(4, 7)(samples(20))[1]]
     assert names == ["002", "006", "012", "018"]
 
 
 def test_no_validation_images() -> None:
-    assert train_validation_split(samples(40), 0, 0) == (samples(40), [])
-    assert train_validation_split([], 3, 0) == ([], [])
+    assert ValidationSplit(0, 0)(samples(40)) == (samples(40), [])
+    assert ValidationSplit(3, 0)([]) == ([], [])
 
 
 @pytest.mark.parametrize("amount", [-0.1, 2.5, 40, "many", float("nan"), float("inf"), None])
 def test_invalid_amount_raises(amount: Any) -> None:
     with pytest.raises(UserError, match=f"validation={amount} must"):
-        train_validation_split(samples(40), amount, 0)
+        ValidationSplit(amount, 0)(samples(40))

@@ -11,7 +11,7 @@ from PIL import Image
 from helpers.trees import write_mvtec_tree
 from moleflow.data.datamodule import FolderDataModule
 from moleflow.data.transforms import ImageTransform
-from moleflow.data.validation import check_dataset, dataset_warnings
+from moleflow.data.validation import check_dataset, dataset_findings
 from moleflow.utils.io import sha256
 
 
@@ -23,7 +23,7 @@ def root(tmp_path: Path) -> Path:
 def warnings_of(root: Path, **options: object) -> list[str]:
     """Return the warnings of a run; with default options, after a comparison with those of the check."""
     transform = ImageTransform(224, **options)  # type: ignore[arg-type]
-    warnings = list(dataset_warnings(FolderDataModule(root, transform), sha256))
+    warnings = [finding.message for finding in dataset_findings(FolderDataModule(root, transform), sha256)]
     if not options:
         assert sorted(finding.message for finding in check_dataset(root)[0]) == sorted(warnings)
     return warnings

@@ -88,8 +88,18 @@ def test_training_images_are_scored_without_their_own_patches(tree: Path) -> Non
 def test_scores_that_are_not_finite_are_an_error(detector: MoLEFlow) -> None:
     features = torch.zeros(3, 8, 8, 16)
     features[1, 0, 0] = torch.nan
-    with pytest.raises(UserError, match=r"expert 'bottle' are not finite for b\.png\. Its training diverged"):
+    with pytest.raises(
+        UserError, match=r"expert 'bottle' are not finite for b\.png\. It is fitted in closed form, and"
+    ):
         detector.scorer.score_features(features, "bottle", [Path("a.png"), Path("b.png"), Path("c.png")])
+
+
+def test_advice_for_a_model_with_gradient_steps_is_the_learning_rate(tree: Path) -> None:
+    features = torch.full((1, 8, 8, 16), torch.nan)
+    with pytest.raises(UserError, match=r"Its training diverged: lower optimizer\.lr"):
+        fit_detector(tree, "model=whitened", categories=["bottle"]).scorer.score_features(
+            features, "bottle", [Path("a")]
+        )
 
 
 def test_merged_experts_are_cached_up_to_a_limit(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,6 +82,34 @@ def test_failed_job_is_reported_and_the_others_finish(launcher: str, processes: 
     assert len(finished_rows(output)) == 1
 
 
+@pytest.mark.parametrize("wrong", ["transform.size=64,10", "objective=image_auroc,pixl_ap"])
+def test_a_rejected_job_is_a_row_and_leaves_no_folder(wrong: str, processes: Processes, tmp_path: Path) -> None:
+    process = start(processes, tmp_path, wrong)
+    assert process.wait() == 1, process.output
+    output = process.output
+    assert re.search(r"^1 +failed ", output, re.MULTILINE)
+    assert "1 of 2 jobs failed" in output
+    assert len(finished_rows(output)) == 1
+    assert "Traceback" not in output
+    assert "FileNotFoundError" not in output
+    assert len(list(tmp_path.glob("runs/default/*"))) == 1
+
+
+@pytest.mark.parametrize("swept", ["optimizer.lr=1e-3,1e-4", "dataset.root=tree,other"], ids=["before", "in jobs"])
+def test_search_over_a_metric_that_the_data_lacks_is_refused_before_training(
+    swept: str, processes: Processes, tmp_path: Path
+) -> None:
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    for name in ("tree", "other"):
+        write_mvtec_tree(tmp_path / name, ["bottle"], train=4, good=1, defect=1, masks=False)
+    search = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", "hydra.sweeper.max_failure_rate=1.0"]
+    process = start(processes, tmp_path, *search, swept)
+    assert process.wait() == 1, process.output
+    assert "objective=pixel_ap cannot be searched: the data set has no masks" in process.output
+    assert "Set objective=image_auroc" in process.output
+    assert not list(tmp_path.glob("runs/default/*"))
+
+
 def test_unknown_experiment_is_an_error_before_the_first_job(processes: Processes, tmp_path: Path) -> None:
     process = start(processes, tmp_path, "+experiment=quickstart,tailw08")
     assert process.wait(240) == 1, process.output

@@ -143,7 +143,7 @@ def test_spec_depends_on_every_weight() -> None:
     [
         ("wide_resnet50_3", ["layer2"], "wide_resnet50_3 must be a network of timm.*Did you mean.*wide_resnet50_2"),
         ("resnet18.racm_in1k", ["layer2"], r"resnet18.racm_in1k must be a network.*resnet18\.a._in1k"),
-        ("resnet18", ["layer5"], "backbone.layers=layer5 is unknown.*layer1.*Did you mean"),
+        ("resnet18", ["layer5"], "backbone.layers=layer5 is unknown. Did you mean.*layer1"),
         ("resnet18", ["fc"], "are not part of|fc of resnet18 does not return a feature map"),
         ("resnet18", [2], "are block numbers, but resnet18 is not a ViT"),
         ("resnet18", [], r"backbone.layers=\[\] must contain at least one layer"),
@@ -157,8 +157,44 @@ def test_invalid_name_or_layer_raises(name: str, layers: list[str | int], messag
 
 
 def test_module_name_for_a_vit_raises() -> None:
-    with pytest.raises(UserError, match=r"not a CNN.*block numbers"):
+    with pytest.raises(UserError, match=r"vit_tiny_patch16_224 is a ViT\. Use its block numbers, 0 to 11"):
         backbone("vit_tiny_patch16_224", ["blocks.3"], 16)
+
+
+@pytest.mark.parametrize("layers", [["stages.1"], [1]])
+@pytest.mark.parametrize(
+    "name", ["maxvit_nano_rw_256", "beit_base_patch16_224", "hiera_tiny_224", "swin_tiny_patch4_window7_224"]
+)
+def test_network_that_is_neither_cnn_nor_plain_vit_raises_one_error(name: str, layers: list[str | int]) -> None:
+    with pytest.raises(UserError, match=f"backbone.name={name} is not supported: .*backbone=wide_resnet50_2"):
+        backbone(name, layers, 16)
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "working"), [("hrnet_w18_small", "stage2", "layer1"), ("selecsls42b", "features.1", "stem")]
+)
+def test_layer_that_returns_a_list_raises_with_the_layers_that_return_maps(name: str, layer: str, working: str) -> None:
+    message = f"backbone.layers={layer} of {name} does not return a feature map .*These layers do: .*{working}"
+    with pytest.raises(UserError, match=message):
+        backbone(name, [layer], 16)
+    assert backbone(name, [working], 16).grid(64, 64) >= (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "layers", "size", "smallest"),
+    [
+        ("resnet18", ["layer2", "layer3"], 10, 32),
+        ("resnet18", ["layer1"], 4, 8),
+        ("vit_tiny_patch16_224", [1], 16, 32),
+    ],
+)
+def test_image_size_below_2_x_2_patches_raises(name: str, layers: list[str | int], size: int, smallest: int) -> None:
+    network = backbone(name, layers, 16)
+    with pytest.raises(
+        UserError, match=rf"transform.size=\[{size}, {size}\] is too small: .*Use transform.size={smallest} or more\."
+    ):
+        network.grid(size, size)
+    assert min(network.grid(smallest, smallest)) >= 2
 
 
 def test_image_size_that_is_no_multiple_of_the_patch_size_raises() -> None:

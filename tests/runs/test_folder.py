@@ -125,3 +125,27 @@ def test_discarded_folder_and_its_empty_parents_are_removed(name: str, tmp_path:
         folder.discard()
     assert (tmp_path / name).exists() == (name == "other")  # a folder of the user's choice
     assert not list((tmp_path / name).rglob("*.*"))
+
+
+def test_a_rejected_command_removes_its_own_files_only(tmp_path: Path) -> None:
+    path = tmp_path / "default" / "default" / "seed0"
+    for name in ("mine.txt", "results/old.csv"):
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_text("of the user")
+    folder = RunFolder(path, CONFIG | {"name": "default"})
+    with folder.locked():
+        folder.claim(force=False)
+        (path / "train.log").write_text("a warning")
+        (path / "logs/version_0").mkdir(parents=True)
+        folder.discard()
+    assert sorted(str(file.relative_to(path)) for file in path.rglob("*")) == ["mine.txt", "results", "results/old.csv"]
+
+
+def test_a_rejected_command_leaves_no_empty_folder(tmp_path: Path) -> None:
+    path = tmp_path / "default" / "default" / "seed0"
+    folder = RunFolder(path, CONFIG | {"name": "default"})
+    with folder.locked():
+        folder.claim(force=False)
+        (path / "train.log").write_text("a warning")
+        folder.discard()
+    assert not list(tmp_path.iterdir())

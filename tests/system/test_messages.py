@@ -1,14 +1,18 @@
 """Tests of error messages of whole runs: one message, no traceback, exit status 1."""
 
+import shlex
 import shutil
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf, open_dict
 from PIL import Image
 
 from helpers.processes import Processes
 from helpers.program import ROOT, TINY, run_command, run_program
 from helpers.trees import write_mvtec_tree
+from moleflow.experiment.build import build_continual_trainer
+from moleflow.experiment.compose import compose_config
 from moleflow.utils.errors import UserError
 
 
@@ -57,7 +61,7 @@ def error_of(tree: Path, *overrides: str) -> str:
         (["router.oracle=maybe"], ["router.oracle=maybe must be true or false."]),
         (["model.lora_rank=abc"], ["model.lora_rank=abc must be a whole number."]),
         (["loss.tail_weight=x"], ["loss.tail_weight=x must be a number."]),
-        (["loss.tail_weight=-1"], ["loss.tail_weight=-1 must be"]),
+        (["loss.tail_weight=-1"], ["loss.tail_weight=-1 must lie in [0, 2]."]),
         (["transform.mode=stretch"], ["transform.mode=stretch", "squash"]),
         (["transform.size=big"], ["transform.size=big must be a whole number or a list of whole numbers."]),
         (["scoring.pool=4"], ["scoring.pool=4"]),
@@ -70,6 +74,16 @@ def error_of(tree: Path, *overrides: str) -> str:
         (["+model.lora_rnk=3"], ["lora_rnk", "lora_rank"]),
         (["masks=croped"], ["masks=croped", "cropped"]),
         (["scoring.subtract_median=2"], ["scoring.subtract_median=2 must"]),
+        (["+trainer.max_epochs=3"], ["trainer.max_epochs cannot be set", "Set epochs instead."]),
+        (["+trainer.num_sanity_val_steps=3"], ["trainer.num_sanity_val_steps cannot be set", "Leave it out."]),
+        (["+trainer.presicion=32"], ["trainer.presicion is unknown.", "'precision'"]),
+        (["+trainer.strategy=ddp_spawn"], ["trainer.strategy=ddp_spawn", "ddp_find_unused_parameters_true"]),
+        (["trainer.precision=bf16-true"], ["trainer.precision=bf16-true", "32-true", "bf16-mixed"]),
+        (["trainer.precision=16-true"], ["trainer.precision=16-true", "32-true", "bf16-mixed"]),
+        (["loss.tail_weight=70"], ["loss.tail_weight=70 must lie in [0, 2]."]),
+        (["transform.size=10"], ["transform.size=[10, 10] is too small", "Use transform.size=32 or more."]),
+        (["+per_category.screw.transform.size=10"], ["per_category.screw.transform.size=[10, 10] is too small"]),
+        (["objective=pixl_ap"], ["objective=pixl_ap", "'pixel_ap'"]),
     ],
 )
 def test_wrong_value_is_named_with_the_allowed_ones(tree: Path, overrides: list[str], words: list[str]) -> None:
@@ -142,13 +156,92 @@ def test_command_line_error_is_one_message(
     assert process.returncode == 1
     assert all(word in process.stderr for word in words), process.stderr
     assert "Traceback" not in process.stderr
+    assert "HYDRA_FULL_ERROR" not in process.stderr
+    assert len(process.stderr.splitlines()) == 1, process.stderr
+
+
+@pytest.mark.parametrize("key", ["dataset.root", "hydra.run.dir"])
+@pytest.mark.parametrize("name", ["Prüfling (1)", "나사", "a=b,c=d", 'it\'s "new"', "x(1)", "back\\slash (1)"])
+def test_value_that_needs_quotes_is_one_message_with_a_command_that_works(
+    key: str, name: str, processes: Processes, tmp_path: Path
+) -> None:
+    process = processes.run(f"{key}={tmp_path}/{name}", cwd=tmp_path)
+    assert process.returncode == 1
+    assert len(process.stderr.splitlines()) == 1, process.stderr
+    (argument,) = shlex.split(process.stderr.partition(" Write: ")[2])
+    config = compose_config([argument]) if key == "hydra.run.dir" else compose_config([argument]).dataset
+    assert (config.hydra.run.dir if key == "hydra.run.dir" else config.root) == f"{tmp_path}/{name}"
+
+
+def test_quoted_values_run(tmp_path: Path, processes: Processes) -> None:
+    tree = write_mvtec_tree(tmp_path / "Prüfling (1)=가", ("bottle",), train=3, good=1, defect=1)
+    tiny = [key for key in TINY if not key.startswith("model.")]
+    overrides = ["dataset=folder", f'dataset.root="{tree}"', *tiny, "model=gaussian", f'hydra.run.dir="{tmp_path}/a=b"']
+    process = processes.run(*overrides)
+    assert process.returncode == 0, process.stderr
+    assert (tmp_path / "a=b" / "metrics.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["dataset.categories=[가,b]"], ["'dataset.categories=[\"가\",b]'"]),
+        (["-m", "dataset.root=/a(1),/b"], ["'dataset.root=\"/a(1)\",/b'"]),
+        (["+per_category.가.epochs=3"], ["a key has ASCII letters", "+experiment=mine"]),
+        (["foo"], ["foo is not an override. Write key=value."]),
+    ],
+)
+def test_other_override_that_cannot_be_parsed_is_one_message(
+    arguments: list[str], words: list[str], processes: Processes, tmp_path: Path
+) -> None:
+    process = processes.run(*arguments, cwd=tmp_path)
+    assert process.returncode == 1
+    assert len(process.stderr.splitlines()) == 1, process.stderr
+    assert all(word in process.stderr for word in words), process.stderr
+
+
+def test_settings_without_effect_on_a_closed_form_model_are_named(
+    tree: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tiny = [key for key in TINY if not key.startswith(("model.", "batch_size"))]
+    overrides = ["dataset=folder", f"dataset.root={tree}", *tiny, "model=patchcore", "+per_category.screw.epochs=3"]
+    build_from_command(overrides, tmp_path / "run")
+    assert (
+        "epochs, per_category.screw.epochs have no effect: this model is fitted in closed form, without gradient steps."
+        in caplog.messages
+    )
+    caplog.clear()
+    build_from_command(["dataset=folder", f"dataset.root={tree}", *TINY], tmp_path / "run")
+    assert not caplog.messages
+
+
+def build_from_command(overrides: list[str], folder: Path) -> None:
+    """Build the continual trainer of a command."""
+    config = compose_config([*overrides, f"hydra.run.dir={folder}"])
+    with open_dict(config):
+        del config["hydra"]
+    settings = OmegaConf.to_container(config, resolve=True)
+    build_continual_trainer(config, settings, folder, overrides)
+
+
+@pytest.mark.parametrize("model", ["padim", "mixture"])
+def test_closed_form_model_of_equal_images_names_the_images(model: str, tmp_path: Path) -> None:
+    tree = write_mvtec_tree(tmp_path / "tree", ("bottle",), train=4)
+    first, *others = sorted((tree / "bottle/train/good").iterdir())
+    for image in others:
+        shutil.copy(first, image)
+    tiny = [key for key in TINY if not key.startswith("model.")]
+    with pytest.raises(UserError) as caught:
+        run_program(["dataset=folder", f"dataset.root={tree}", *tiny, f"model={model}"], tmp_path / "run")
+    assert "its training images vary too little: they are copies of one image" in str(caught.value)
+    assert "optimizer.lr" not in str(caught.value)
 
 
 def test_former_value_has_its_replacement_after_the_error(tree: Path, processes: Processes, tmp_path: Path) -> None:
     overrides = ["dataset=folder", f"dataset.root={tree}", *TINY, "model.adapter=whitening"]
     process = processes.run(*overrides, f"hydra.run.dir={tmp_path / 'run'}")
     assert process.returncode == 1
-    assert "model.adapter=whitening is unknown. Choose one of: affine_norm," in process.stderr
+    assert "model.adapter=whitening is unknown. Did you mean 'closed_form_whitening'? Choose one of: " in process.stderr
     assert process.stderr.endswith("\nmodel.adapter=whitening is unknown. Use model.adapter=affine_norm instead.\n")
     assert "Traceback" not in process.stderr
 

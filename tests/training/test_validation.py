@@ -16,7 +16,7 @@ from helpers.stopping import stop_and_resume
 from helpers.trees import write_mvtec_tree
 from moleflow import MoLEFlow
 from moleflow.data.samples import Sample
-from moleflow.data.splits import train_validation_split
+from moleflow.data.splits import ValidationSplit
 from moleflow.models.flow.expert_flow import ExpertFlow
 from moleflow.models.flow.loss import patch_nll
 from moleflow.training import lightning_module
@@ -94,7 +94,7 @@ def test_run_equals_a_run_on_a_tree_without_the_validation_images(
     for category in ("bottle", "cable"):
         paths = sorted((smaller / category / "train" / "good").iterdir())
         samples = [Sample(path, category, "train", "good", None) for path in paths]
-        for sample in train_validation_split(samples, 0.4, 0)[1]:
+        for sample in ValidationSplit(0.4, 0)(samples)[1]:
             sample.path.unlink()
     run_program(command(smaller), tmp_path / "run")
     for name in ("base", "experts/bottle", "experts/cable"):

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from moleflow.utils.errors import UserError, check_choice, check_range, did_you_mean, prefix_errors
+from moleflow.utils.errors import UserError, check_choice, check_range, did_you_mean, list_names, prefix_errors
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_check_choice_returns_an_allowed_value_and_suggests_the_closest() -> Non
     assert check_choice("rule", "top_k", ("max", "top_k")) == "top_k"
     with pytest.raises(UserError) as error:
         check_choice("rule", "topk", ("max", "top_k"))
-    assert str(error.value) == "rule=topk is unknown. Choose one of: max, top_k. Did you mean 'top_k'?"
+    assert str(error.value) == "rule=topk is unknown. Did you mean 'top_k'? Choose one of: max, top_k."
 
 
 def test_did_you_mean_is_empty_without_a_close_name() -> None:
@@ -74,3 +74,12 @@ def test_prefix_errors_prefixes_only_messages_about_its_own_names() -> None:
         with pytest.raises(UserError) as unchanged, prefix_errors("transform", ("size_of",)):
             raise UserError(message)
         assert str(unchanged.value) == message
+
+
+def test_long_lists_of_names_are_cut() -> None:
+    assert list_names(["a", "b"]) == "a, b"
+    assert list_names(range(100)).endswith(", 18, 19, ... and 80 more")
+    with pytest.raises(UserError) as error:
+        check_choice("key", "name7x", [f"name{i}" for i in range(100)])
+    assert str(error.value).startswith("key=name7x is unknown. Did you mean 'name7'")
+    assert str(error.value).endswith(" and 80 more.")

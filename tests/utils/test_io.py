@@ -18,6 +18,7 @@ from moleflow.utils.io import (
     read_json,
     remove_stale_temporaries,
     sha256,
+    shorten_name,
     to_jsonable,
     write_checksummed_json,
     write_json,
@@ -144,3 +145,12 @@ def test_a_surviving_forked_process_does_not_hold_the_lock(tmp_path: Path) -> No
         assert child.is_alive()
     pipe.send("end")
     child.join()
+
+
+def test_long_names_are_shortened_by_bytes_and_stay_distinct() -> None:
+    assert shorten_name("a" * 120) == "a" * 120
+    names = ["a" * 121, "a" * 122, "가" * 41, "가" * 42, "\udcff" * 200]
+    short = [shorten_name(name) for name in names]
+    assert len(set(short)) == len(names)
+    assert all(len(name.encode()) <= 120 for name in short)
+    assert shorten_name("a", "a=1") != shorten_name("a", "a=2")

@@ -16,6 +16,7 @@ from typing import Protocol, cast
 from moleflow import __version__
 from moleflow.utils.environment import prepare_process
 from moleflow.utils.errors import UserError, did_you_mean
+from moleflow.utils.platform import check_platform
 
 
 class CommandModule(Protocol):
@@ -96,6 +97,7 @@ def exit_status(run: Callable[[], int]) -> int:
 
 
 def _dispatch(words: Sequence[str]) -> int:
+    check_platform()
     name = words[0] if words else None
     command = COMMANDS.get(name or "")
     parser, command_parsers = _parsers()

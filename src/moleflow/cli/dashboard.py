@@ -37,10 +37,10 @@ def run(args: argparse.Namespace) -> int:
     try:
         workspace.save()
     except Exception as error:  # account and network fail in many ways
-        reason = str(error).rstrip(".")
+        advice = "Check" if "wandb login" in str(error) else "Run `wandb login` and check"
+        reason = str(error).rstrip(". ")
         raise UserError(
-            f"The workspace of {args.project} could not be saved: {reason}. Run `wandb login` and check entity "
-            "and project."
+            f"The workspace of {args.project} could not be saved: {reason}. {advice} entity and project."
         ) from error
     print(workspace.url)
     return 0

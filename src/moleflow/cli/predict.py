@@ -110,7 +110,7 @@ def _write_overlay(
 ) -> None:
     from moleflow.data.image_io import read_image
     from moleflow.inference.overlay import overlay
-    from moleflow.utils.io import atomic_write
+    from moleflow.utils.io import atomic_write, shorten_name
 
     assert prediction.anomaly_map is not None
     high = thresholds.score + (thresholds.score - thresholds.mean_score)
@@ -118,7 +118,7 @@ def _write_overlay(
     image = overlay(pixels, prediction.anomaly_map, transform, thresholds.mean_score, high)
     # Four parts of the path: images of several folders often have the same names.
     name = "_".join(part for part in prediction.path.with_suffix("").parts[-4:] if part not in ("/", "..", "."))
-    with atomic_write(folder / f"{name}.png") as temporary:
+    with atomic_write(folder / f"{shorten_name(name)}.png") as temporary:
         image.save(temporary, format="png")
 
 

@@ -2,20 +2,26 @@
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
 import hydra
 import yaml
+from hydra._internal import utils as hydra_utils
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import CompactHydraException, ConfigCompositionException, OverrideParseException
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from moleflow.catalogue import records
-from moleflow.experiment.compose import JobError, ReportedExit, find_conf, register_resolvers
+from moleflow.experiment.compose import JobError, ReportedExit, find_conf, quoting_advice, register_resolvers
 from moleflow.utils.environment import prepare_process
-from moleflow.utils.errors import UserError, did_you_mean
+from moleflow.utils.errors import UserError, did_you_mean, list_names
 from moleflow.utils.signals import Interrupted
 
 _FORMER_KEYS = {
@@ -49,6 +55,9 @@ _FORMER_VALUES = {
     "model.selection": {"greedy": "model.selection=k_center_greedy"},
 }
 """Former names of options and values by group or key, with the overrides that replace them."""
+
+_PLUGINS = {"hydra/launcher": ("joblib", "submitit_local", "submitit_slurm"), "hydra/sweeper": ("optuna",)}
+"""Launchers and sweepers of the extra ``sweep``."""
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # with libyaml 10 times faster
 
@@ -86,7 +95,8 @@ def main(conf: Path | None = None) -> None:
     conf = (conf or find_conf()).resolve()
     logging.raiseExceptions = False  # a full disk under the log file: the run itself reports it, in one message
     try:
-        hydra.main(version_base="1.3", config_path=str(conf), config_name="config")(run_job)()
+        with _short_reports(conf):
+            hydra.main(version_base="1.3", config_path=str(conf), config_name="config")(run_job)()
     except (KeyboardInterrupt, Interrupted) as stop:
         print("\nInterrupted. Run the same command again to resume.", file=sys.stderr)
         sys.exit(stop.exit_status if isinstance(stop, Interrupted) else 130)
@@ -104,16 +114,59 @@ def run_job(config: DictConfig) -> float | None:
     """Run one job and return the value that a search maximizes; None if it does not exist.
 
     Raises:
-        JobError: In place of a :class:`~moleflow.utils.errors.UserError`, so that Hydra prints no traceback.
+        JobError: In a sweep, in place of a :class:`~moleflow.utils.errors.UserError`, for Hydra's callbacks.
+        ReportedExit: In a single run, after a :class:`~moleflow.utils.errors.UserError` has been printed.
     """
     prepare_process()  # a launcher may have started another process
-    from moleflow.experiment.run import check_objective, objective, run
+    from moleflow.experiment.run import objective, run
 
     try:
-        check_objective(config.objective)
         return objective(run(config), config.objective)
     except UserError as error:
-        raise JobError(str(error)) from None
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            raise JobError(str(error)) from None
+        print("\n".join((str(error), *former_names(sys.argv[1:]))), file=sys.stderr)
+        raise ReportedExit(1) from None
+
+
+@contextmanager
+def _short_reports(conf: Path) -> Iterator[None]:
+    """Print errors in the command line as single messages, in place of Hydra's reports for developers.
+
+    Hydra has no setting for this, so its function is replaced. With ``HYDRA_FULL_ERROR=1`` nothing changes.
+    """
+    report_by_hydra = hydra_utils.run_and_report
+
+    def run_and_report(func: Any) -> Any:
+        def report_first() -> Any:
+            try:
+                return func()
+            except CompactHydraException as error:
+                if os.environ.get("HYDRA_FULL_ERROR") == "1":
+                    raise
+                print("\n".join(_messages(error, sys.argv[1:], conf)), file=sys.stderr)
+                raise ReportedExit(1) from None
+
+        return report_by_hydra(report_first)
+
+    hydra_utils.run_and_report = run_and_report
+    try:
+        yield
+    finally:
+        hydra_utils.run_and_report = report_by_hydra
+
+
+def _messages(error: CompactHydraException, arguments: Sequence[str], conf: Path) -> list[str]:
+    """Return the messages about an error in the command line, without lists that a hint makes superfluous."""
+    if isinstance(error, OverrideParseException):
+        multirun = not {"-m", "--multirun"}.isdisjoint(arguments)
+        advice = (quoting_advice(argument, multirun) for argument in arguments if not argument.startswith("-"))
+        return [sentence for sentence in advice if sentence] or [str(error)]
+    sentences = list(hints(arguments, conf))
+    if sentences and isinstance(error, ConfigCompositionException):
+        return sentences
+    cause = [str(error.__cause__)] if error.__cause__ and "To append to your config" not in str(error) else []
+    return [str(error), *cause, *sentences]
 
 
 def hints(arguments: Sequence[str], conf: Path) -> Iterator[str]:
@@ -131,8 +184,14 @@ def hints(arguments: Sequence[str], conf: Path) -> Iterator[str]:
         if former := list(former_names([argument])):
             yield from former
             continue
-        if name in ("hydra/launcher", "hydra/sweeper") and value not in ("basic", ""):
-            yield f"{name}={value} is a plugin: pip install 'moleflow[sweep]' installs joblib, submitit and optuna."
+        if name in _PLUGINS and value not in ("basic", "") and not _is_installed(name, value):
+            if value in _PLUGINS[name]:
+                yield f"{name}={value} is a plugin that is not installed. Run: pip install 'moleflow[sweep]'"
+            else:
+                yield (
+                    f"{name}={value} is unknown.{did_you_mean(value, _PLUGINS[name])} "
+                    f"Choose one of: basic, {', '.join(_PLUGINS[name])}."
+                )
         if not equals or name.startswith(("-", "hydra")):
             continue
         if argument.startswith("+experiment=") and any(other.lstrip("+").startswith("sweep=") for other in arguments):
@@ -147,9 +206,9 @@ def hints(arguments: Sequence[str], conf: Path) -> Iterator[str]:
                 if name == "experiment" and option in recorded:
                     yield f"The configuration of the recorded run {option} is experiment={recorded[option]}."
                 elif option not in options and "(" not in value:
-                    alternatives = did_you_mean(option, options) or f" Choose one of: {', '.join(sorted(options))}."
+                    alternatives = did_you_mean(option, options) or f" Choose one of: {list_names(sorted(options))}."
                     yield f"{name}={option} is unknown.{alternatives}"
-        elif name not in keys:
+        elif name not in keys and not argument.startswith("+"):  # with the plus, Hydra accepts any key
             leaf = name.rpartition(".")[2]
             matches = sorted(
                 (key for key in keys if key.rpartition(".")[2] == leaf), key=lambda key: (key.count("."), key)
@@ -175,6 +234,15 @@ def former_names(arguments: Sequence[str]) -> Iterator[str]:
         for option in value.split(","):
             if option in _FORMER_VALUES.get(key, {}):
                 yield f"{name}={option} is unknown. Use {prefix}{_FORMER_VALUES[key][option]} instead."
+
+
+def _is_installed(name: str, value: str) -> bool:
+    """Return whether the plugin of a launcher or sweeper is installed."""
+    package = f"hydra_plugins.hydra_{value.split('_')[0]}_{name.partition('/')[2]}"
+    try:
+        return find_spec(package) is not None
+    except ModuleNotFoundError:  # no plugin at all
+        return False
 
 
 def _parts(argument: str) -> tuple[str, str, str]:

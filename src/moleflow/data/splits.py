@@ -56,20 +56,3 @@ class ValidationSplit:
             [sample for i, sample in enumerate(samples) if i not in validation],
             [sample for i, sample in enumerate(samples) if i in validation],
         )
-
-
-def train_validation_split(samples: Sequence[Sample], amount: float, seed: int) -> tuple[list[Sample], list[Sample]]:
-    """Split the training images of one category into training and validation images.
-
-    Args:
-        samples: The training images of one category.
-        amount: Share of validation images, below 1 (at least one image), or their number; 0 for none.
-        seed: The run's seed. The split depends on seed and category alone.
-
-    Returns:
-        Training and validation images, both in the order of the samples.
-
-    Raises:
-        UserError: If the amount is neither a share nor a whole number, or no training image would be left.
-    """
-    return ValidationSplit(amount, seed)(samples)

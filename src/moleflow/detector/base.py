@@ -14,7 +14,7 @@ from moleflow.detector.types import ExpertRecord, ScoredImage
 from moleflow.features.extractor import FeatureExtractor
 from moleflow.routing.router import Router
 from moleflow.scoring.thresholds import SCORE_DEVIATIONS, Thresholds, thresholds
-from moleflow.utils.errors import UserError, did_you_mean
+from moleflow.utils.errors import UserError, did_you_mean, list_names
 
 
 class Detector(ABC):
@@ -102,9 +102,8 @@ class Detector(ABC):
         if not self.experts:
             raise UserError("The model has no expert. Train it first.")
         if expert is not None and expert not in self.experts:
-            raise UserError(
-                f"expert={expert} is unknown.{did_you_mean(expert, self.experts)} Experts: {', '.join(self.experts)}."
-            )
+            names = list(self.experts)
+            raise UserError(f"expert={expert} is unknown.{did_you_mean(expert, names)} Experts: {list_names(names)}.")
         for start in range(0, len(paths), chunk):
             yield from self._score([Path(path) for path in paths[start : start + chunk]], expert)
 

@@ -11,7 +11,7 @@ from moleflow.data.samples import nfc
 from moleflow.detector.registry import COMPONENTS
 from moleflow.detector.types import Overrides
 from moleflow.utils.config import flatten_config
-from moleflow.utils.errors import UserError, did_you_mean
+from moleflow.utils.errors import UserError, did_you_mean, list_names
 
 _SHARED_SCORING_KEYS = ("_target_", "map_size", "standardize")
 """Keys of ``scoring`` that all experts of a model share, so that maps have one size and scores one scale."""
@@ -35,7 +35,7 @@ def check_per_category(settings: Mapping[str, Any], categories: Sequence[str]) -
         if category not in categories:
             raise UserError(
                 f"per_category.{category} is not a category of this run.{did_you_mean(str(category), categories)} "
-                f"Categories: {', '.join(categories)}."
+                f"Categories: {list_names(categories)}."
             )
         if not isinstance(overrides, Mapping):
             raise UserError(
@@ -45,7 +45,7 @@ def check_per_category(settings: Mapping[str, Any], categories: Sequence[str]) -
             if key not in known:
                 raise UserError(
                     f"per_category.{category}.{key} is unknown.{did_you_mean(key, known)} "
-                    f"Allowed keys: {', '.join(known)}."
+                    f"Allowed keys: {list_names(known)}."
                 )
     return dict(per_category)
 

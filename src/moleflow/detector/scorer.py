@@ -10,7 +10,7 @@ from torch import Tensor
 from moleflow.detector.types import ExpertRecord
 from moleflow.features.extractor import FeatureExtractor
 from moleflow.models.base import PatchModel
-from moleflow.utils.errors import UserError
+from moleflow.utils.errors import UserError, list_names
 
 _MAX_MERGED = 8  # merged experts that are cached: each is as large as the base
 
@@ -112,10 +112,15 @@ class ExpertScorer:
         scores = torch.cat(batches) if batches else torch.empty(0, *features.shape[1:3])
         invalid = (~scores.flatten(1).isfinite().all(1)).nonzero().flatten().tolist()
         if invalid:
-            raise UserError(
-                f"The scores of expert {expert!r} are not finite for {', '.join(str(paths[i]) for i in invalid)}. "
-                "Its training diverged: lower optimizer.lr or model.coupling_layers and train again."
-            )
+            if any(True for _ in self.patch_model.parameters()):
+                remedy = "Its training diverged: lower optimizer.lr or model.coupling_layers and train again."
+            else:
+                remedy = (
+                    "It is fitted in closed form, and its training images vary too little: they are copies of one "
+                    "image, or images of one color. Check them with `moleflow check-data`, or use model=patchcore."
+                )
+            images = list_names([paths[i] for i in invalid])
+            raise UserError(f"The scores of expert {expert!r} are not finite for {images}. {remedy}")
         standardizer = self.experts[expert].standardizer
         return scores if standardizer is None else standardizer.patches(scores)
 

@@ -1,7 +1,7 @@
 """The model folder: base, experts and manifest as checksummed files.
 
     base.safetensors            tensors shared by all experts
-    experts/<name>.safetensors  one expert each: weights, training features and training scores
+    experts/<name>.safetensors  one expert each: weights, training features and training scores; a long name is cut
     manifest.json               settings, experts, and size and sha256 of every file; written last
 
 A listed file is never overwritten: a changed base is written to ``base.<digest>.safetensors``, and the previous one is
@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from moleflow.utils.errors import UserError
-from moleflow.utils.io import read_checksummed_json, sha256, write_bytes, write_checksummed_json
+from moleflow.utils.io import read_checksummed_json, sha256, shorten_name, write_bytes, write_checksummed_json
 from moleflow.utils.serialization import bytes_to_tensors, tensors_to_bytes
 
 FORMAT = 1
@@ -95,7 +95,8 @@ class ModelStore:
         base_file = self._write("base", base, files)
         listed = []
         for name, tensors in experts.items():
-            file = self._write(f"experts/{quote(name, safe='+ ,()', errors='surrogateescape')}", tensors, files)
+            stem = shorten_name(quote(name, safe="+ ,()", errors="surrogateescape"))
+            file = self._write(f"experts/{stem}", tensors, files)
             listed.append({"name": name, "file": file, **entries[name]})
         write_checksummed_json(
             self.manifest_path,

@@ -1,7 +1,9 @@
 """Objects of a run, built from its configuration, and checks of configuration values."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from functools import partial, reduce
+from inspect import signature
 from operator import getitem
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -20,13 +22,18 @@ from moleflow.detector.detector import COMPONENT_NAMES, MoLEFlow
 from moleflow.detector.overrides import apply_overrides, check_per_category, override_keys
 from moleflow.detector.registry import build_component
 from moleflow.detector.types import Overrides
+from moleflow.models.base import PatchModel
 from moleflow.models.flow.loss import FlowLoss
+from moleflow.runs.identity import matches_any
+from moleflow.runs.naming import override_key
 from moleflow.training.config import OptimizerFactory, TrainingConfig
 from moleflow.training.context import RunContext
 from moleflow.training.continual_trainer import ContinualTrainer
 from moleflow.training.trainer import quiet_lightning, retain_freed_memory, trainer_device
 from moleflow.utils.config import check_type
-from moleflow.utils.errors import UserError, check_choice, check_range, prefix_errors
+from moleflow.utils.errors import UserError, check_choice, check_range, did_you_mean, list_names, prefix_errors
+
+log = logging.getLogger(__name__)
 
 _TYPES = {
     "seed": int,
@@ -44,6 +51,36 @@ _TYPES = {
 
 _RUN_KEYS = {"batch_size": "features.batch_size", "num_workers": "features.num_workers"}
 """Keys of a run by the argument of the data module that they determine, where the names differ."""
+
+_TRAINER_KEYS = {
+    "callbacks": "callbacks",
+    "check_val_every_n_epoch": None,
+    "default_root_dir": "hydra.run.dir",
+    "enable_checkpointing": None,
+    "enable_model_summary": None,
+    "enable_progress_bar": "progress",
+    "fast_dev_run": "epochs=1",
+    "gradient_clip_val": "optimizer.gradient_clip",
+    "limit_predict_batches": None,
+    "limit_test_batches": None,
+    "limit_val_batches": None,
+    "log_every_n_steps": None,
+    "logger": "logger",
+    "max_epochs": "epochs",
+    "min_epochs": "epochs",
+    "num_sanity_val_steps": None,
+    "plugins": None,
+    "use_distributed_sampler": None,
+    "val_check_interval": None,
+}
+"""Arguments of Lightning's trainer that the run determines or that have no effect, with the keys to set instead."""
+
+_STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false")
+_UNSUPPORTED_PRECISIONS = ("16-true", "bf16-true", "transformer-engine", "transformer-engine-float16")
+"""Precisions with weights below float32, which do not go together with the float32 features."""
+
+_GRADIENT_KEYS = ("epochs", "batch_size", "optimizer", "loss")
+"""Keys without effect on a model that has no gradient steps."""
 
 
 def build_continual_trainer(
@@ -74,6 +111,7 @@ def build_continual_trainer(
     training = build_training_config(config, settings, data.categories)
     for category, overrides in training.per_category.items():
         model.components.check(overrides, f"per_category.{category}")
+    _warn_of_idle_settings(settings, command)
     context = RunContext(
         detector=model,
         data=data,
@@ -209,6 +247,7 @@ def check_values(settings: Mapping[str, Any]) -> None:
     for key in ("seed", "features.num_workers"):
         check_range(key, values[key], 0)
     check_range("optimizer.lr", values["optimizer.lr"], 0, low_open=True, high_open=True)
+    _check_trainer(settings["trainer"])
 
 
 def build_training_config(config: DictConfig, settings: Mapping[str, Any], categories: Sequence[str]) -> TrainingConfig:
@@ -251,6 +290,46 @@ def build_training_config(config: DictConfig, settings: Mapping[str, Any], categ
         },
         strategy=instantiate("continual", config.continual),
     )
+
+
+def _check_trainer(trainer: Mapping[str, Any]) -> None:
+    """Check the settings of Lightning's trainer, which would otherwise fail or be ignored after the features."""
+    known = list(signature(L.Trainer).parameters)
+    for key in trainer:
+        if key in _TRAINER_KEYS:
+            remedy = f"Set {_TRAINER_KEYS[key]} instead." if _TRAINER_KEYS[key] else "Leave it out."
+            raise UserError(f"trainer.{key} cannot be set: the run determines it. {remedy}")
+        if key != "_target_" and key not in known:
+            allowed = [name for name in known if name not in _TRAINER_KEYS]
+            raise UserError(f"trainer.{key} is unknown.{did_you_mean(key, allowed)} Allowed: {list_names(allowed)}.")
+    strategy, precision = trainer.get("strategy", "auto"), trainer.get("precision")
+    if isinstance(strategy, str):
+        check_choice("trainer.strategy", strategy, _STRATEGIES)
+    if precision in _UNSUPPORTED_PRECISIONS:
+        raise UserError(
+            f"trainer.precision={precision} is not supported: weights have to be float32. Use "
+            "trainer.precision=32-true, or trainer.precision=bf16-mixed for faster steps."
+        )
+
+
+def _warn_of_idle_settings(settings: Mapping[str, Any], command: Sequence[str]) -> None:
+    """Warn of overrides on the command line that have no effect because the model has no gradient steps."""
+    idle = [key for key in dict.fromkeys(map(override_key, command)) if matches_any(key, _GRADIENT_KEYS)]
+    for category, overrides in settings["per_category"].items():
+        keys = (key for key in override_keys(overrides) if matches_any(key, _GRADIENT_KEYS))
+        idle += [f"per_category.{category}.{key}" for key in keys]
+    if not idle or not command:  # without a command this is a job of a run, which has warned
+        return
+    model: PatchModel = build_component("model", settings["model"])
+    if any(True for _ in model.base_parameters()):
+        return
+    model.add_expert("probe")
+    if not model.trainable_parameters(["probe"]):
+        log.warning(
+            "%s %s no effect: this model is fitted in closed form, without gradient steps.",
+            ", ".join(idle),
+            "has" if len(idle) == 1 else "have",
+        )
 
 
 def _build_loss(settings: Mapping[str, Any], overrides: Overrides, key: str) -> FlowLoss:

@@ -1,5 +1,7 @@
 """Hydra configurations composed outside the command line, and runs in the current process."""
 
+import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -7,10 +9,12 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import CompactHydraException
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.errors import CompactHydraException, HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from moleflow.runs.identity import run_label
+from moleflow.runs.naming import run_label
 from moleflow.utils.errors import UserError
 
 
@@ -57,6 +61,56 @@ def compose_config(overrides: Sequence[str], conf: Path | None = None) -> DictCo
     GlobalHydra.instance().clear()
     with initialize_config_dir(str((conf or find_conf()).resolve()), version_base="1.3"):
         return compose("config", list(overrides), return_hydra_config=True)
+
+
+def quoting_advice(argument: str, multirun: bool = False) -> str | None:
+    """Return a message about an override that Hydra's grammar rejects; None if it accepts it.
+
+    Unquoted values may only have ASCII letters, digits and some punctuation.
+
+    Args:
+        argument: The override, as the shell passed it on.
+        multirun: Whether commas separate the values of a sweep.
+    """
+    if _is_parsable(argument):
+        return None
+    key, equals, value = argument.partition("=")
+    if not equals:
+        return f"{argument} is not an override. Write key=value."
+    if not re.fullmatch(r"[+~]{0,2}[\w./@:$-]+", key, re.ASCII):
+        return (
+            f"{argument} cannot be parsed: on the command line a key has ASCII letters, digits and underscores only. "
+            "Write it into a file such as conf/experiment/mine.yaml, and add +experiment=mine."
+        )
+    quoted = [_quoted(value)]
+    if value.startswith("[") and value.endswith("]"):
+        quoted.insert(0, f"[{','.join(_quoted_if_necessary(item.strip()) for item in value[1:-1].split(','))}]")
+    elif multirun and "," in value:
+        quoted.insert(0, ",".join(map(_quoted_if_necessary, value.split(","))))
+    for candidate in quoted:
+        if _is_parsable(f"{key}={candidate}"):
+            return (
+                f"{argument} cannot be parsed: a value with letters outside ASCII, parentheses, equals signs or other "
+                f"special characters needs double quotes, and the shell single quotes around them. Write: "
+                f"{shlex.quote(f'{key}={candidate}')}"
+            )
+    return None
+
+
+def _is_parsable(argument: str) -> bool:
+    try:
+        OverridesParser.create().parse_override(argument)
+    except HydraException:  # that of the lexer is no OverrideParseException
+        return False
+    return True
+
+
+def _quoted(value: str) -> str:
+    return QuotedString(text=value, quote=Quote.double).with_quotes()
+
+
+def _quoted_if_necessary(value: str) -> str:
+    return value if _is_parsable(f"key={value}") else _quoted(value)
 
 
 def run_in_process(overrides: Sequence[str], folder: Path) -> dict[str, Any]:

@@ -13,12 +13,14 @@ from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.loggers import WandbLogger
 from omegaconf import DictConfig, OmegaConf
 
+from moleflow.data.datamodule import ImageDataModule
 from moleflow.data.fingerprint import data_fingerprint
 from moleflow.detector.store import ModelStore
 from moleflow.evaluation.evaluator import CategoryResult
 from moleflow.evaluation.results import METRICS, collect_metrics, format_metrics, write_results
 from moleflow.experiment.build import build_continual_trainer, build_data, instantiate
 from moleflow.experiment.parallel import check_independent_tasks, train_task_in_job, train_tasks_in_jobs
+from moleflow.experiment.sweep import is_search
 from moleflow.runs.folder import RunFolder
 from moleflow.training.callbacks.base import RunCallback
 from moleflow.training.callbacks.wandb import WandbReport
@@ -36,6 +38,8 @@ _OBJECTIVE_ROOTS = (
 )  # fmt: skip
 """First parts of the allowed objectives: the numeric keys of ``metrics.json``."""
 
+_PIXEL_METRICS = ("pixel_auroc", "pixel_ap", "pro")
+
 
 def run(config: DictConfig) -> dict[str, Any]:
     """Run a configuration in Hydra's output folder and return the content of ``metrics.json``.
@@ -47,7 +51,13 @@ def run(config: DictConfig) -> dict[str, Any]:
     """
     settings = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
     folder = RunFolder(Path(HydraConfig.get().runtime.output_dir), settings)
-    check_choice("resume", settings["resume"], ("auto", "force"))
+    try:
+        check_choice("resume", settings["resume"], ("auto", "force"))
+        check_objective(settings["objective"])
+    except UserError:
+        folder.remove_empty()  # not locked: it may belong to another process
+        _close_log_files()
+        raise
     if process_rank():  # a worker of a data-parallel run: the first process owns the folder
         return _train(config, settings, folder)
     force = settings["resume"] == "force"
@@ -67,6 +77,7 @@ def run(config: DictConfig) -> dict[str, Any]:
         except BaseException as error:
             if isinstance(error, UserError) and not folder.has_results:  # the corrected command finds a free folder
                 folder.discard()
+                _close_log_files()
                 raise
             with suppress(UserError):  # a full disk must not hide the original error
                 folder.set_status("failed", str(error))
@@ -109,6 +120,42 @@ def check_objective(key: str) -> None:
         UserError: If it cannot.
     """
     check_choice("objective", key.split(".")[0], _OBJECTIVE_ROOTS)
+
+
+def check_search_objective(key: str, data: ImageDataModule, num_tasks: int | None = None) -> None:
+    """Check that a data set permits the metric that a search maximizes.
+
+    Args:
+        key: The objective, a dotted key of ``metrics.json``.
+        data: The data set.
+        num_tasks: Number of tasks; None: not checked.
+
+    Raises:
+        UserError: If the metric cannot exist: a pixel metric without masks, an image metric of test images of one
+            class, or forgetting with one task.
+    """
+    first, *others = key.split(".")
+    if first in ("forgetting", "backward_transfer") and num_tasks == 1:
+        raise UserError(
+            f"objective={key} does not exist with one task. Set objective=image_auroc, or another scenario."
+        )
+    metric = next((part for part in (first, *others) if part in METRICS), None)
+    if metric is None:
+        return
+    single = first == "per_category" and others[0] in data.categories
+    categories = [others[0]] if single else list(data.categories)
+    where = f"{categories[0]} has" if single else "the data set has"
+    if metric in _PIXEL_METRICS and not any(data.has_masks(category) for category in categories):
+        raise UserError(
+            f"objective={key} cannot be searched: {where} no masks, so there are no pixel metrics. "
+            f"Set objective={key.replace(metric, 'image_auroc')}, or add masks."
+        )
+    labels = [{sample.label for sample in data.samples("test", category)} for category in categories]
+    if not any(len(found) > 1 for found in labels):
+        raise UserError(
+            f"objective={key} cannot be searched: {where} test images of one class only. Add normal and defective test "
+            "images."
+        )
 
 
 def objective(metrics: Mapping[str, Any], key: str) -> float | None:
@@ -155,6 +202,8 @@ def _train(config: DictConfig, settings: dict[str, Any], folder: RunFolder) -> d
     command = list(HydraConfig.get().overrides.task)
     trainer = build_continual_trainer(config, settings, folder.path, command)
     context = trainer.context
+    if is_search(HydraConfig.get()):
+        check_search_objective(settings["objective"], context.data, len(context.tasks))
     if not process_rank():
         folder.claim_data(data_fingerprint(context.data), settings["resume"] == "force")
     if settings["scenario"]["parallel"]:
@@ -187,6 +236,15 @@ def _train_in_job(settings: dict[str, Any], folder: Path, owner: int, index: int
     with interruptible(), disk_errors(folder):
         trainer = build_continual_trainer(OmegaConf.create(settings), settings, folder)
         train_task_in_job(trainer, index, owner)
+
+
+def _close_log_files() -> None:
+    """Close log files in removed folders, in which later messages of this process cannot be written."""
+    root = logging.getLogger()
+    for handler in root.handlers[:]:
+        if isinstance(handler, logging.FileHandler) and not Path(handler.baseFilename).parent.is_dir():
+            root.removeHandler(handler)
+            handler.close()
 
 
 def _finished_metrics(folder: RunFolder, settings: dict[str, Any], force: bool) -> dict[str, Any]:

@@ -4,18 +4,21 @@ import csv
 import logging
 import os
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra.conf import HydraConf
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from moleflow.experiment.compose import JobError, ReportedExit, register_resolvers
-from moleflow.runs.identity import folder_name, override_key
+from moleflow.runs.naming import folder_name, override_key
+from moleflow.utils.errors import UserError
 from moleflow.utils.io import atomic_write, read_json, write_json
 from moleflow.utils.tables import format_table
 
@@ -24,11 +27,14 @@ log = logging.getLogger(__name__)
 # The workers of a parallel launcher never run train.py, but they import this module to unpickle the callback.
 register_resolvers()
 
+_DATA_KEYS = {"dataset", "experiment", "sweep", "objective"}
+"""First parts of the swept keys with which the data set or the objective differs between jobs."""
+
 COLUMNS = ("job", "status", "image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "routing_accuracy", "swept")
 
 
 class SweepReport(Callback):
-    """Records the jobs of a sweep, in this or other processes, and prints a table at the end.
+    """Records the jobs of a sweep, in any process, and prints a table at the end.
 
     Launchers send a copy of this object to the process of each job, which writes a record of the job for the process
     that the user started. A failed job returns None to the sweeper instead of its exception, because Hydra's own
@@ -44,10 +50,16 @@ class SweepReport(Callback):
         self.records: Path | None = None
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Determine the swept keys, add them to the jobs' configuration, and create the folder of the records."""
+        """Determine the swept keys, add them to the jobs' configuration, and create the folder of the records.
+
+        Raises:
+            ReportedExit: If the data set does not permit the objective of a search.
+        """
         overrides = list(config.hydra.overrides.task)
         params = config.hydra.sweeper.get("params") or {}
         self.swept = [*(override_key(str(key)) for key in params), *swept_keys(overrides)]
+        if is_search(config.hydra) and not {key.split(".")[0] for key in self.swept} & _DATA_KEYS:
+            _check_search(config)
         with read_write(config), open_dict(config):
             config.hydra.overrides.hydra.append(f"hydra.callbacks.sweep.swept=[{','.join(self.swept)}]")
         self.records = Path(config.hydra.sweep.dir).resolve() / "sweeps" / f"{folder_name(overrides)}.{os.getpid()}"
@@ -96,6 +108,37 @@ class SweepReport(Callback):
                 print(f"\n  job {record['job']}: {record['overrides']}\n    {reason}")
             print("\nRun the same command again to repeat the failed jobs only.", flush=True)
             raise ReportedExit(1)
+
+
+def is_search(hydra: DictConfig | HydraConf) -> bool:
+    """Return whether the jobs are those of a sweeper that maximizes the objective, and not of Hydra's grid.
+
+    Args:
+        hydra: Hydra's own configuration.
+    """
+    return hydra.mode == RunMode.MULTIRUN and not str(hydra.sweeper._target_).endswith(".BasicSweeper")
+
+
+def _check_search(config: DictConfig) -> None:
+    """Check before the first job that the data set permits the objective.
+
+    Raises:
+        ReportedExit: If it does not; the error has been printed.
+    """
+    from moleflow.experiment.build import build_data
+    from moleflow.experiment.run import check_objective, check_search_objective
+
+    sections = ("dataset", "transform", "features", "trainer", "masks", "validation", "seed", "objective")
+    try:
+        settings: dict[str, Any] = {
+            key: OmegaConf.to_container(config[key], resolve=True) if OmegaConf.is_config(config[key]) else config[key]
+            for key in sections
+        }
+        check_objective(settings["objective"])
+        check_search_objective(settings["objective"], build_data(settings))
+    except UserError as error:
+        print(error, file=sys.stderr)
+        raise ReportedExit(1) from None
 
 
 def swept_keys(overrides: Sequence[str]) -> list[str]:

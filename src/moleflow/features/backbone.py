@@ -1,16 +1,18 @@
 """Frozen timm networks that map images to patch grids."""
 
 import hashlib
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
+import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moleflow.features.patch_pooling import PatchPooling
 from moleflow.features.weights import build_model
-from moleflow.utils.errors import UserError, check_choice, check_range
+from moleflow.utils.errors import UserError, check_choice, check_range, list_names
 
 _PROBE_SIZE = 64  # side in pixels of the image that determines the layers' shapes; enough for a stride of 32
 
@@ -96,10 +98,12 @@ class PatchBackbone(nn.Module):
         """Return rows and columns of the patch grid of an image of ``height`` x ``width`` pixels.
 
         Raises:
-            UserError: If height or width is not a multiple of a ViT's patch size.
+            UserError: If height or width is not a multiple of a ViT's patch size, or a layer returns fewer than 2 x 2
+                patches.
         """
         if (height, width) not in self._grids:
             device = next(self.parameters()).device
+            self.body.check_size(height, width)
             h, w = self(torch.zeros(1, 3, height, width, device=device)).shape[1:3]
             self._grids[height, width] = (h, w)
         return self._grids[height, width]
@@ -127,9 +131,11 @@ class _CNNFeatures(nn.Module):
     def __init__(self, name: str, model: Any, layers: Sequence[str], dim: int) -> None:
         super().__init__()
         if model.pretrained_cfg.get("fixed_input_size"):
+            if not _has_blocks(model):
+                raise _unsupported(name)
             raise UserError(
-                f"backbone.layers={list(layers)} are module names, but {name} is not a CNN. "
-                "Use the block numbers of a ViT, for example backbone.layers=[3,7,11]."
+                f"backbone.layers={list(layers)} are module names, but {name} is a ViT. Use its block numbers, "
+                f"0 to {len(model.blocks) - 1}, for example backbone.layers=[{len(model.blocks) // 2}]."
             )
         modules = dict(model.named_modules())
         choices = [key for key in modules if key and key.count(".") < 2]
@@ -137,14 +143,15 @@ class _CNNFeatures(nn.Module):
             if layer not in modules:
                 check_choice("backbone.layers", layer, choices)
         self.model: nn.Module = model.eval()
+        self.name = name
         self.layers = list(layers)
         with torch.no_grad():
             maps = self._maps(torch.zeros(1, 3, _PROBE_SIZE, _PROBE_SIZE))
         for layer, feature_map in zip(layers, maps, strict=True):
-            if feature_map.ndim != 4 or getattr(model, "output_fmt", "NCHW") != "NCHW":
+            if not _is_feature_map(feature_map) or getattr(model, "output_fmt", "NCHW") != "NCHW":
                 raise UserError(
                     f"backbone.layers={layer} of {name} does not return a feature map (B, C, H, W). "
-                    f"Choose among its convolutional stages: {', '.join(choices)}."
+                    f"These layers do: {list_names(_feature_map_layers(model, choices))}."
                 )
         self.pooling = PatchPooling([feature_map.shape[1] for feature_map in maps], dim)
 
@@ -155,7 +162,7 @@ class _CNNFeatures(nn.Module):
         def store_output(layer: str) -> Callable[[nn.Module, Any, Tensor], None]:
             def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
                 # A copy, because the next module may be an in-place activation.
-                maps[layer] = output.clone()
+                maps[layer] = output.clone() if isinstance(output, Tensor) else output
                 # An export removes unused layers itself.
                 if len(maps) == len(self.layers) and not torch.compiler.is_exporting():
                     raise _StopForward
@@ -175,6 +182,23 @@ class _CNNFeatures(nn.Module):
         unused = [layer for layer in self.layers if layer not in maps]
         raise UserError(f"backbone.layers={unused} are not part of the network's forward pass. Choose other layers.")
 
+    @torch.no_grad()
+    def check_size(self, height: int, width: int) -> None:
+        """Check that every layer returns at least 2 x 2 patches.
+
+        Raises:
+            UserError: If a layer returns fewer: its feature map would be constant over the image.
+        """
+        device = next(self.model.parameters()).device
+        for layer, feature_map in zip(
+            self.layers, self._maps(torch.zeros(1, 3, height, width, device=device)), strict=True
+        ):
+            rows, columns = feature_map.shape[2:]
+            if min(rows, columns) < 2:
+                probe = self._maps(torch.zeros(1, 3, _PROBE_SIZE, _PROBE_SIZE, device=device))
+                stride = max(_PROBE_SIZE // min(probed.shape[2:]) for probed in probe)
+                raise _too_small(height, width, f"layer {layer} of {self.name}", (rows, columns), (2 * stride,) * 2)
+
     def forward(self, images: Tensor) -> Tensor:
         """Return the patch grid (B, h, w, D) of images (B, 3, H, W)."""
         pooled: Tensor = self.pooling(self._maps(images))
@@ -190,16 +214,32 @@ class _ViTFeatures(nn.Module):
         try:
             self.model = build(dynamic_img_size=True)
         except TypeError as error:
+            config = timm.get_pretrained_cfg(name, allow_unregistered=False)
+            if config is not None and config.fixed_input_size:
+                raise _unsupported(name) from error
             raise UserError(
-                f"backbone.layers={list(blocks)} are block numbers, but {name} is not a ViT for images of any size. "
-                "Use the module names of a CNN, for example backbone.layers=[layer2,layer3]."
+                f"backbone.layers={list(blocks)} are block numbers, but {name} is not a ViT. Use names of its modules, "
+                "as backbone.layers=[layer2,layer3] of resnet18."
             ) from error
+        if not _has_blocks(self.model):
+            raise _unsupported(name)
         depth = len(self.model.blocks)
         for block in blocks:
             if not 0 <= block < depth:
                 raise UserError(f"backbone.layers={block} must be a block of {name}: 0 to {depth - 1}.")
         self.name, self.blocks, self.dim = name, list(blocks), dim
         self.patch: tuple[int, int] = tuple(self.model.patch_embed.feat_ratio(as_scalar=False))
+
+    def check_size(self, height: int, width: int) -> None:
+        """Check that an image has at least 2 x 2 patches.
+
+        Raises:
+            UserError: If it has fewer.
+        """
+        down, across = self.patch
+        if height % down == width % across == 0 and min(height // down, width // across) < 2:
+            grid = (height // down, width // across)
+            raise _too_small(height, width, self.name, grid, (2 * down, 2 * across))
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the patch grid (B, h, w, D) of images (B, 3, H, W)."""
@@ -220,6 +260,57 @@ class _ViTFeatures(nn.Module):
         if mean.shape[-1] != self.dim:
             mean = F.adaptive_avg_pool1d(mean, self.dim)
         return mean.reshape(-1, height // down, width // across, self.dim)
+
+
+def _has_blocks(model: nn.Module) -> bool:
+    """Return whether a network is a ViT for images of any size, whose blocks return tokens of one grid."""
+    initializers = (vars(cls).get("__init__") for cls in type(model).__mro__)
+    dynamic = any("dynamic_img_size" in inspect.signature(init).parameters for init in initializers if init)
+    return dynamic and hasattr(model, "blocks") and hasattr(model, "forward_intermediates")
+
+
+def _is_feature_map(output: object) -> bool:
+    """Return whether the output of a module is a tensor (B, C, H, W)."""
+    return isinstance(output, Tensor) and output.ndim == 4
+
+
+def _feature_map_layers(model: nn.Module, layers: Sequence[str]) -> list[str]:
+    """Return those of the layers that return feature maps, in the order of the forward pass."""
+    found: dict[str, None] = {}
+
+    def hook_of(layer: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            if _is_feature_map(output) and min(output.shape[2:]) > 1:
+                found[layer] = None
+
+        return hook
+
+    hooks = [model.get_submodule(layer).register_forward_hook(hook_of(layer)) for layer in layers]
+    try:
+        with torch.no_grad():
+            model(torch.zeros(1, 3, _PROBE_SIZE, _PROBE_SIZE))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return list(found)
+
+
+def _unsupported(name: str) -> UserError:
+    """Return the error for a network that is neither a CNN nor a plain ViT."""
+    return UserError(
+        f"backbone.name={name} is not supported: it takes images of one size only, and it is no ViT whose blocks "
+        "return one grid of tokens. Use a CNN with backbone.layers=[module names], such as backbone=wide_resnet50_2, "
+        "or a plain ViT with backbone.layers=[block numbers], such as backbone=vit_base_augreg."
+    )
+
+
+def _too_small(height: int, width: int, layer: str, grid: tuple[int, int], smallest: tuple[int, int]) -> UserError:
+    """Return the error for an image size at which a layer returns fewer than 2 x 2 patches."""
+    size = smallest[0] if smallest[0] == smallest[1] else list(smallest)
+    return UserError(
+        f"transform.size=[{height}, {width}] is too small: {layer} returns {grid[0]} x {grid[1]} patches. "
+        f"Use transform.size={size} or more."
+    )
 
 
 def _multiple(length: int, step: int, up: bool) -> int:

@@ -39,6 +39,7 @@ class RunFolder:
     def __init__(self, path: Path, config: Mapping[str, Any]) -> None:
         self.path = path
         self.config = dict(config)
+        self._existing = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -151,9 +152,20 @@ class RunFolder:
         return any((self.path / name).exists() for name in ("state", "model", *RESULTS))
 
     def discard(self) -> None:
-        """Remove the files of a command that was rejected before it started, and its empty folders."""
-        for name in ("config.yaml", "data.json", "status.json", ".lock"):
-            (self.path / name).unlink(missing_ok=True)
+        """Remove the files of a command that was rejected before it started, and its empty folders.
+
+        Files that the folder had before this object was created remain, except for configuration, record of the data,
+        status and lock.
+        """
+        for entry in list(self.path.iterdir()):
+            if entry.is_dir() and entry.name not in self._existing:
+                shutil.rmtree(entry, ignore_errors=True)
+            elif entry.name not in self._existing or entry.name in ("config.yaml", "data.json", "status.json", ".lock"):
+                entry.unlink(missing_ok=True)
+        self.remove_empty()
+
+    def remove_empty(self) -> None:
+        """Remove the folder and its two parents, as far as they are empty and named automatically."""
         folders = (self.path, *self.path.parents)[:3]
         if folders[-1].name == self.config.get("name"):
             with contextlib.suppress(OSError):  # the first one that is not empty ends the loop

@@ -12,7 +12,7 @@ from typing import Any, Literal, cast
 
 import yaml
 
-from moleflow.runs.identity import run_label
+from moleflow.runs.naming import run_label
 from moleflow.utils.errors import UserError
 
 METRICS = ("pixel_ap", "image_auroc", "pixel_auroc", "image_ap", "pro", "routing_accuracy")

@@ -1,9 +1,11 @@
 """Errors in the input or the configuration that the user can correct."""
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from math import inf
+
+_MAX_NAMES = 20  # of a list in a message
 
 
 class UserError(Exception):
@@ -46,6 +48,16 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f" Did you mean {' or '.join(repr(m) for m in matches)}?" if matches else ""
 
 
+def list_names(names: Sequence[object]) -> str:
+    """Return names separated by commas; after the first 20, the number of the others.
+
+    Args:
+        names: The names, in their order.
+    """
+    listed = ", ".join(map(str, names[:_MAX_NAMES]))
+    return listed if len(names) <= _MAX_NAMES else f"{listed}, ... and {len(names) - _MAX_NAMES} more"
+
+
 def check_choice(key: str, value: str, choices: Iterable[str]) -> str:
     """Return ``value`` if it is one of ``choices``.
 
@@ -55,11 +67,13 @@ def check_choice(key: str, value: str, choices: Iterable[str]) -> str:
         choices: The allowed values.
 
     Raises:
-        UserError: If the value is not allowed; the message lists the allowed values and the closest one.
+        UserError: If the value is not allowed; the message has the closest allowed value and lists the others.
     """
     options = list(choices)
     if value not in options:
-        raise UserError(f"{key}={value} is unknown. Choose one of: {', '.join(options)}.{did_you_mean(value, options)}")
+        raise UserError(
+            f"{key}={value} is unknown.{did_you_mean(value, options)} Choose one of: {list_names(options)}."
+        )
     return value
 
 

@@ -14,6 +14,8 @@ from typing import IO, Any
 
 from moleflow.utils.errors import UserError
 
+_MAX_NAME_BYTES = 120
+
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
@@ -100,6 +102,24 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} is missing.") from error
     except (ValueError, RecursionError, OSError) as error:
         raise UserError(f"{path} cannot be read ({error}). It is damaged: restore it or run again.") from error
+
+
+def shorten_name(name: str, identity: str | None = None) -> str:
+    """Return a file name that leaves room for suffixes in the 255 bytes of file systems.
+
+    A name of at most 120 bytes is returned unchanged. A longer one is cut and ends in a digest, so that different names
+    result in different files.
+
+    Args:
+        name: The name, without suffix.
+        identity: The text that the digest is computed from; None: the name. With an identity, the digest is always
+            appended.
+    """
+    encoded = name.encode(errors="surrogateescape")
+    if identity is None and len(encoded) <= _MAX_NAME_BYTES:
+        return name
+    digest = hashlib.sha256((name if identity is None else identity).encode(errors="surrogateescape")).hexdigest()
+    return f"{encoded[: _MAX_NAME_BYTES - 10].decode(errors='ignore')}-{digest[:8]}"
 
 
 def sha256(path: Path) -> str:

@@ -50,7 +50,7 @@ class FlowLoss:
     must be 0.
 
     Args:
-        tail_weight: w, at least 0.
+        tail_weight: w, in [0, 2].
         tail_top_k_ratio: Fraction of an image's patches in its tail, in (0, 1].
         lambda_logdet: Weight of the mean squared log-determinant, at least 0.
         reduction: ``"mean"`` or ``"sum"``.
@@ -69,7 +69,8 @@ class FlowLoss:
         self.reduction = check_choice("loss.reduction", reduction, ("mean", "sum"))
         hint = "It is a fraction of the patches."
         check_range("loss.tail_top_k_ratio", tail_top_k_ratio, 0, 1, hint, low_open=True)
-        check_range("loss.tail_weight", tail_weight, 0, high_open=True)
+        hint = "It is a weight: 0 is the mean alone, 1 the tail alone; recorded runs have at most 1.2."
+        check_range("loss.tail_weight", tail_weight, 0, 2, hint)
         check_range("loss.lambda_logdet", lambda_logdet, 0, high_open=True)
         if reduction == "sum" and tail_weight != 0:
             raise UserError(

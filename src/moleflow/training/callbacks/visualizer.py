@@ -12,7 +12,7 @@ from moleflow.inference.overlay import transformed_image
 from moleflow.training.callbacks.base import RunCallback
 from moleflow.training.context import RunContext
 from moleflow.utils.environment import escape_undecodable
-from moleflow.utils.io import atomic_write
+from moleflow.utils.io import atomic_write, shorten_name
 from moleflow.visualization.examples import Example, examples_figure, select_examples
 from moleflow.visualization.plots import (
     heat_map_figure,
@@ -38,7 +38,7 @@ class ExampleVisualizer(RunCallback):
         folder = context.folder / "pictures"
         results = context.evaluate(context.categories, "figures")
         for category, result in tqdm(results.items(), "figures", leave=False, disable=not context.show_progress):
-            name = category.replace("/", "_")
+            name = shorten_name(category.replace("/", "_"))
             _save(self._examples(context, category, result), folder / f"examples_{name}.jpg")
         scores = {escape_undecodable(c): (r.scores.tolist(), [s.label for s in r.samples]) for c, r in results.items()}
         names = [escape_undecodable(task.name) for task in context.tasks]
