@@ -1,13 +1,12 @@
 """Thresholds of image scores and router distances."""
 
 import math
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
 
+from helpers.program import run_command
 from moleflow.scoring.thresholds import SCORE_DEVIATIONS, thresholds
 from moleflow.utils.random import generator
 
@@ -33,4 +32,5 @@ def test_a_single_training_image_has_infinite_thresholds() -> None:
 
 def test_the_default_deviations_are_importable_without_torch() -> None:
     code = "import sys, moleflow.scoring.thresholds; sys.exit('torch' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    result = run_command("-c", code)
+    assert result.returncode == 0, result.stderr

@@ -183,7 +183,7 @@ def test_category_without_masks_has_image_metrics_only(tmp_path: Path) -> None:
     assert metrics["per_category"]["bottle"]["pro"] is None
 
 
-REAL = Path(__file__).parents[2] / "shared" / "data" / "realad_mini"
+REAL = Path(__file__).parents[3] / "shared" / "data" / "realad_mini"
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real images are not part of the repository")

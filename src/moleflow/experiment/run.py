@@ -75,7 +75,8 @@ def run(config: DictConfig) -> dict[str, Any]:
             folder.set_status("interrupted", str(signal))
             raise
         except BaseException as error:
-            if isinstance(error, UserError) and not folder.has_results:  # the corrected command finds a free folder
+            rejected = isinstance(error, UserError) and not (folder.training_started or folder.has_results)
+            if rejected:  # the corrected command finds a free folder
                 folder.discard()
                 _close_log_files()
                 raise
@@ -226,6 +227,7 @@ def _train(config: DictConfig, settings: dict[str, Any], folder: RunFolder) -> d
         folder.set_status(status, str(signal))  # first, because closing a logger may take long
         raise
     finally:
+        folder.training_started = trainer.training_started
         finish_loggers(context.loggers, status)
 
 

@@ -34,11 +34,15 @@ class RunFolder:
     Args:
         path: The folder; created when it is locked.
         config: The resolved configuration of the run.
+
+    Attributes:
+        training_started: Whether the command of this object has begun to train; its files are then kept on an error.
     """
 
     def __init__(self, path: Path, config: Mapping[str, Any]) -> None:
         self.path = path
         self.config = dict(config)
+        self.training_started = False
         self._existing = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
 
     @contextlib.contextmanager

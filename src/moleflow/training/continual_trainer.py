@@ -35,6 +35,7 @@ class ContinualTrainer:
     Attributes:
         prefetch_tasks: Function that trains tasks after the first in other processes before they are loaded. Each
             process writes a :class:`StoredTaskResult`. None: tasks are trained one after another in this process.
+        training_started: Whether all images were read, so that the first task was begun or a run resumed.
 
     Raises:
         UserError: If the continual strategy has no effect on the model.
@@ -44,6 +45,7 @@ class ContinualTrainer:
         self.context = context
         self.make_trainer = make_trainer
         self.prefetch_tasks: Callable[[Sequence[Task]], None] | None = None
+        self.training_started = False
         context.config.strategy.check(context.model.patch_model)
 
     def run(self) -> dict[str, CategoryResult]:
@@ -61,6 +63,7 @@ class ContinualTrainer:
             log.info("Resuming after task %d of %d.", context.progress.tasks_done, len(context.tasks))
             self.restore(context.progress.tasks_done)
         self._extract_features()
+        self.training_started = True
         self._warn_of_shared_experts()
         if not context.progress.tasks_done:
             self._run_task(context.tasks[0])
