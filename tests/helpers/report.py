@@ -4,16 +4,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from moleflow.report.document import ReportOptions, Section
-from moleflow.report.page import build
+from moleflow.report.page import SectionBuilder, build
 from moleflow.report.tables import Table
 from moleflow.runs.reader import read_runs
 from moleflow.visualization.plots import Plot
 
 
-def build_report(root: Path, options: ReportOptions | None = None) -> list[Section]:
-    """Return the sections of the report on all runs below a folder."""
+def build_report(root: Path, options: ReportOptions | None = None, builder: str = "") -> list[Section]:
+    """Return the sections of the report on all runs below a folder, or only the one from a named function."""
     runs, faults = read_runs([root])
-    return build(runs, faults, options or ReportOptions(), root)
+
+    def selected(builders: Sequence[SectionBuilder]) -> list[SectionBuilder]:
+        return [each for each in builders if each.__name__ == builder] if builder else list(builders)
+
+    return build(runs, faults, options or ReportOptions(), root, selected)
 
 
 def tables(sections: Sequence[Section]) -> dict[str, Table]:

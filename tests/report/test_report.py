@@ -50,7 +50,7 @@ def test_default_targets_hold_for_pixel_ap_on_whole_data_sets(tmp_path: Path) ->
     write_run(tmp_path, "mine", {"dataset._target_": "moleflow.data.synthetic.dataset.SyntheticDataModule"}, 0.3)
 
     def targets(options: ReportOptions) -> dict[str, str]:
-        table = tables(build_report(tmp_path, options))["summary"]
+        table = tables(build_report(tmp_path, options, "summary"))["summary"]
         return {row[0].text.removesuffix(" categories"): row[-1].text for row in table.cells}
 
     datasets = ("mvtec, 15", "visa, 12", "mvtec, 3", "synthetic, 3")
@@ -68,7 +68,7 @@ def test_recorded_values_are_compared_on_equal_images_only(tmp_path: Path) -> No
     write_full_run(tmp_path, "mvtec", record)
     write_full_run(tmp_path, "mvtec", record | {"masks": "full"})
     write_full_run(tmp_path, "visa", record)
-    table = tables(build_report(tmp_path))["reported"]
+    table = tables(build_report(tmp_path, builder="reported"))["reported"]
     indices = [list(table.columns).index(name) for name in ("data set", "difference", "tolerance", "verdict", "note")]
     rows = {cells[indices[0]].text: tuple(cells[i].text for i in indices[1:]) for cells in table.cells}
     assert rows == {
@@ -83,7 +83,7 @@ def test_reported_values_of_unknown_noise_and_excluded_ones_have_no_verdict(tmp_
     write_full_run(tmp_path, "mvtec", {"reported": {"pixel_ap": 0.4, "image_auroc": 0.9}})
     excluded = {"run": "woLoRA", "pixel_ap": 0.4, "image_auroc": 0.9, "compare": False}
     write_full_run(tmp_path, "visa", {"reported": excluded | {"run": "mine"}})
-    rows = columns(tables(build_report(tmp_path))["reported"], "data set", "metric", "verdict")
+    rows = columns(tables(build_report(tmp_path, builder="reported"))["reported"], "data set", "metric", "verdict")
     assert set(rows) == {
         ("mvtec, 15 categories", "pixel_ap", "no tolerance: one seed"),
         ("mvtec, 15 categories", "image_auroc", "no tolerance: one seed"),
