@@ -82,6 +82,17 @@ def test_missing_kinds_of_images(root: Path) -> None:
     assert f"warning bottle has no normal test images: {undefined}" in findings(root)
 
 
+def test_categories_without_masks_are_noted(tmp_path: Path) -> None:
+    root = write_mvtec_tree(tmp_path, ("bottle", "screw"))
+    shutil.rmtree(root / "screw/ground_truth")
+    note = "note screw has no masks: it has no pixel metrics and is excluded from their means."
+    assert findings(root) == note
+    shutil.rmtree(root / "bottle/ground_truth")
+    assert [finding.message for finding in summarize(check_dataset(root)[0])] == [
+        "2 categories have no masks, such as bottle: they are excluded from pixel metrics."
+    ]
+
+
 def test_elongated_images(tmp_path: Path) -> None:
     text = findings(write_mvtec_tree(tmp_path / "long", ("bottle",), size=(32, 80)))
     assert "aspect ratio of 2.50:1; transform.mode=crop removes 60% of each" in text
@@ -169,7 +180,8 @@ def test_check_with_other_names(root: Path) -> None:
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="requires ../shared/data/realad_mini")
-def test_real_images_have_no_findings() -> None:
+def test_real_images_have_notes_only() -> None:
     findings, count = check_dataset(REAL)
-    assert {(finding.severity, finding.category) for finding in findings} == {("note", "")}  # licenses
+    notes = {("note", ""), ("note", "alien"), ("note", "solar_mono")}  # licenses, and two categories without masks
+    assert {(finding.severity, finding.category) for finding in findings} == notes
     assert count == 338

@@ -30,5 +30,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"{finding.severity:7}  {finding.message}")
     errors, warnings = (sum(finding.severity == kind for finding in findings) for kind in ("error", "warning"))
     hint = " --all prints one line per file." if len(lines) < len(findings) else ""
-    print(f"{count} images read: {errors} errors, {warnings} warnings.{hint}")
+    numbers = (("image", count), ("error", errors), ("warning", warnings))
+    images, *problems = (f"{number} {noun}{'s' * (number != 1)}" for noun, number in numbers)
+    print(f"{images} read: {', '.join(problems)}.{hint}")
     return int(errors > 0)

@@ -159,6 +159,10 @@ def _common_findings(
             if label not in labels:
                 message = f"{category} has no {kind}: its AUROC is undefined and excluded from the means."
                 yield Finding("warning", category, message)
+        if 1 in labels and not any(sample.mask for sample in samples if sample.category == category):
+            message = f"{category} has no masks: it has no pixel metrics and is excluded from their means."
+            plural = f"{{count}} categories have no masks, such as {category}: they are excluded from pixel metrics."
+            yield Finding("note", category, message, "category without masks", plural)
     for train, test in train_test_duplicates(samples, key):
         pair = f"{test.path} has the same content as the training image {train.path}."
         plural = f"{{count}} test images have the content of a training image, such as: {pair}"
