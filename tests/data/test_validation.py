@@ -8,11 +8,12 @@ from PIL import Image
 
 from helpers.trees import write_mvtec_tree, write_visa_tree
 from moleflow.data.datamodule import FolderDataModule
+from moleflow.data.duplicates import train_test_duplicates
 from moleflow.data.findings import Finding, summarize
 from moleflow.data.layouts import LayoutNames
 from moleflow.data.samples import Sample
 from moleflow.data.transforms import ImageTransform
-from moleflow.data.validation import check_dataset, dataset_findings, train_test_duplicates
+from moleflow.data.validation import check_dataset, dataset_findings
 from moleflow.utils.errors import UserError
 from moleflow.utils.io import sha256
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from moleflow.data.duplicates import repeated_images, train_test_duplicates
 from moleflow.data.findings import Finding
 from moleflow.data.image_io import image_size, read_image, read_mask
 from moleflow.data.layouts import (
@@ -119,22 +120,6 @@ def dataset_findings(data: "ImageDataModule", key: Callable[[Path], str]) -> Ite
     yield from _common_findings(data.categories, samples, data.transform, data.mask_coverage, key, image_size)
 
 
-def train_test_duplicates(samples: Sequence[Sample], key: Callable[[Path], str]) -> Iterator[tuple[Sample, Sample]]:
-    """Yield (training image, test image) for each test image with the content of a training image.
-
-    Args:
-        samples: Training and test images. Of several training images with one content, the first is yielded.
-        key: Returns the same text for the same content of an image file, such as a digest.
-    """
-    training: dict[str, Sample] = {}
-    for sample in samples:
-        if sample.split == "train":
-            training.setdefault(key(sample.path), sample)
-    for sample in samples:
-        if sample.split == "test" and (duplicate := training.get(key(sample.path))) is not None:
-            yield duplicate, sample
-
-
 def _common_findings(
     categories: Sequence[str],
     samples: Sequence[Sample],
@@ -167,7 +152,7 @@ def _common_findings(
         pair = f"{test.path} has the same content as the training image {train.path}."
         plural = f"{{count}} test images have the content of a training image, such as: {pair}"
         yield Finding("error", test.category, f"The test image {pair}", "test image in training", plural)
-    yield from _repeated_images(samples, key)
+    yield from repeated_images(samples, key)
     masks: dict[str, list[MaskCoverage]] = defaultdict(list)
     for sample in samples:
         if sample.mask is not None and (mask := coverage(sample)) is not None:
@@ -234,15 +219,3 @@ def _aspect_ratios(
             f"{category} has images with an aspect ratio of {usual:.2f}:1; transform.mode=crop removes "
             f"{1 - min(usual, 1 / usual):.0%} of each. Consider view=full.",
         )
-
-
-def _repeated_images(samples: Sequence[Sample], key: Callable[[Path], str]) -> Iterator[Finding]:
-    """Yield one warning for each content that several images of a category and split have."""
-    groups: dict[tuple[str, Split, str], list[Path]] = defaultdict(list)
-    for sample in samples:
-        groups[sample.category, sample.split, key(sample.path)].append(sample.path)
-    for (category, split, _), paths in groups.items():
-        if len(paths) > 1:
-            message = f"{len(paths)} {split} images have the same content: {', '.join(map(str, paths))}."
-            plural = f"{{count}} contents occur in several {split} images, such as {paths[0]} and {paths[1]}."
-            yield Finding("warning", category, message, f"repeated {split} images", plural)
