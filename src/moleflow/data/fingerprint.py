@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moleflow.data.image_io import mask_files
-from moleflow.data.samples import Split, nfc
+from moleflow.data.samples import SPLITS, nfc
 from moleflow.utils.errors import UserError
 from moleflow.utils.io import sha256
 
@@ -31,11 +31,10 @@ def data_fingerprint(data: "ImageDataModule") -> Fingerprint:
     Raises:
         UserError: If a file cannot be read.
     """
-    splits: tuple[Split, ...] = ("train", "test")
     files: dict[str, dict[str, list[Path]]] = {}
     for category in data.categories:
-        samples = {split: data.samples(split, category) for split in splits}
-        files[category] = {split: [sample.path for sample in samples[split]] for split in splits}
+        samples = {split: data.samples(split, category) for split in SPLITS}
+        files[category] = {split: [sample.path for sample in samples[split]] for split in SPLITS}
         files[category]["masks"] = [f for s in samples["test"] if s.mask is not None for f in mask_files(s.mask)]
     paths = [path for kinds in files.values() for group in kinds.values() for path in group]
     with ThreadPoolExecutor() as pool:  # hashing releases the GIL

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from moleflow.data.findings import Finding, summarize
 from moleflow.data.image_io import image_size, images_in, mask_files, mask_size
-from moleflow.data.samples import GOOD, Sample, Split, nfc
+from moleflow.data.samples import GOOD, SPLITS, Sample, Split, nfc
 from moleflow.data.unused_files import UnusedCause, UnusedFile, cause_of_other_file, count_by_folder, visible_files
 from moleflow.utils.errors import UserError, check_choice, did_you_mean
 
@@ -55,7 +55,7 @@ class LayoutNames:
                 raise UserError(f"dataset.{key}={name} must be the name of one folder, such as {_DEFAULTS[key]}.")
         if not isinstance(self.mask_suffix, str) or {"/", "\\"} & set(self.mask_suffix):
             raise UserError(f"dataset.mask_suffix={self.mask_suffix} must be a part of a file name, such as _mask.")
-        if self.mask_dir in ("train", "test"):
+        if self.mask_dir in SPLITS:
             raise UserError(f"dataset.mask_dir={self.mask_dir} must not be a folder of images.")
 
     def arguments(self) -> list[str]:
@@ -67,14 +67,17 @@ class LayoutNames:
         """Return the folders of a split's images, for messages."""
         return f"train/{self.normal_dir}" if split == "train" else f"test/{self.normal_dir} and test/<defect>"
 
+    def mask_suffixes(self) -> list[str]:
+        """Return the accepted suffixes of mask names, each once, in the order of their precedence."""
+        return list(dict.fromkeys((self.mask_suffix, *_MASK_SUFFIXES)))
+
     def mask_names(self, stem: str) -> str:
         """Return the accepted names of the mask of an image, for messages.
 
         Args:
             stem: Name of the image without suffix.
         """
-        suffixes = dict.fromkeys((self.mask_suffix, *_MASK_SUFFIXES))
-        names = [f"{stem}{suffix}.png" for suffix in suffixes]
+        names = [f"{stem}{suffix}.png" for suffix in self.mask_suffixes()]
         return f"{', '.join(names[:3])} (with any suffix of an image), or the masks of a folder {stem}"
 
 
@@ -247,8 +250,7 @@ def category_faults(
     def fault(message: str, cause: str = "") -> Finding:
         return Finding("error", category, message, cause)
 
-    splits: tuple[Split, ...] = ("train", "test")
-    for split in splits:
+    for split in SPLITS:
         if not any(sample.split == split for sample in scan.samples):
             unused = [file for file in scan.unused if _is_below(file.path, scan, split)]
             yield fault(
@@ -317,7 +319,7 @@ class _MVTecScan:
                 samples += [Sample(path, self.category, "test", folder.name, masks.get(path)) for path in images]
         used = {sample.path for sample in samples}
         used |= {file for sample in samples if sample.mask for file in mask_files(sample.mask)}
-        masked = {(sample.defect, nfc(sample.path.stem)) for sample in samples if sample.mask}
+        masked = {(nfc(sample.defect), nfc(sample.path.stem)) for sample in samples if sample.mask}
         unused = [
             UnusedFile(path, self.category, self._cause(path, masked))
             for path in visible_files(self.folder)
@@ -335,7 +337,7 @@ class _MVTecScan:
             for file in images_in(folder):
                 files.setdefault(nfc(file.stem), file)
             in_any_case = {name.casefold(): name for name in reversed(files)}
-            for suffix in dict.fromkeys((self.names.mask_suffix, *_MASK_SUFFIXES)):
+            for suffix in self.names.mask_suffixes():
                 for image in images:
                     stem = nfc(image.stem)
                     name = f"{stem}{suffix}"
@@ -353,7 +355,7 @@ class _MVTecScan:
 
         Args:
             path: The file.
-            masked: Defect and stem of the images that have a mask.
+            masked: Defect and stem of the images that have a mask, in Unicode's composed form.
         """
         parts = path.relative_to(self.folder).parts
         top, kind = parts[0], parts[1] if len(parts) > 2 else ""
@@ -363,7 +365,7 @@ class _MVTecScan:
         other = cause_of_other_file(path, is_image_dir or is_mask_dir)
         if other is not None:
             return other
-        if top in ("train", "test") and kind != names.normal_dir and self._is_normal_synonym(kind):
+        if top in SPLITS and kind != names.normal_dir and self._is_normal_synonym(kind):
             return UnusedCause(
                 "error",
                 f"the folder {top}/{kind} looks like that of normal images, {top}/{names.normal_dir}",
@@ -401,10 +403,10 @@ class _MVTecScan:
         stems = [nfc(parent[1])] if len(parent) > 1 else [nfc(path.stem)]
         stems += [
             stems[0][: -len(suffix)]
-            for suffix in dict.fromkeys((self.names.mask_suffix, *_MASK_SUFFIXES))
+            for suffix in self.names.mask_suffixes()
             if suffix and stems[0].casefold().endswith(suffix.casefold())
         ]
-        if any((nfc(defect), stem) in {(nfc(kind), name) for kind, name in masked} for stem in stems):
+        if any((nfc(defect), stem) in masked for stem in stems):
             return UnusedCause("warning", "another mask of the same image is used", "Remove one of them.")
         return UnusedCause(
             "error",
@@ -439,7 +441,7 @@ def _scan_visa(root: Path, category: str, names: LayoutNames) -> CategoryScan:
             for file in missing
         ]
         try:
-            check_choice(f"{_VISA_TABLE}, {row['image']}: split", row["split"], ("train", "test"))
+            check_choice(f"{_VISA_TABLE}, {row['image']}: split", row["split"], SPLITS)
         except UserError as error:
             faults.append(Finding("error", category, str(error), "unknown split"))
             continue

@@ -9,6 +9,7 @@ GOOD = "good"
 """The defect name of a normal image, as in MVTec AD."""
 
 Split = Literal["train", "test"]
+SPLITS: tuple[Split, ...] = ("train", "test")
 
 
 @dataclass(frozen=True, slots=True)

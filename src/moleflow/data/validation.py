@@ -27,7 +27,7 @@ from moleflow.data.layouts import (
     scan_categories,
 )
 from moleflow.data.mask_coverage import MaskCoverage, coverage_loss, mask_coverage
-from moleflow.data.samples import Sample, Split
+from moleflow.data.samples import SPLITS, Sample
 from moleflow.data.transforms import ImageTransform
 from moleflow.data.value_checks import value_warnings
 from moleflow.utils.errors import UserError
@@ -115,8 +115,7 @@ def dataset_findings(data: "ImageDataModule", key: Callable[[Path], str]) -> Ite
         UserError: If an image or mask cannot be read.
     """
     yield from data.layout_findings()
-    splits: tuple[Split, ...] = ("train", "test")
-    samples = [sample for category in data.categories for split in splits for sample in data.samples(split, category)]
+    samples = [sample for category in data.categories for split in SPLITS for sample in data.samples(split, category)]
     yield from _common_findings(data.categories, samples, data.transform, data.mask_coverage, key, image_size)
 
 

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from moleflow.data.findings import summarize
-from moleflow.data.samples import Sample, Split
+from moleflow.data.samples import SPLITS, Sample
 from moleflow.data.tasks import Task
 from moleflow.data.validation import dataset_findings
 from moleflow.detector.store import ModelStore
@@ -110,9 +110,8 @@ class ContinualTrainer:
     def _extract_features(self) -> None:
         """Compute all features and read all masks, so that an unreadable file ends the run at its start."""
         context, model = self.context, self.context.model
-        splits: tuple[Split, ...] = ("train", "test")
         training = {category: context.split_samples(category)[0] for category in context.categories}
-        samples = [s for c in context.categories for split in splits for s in context.data.samples(split, c)]
+        samples = [s for c in context.categories for split in SPLITS for s in context.data.samples(split, c)]
         for finding in summarize(dataset_findings(context.data, model.extractor.cache.key)):
             log.log(logging.INFO if finding.severity == "note" else logging.WARNING, "%s", finding.message)
         with context.progress.clock("features"):
