@@ -37,7 +37,7 @@ def test_runs_match_the_entry_of_their_configuration(tmp_path: Path) -> None:
     write_run(tmp_path, "a", ["+experiment=tailw0.8", "seed=0"], 0.54)
     write_run(tmp_path, "b", ["+experiment=tailw0.8", "seed=1", "name=other", "dataset.root=/x"], 0.56)
     write_run(tmp_path, "c", ["+experiment=tailw0.8", "epochs=1"], 0.1)
-    write_run(tmp_path, "d", ["+ablation=wo_lora"], 0.5)
+    write_run(tmp_path, "d", ["+experiment=mole6_dia2", "+ablation=wo_lora"], 0.5)
     matches = match_runs(CONF, list(ENTRIES.values()), read_runs([tmp_path])[0])
     assert {key: [run.folder.name for run in runs] for key, runs in matches.items()} == {
         ("experiment", "tailw0.8"): ["a", "b"],
@@ -54,7 +54,7 @@ def test_runs_of_every_model_are_in_the_table(tmp_path: Path) -> None:
     for model in models:
         for seed in (0, 1):
             write_run(tmp_path, f"{model}{seed}", [f"model={model}", f"seed={seed}"], 0.5)
-    write_run(tmp_path, "moleflow", ["model=moleflow"], 0.5)  # equals the experiment mole6_dia2
+    write_run(tmp_path, "moleflow", ["model=moleflow", "view=paper"], 0.5)  # equals the experiment mole6_dia2
     rows = [line.split() for line in catalogue_table(tmp_path).splitlines()]
     seeds = {row[1]: row[5] for row in rows if row[3:5] == ["0.9800", "0.5000"] and row[6:] == ["no", "entry"]}
     assert seeds == {f"model={model}": "2" for model in models}

@@ -40,7 +40,8 @@ def test_every_counterpart_composes() -> None:
 
 def test_defaults_of_the_old_program_are_written_out() -> None:
     assert overrides("python run_moleflow.py") == {
-        "loss=sum", "scoring=percentile", "optimizer.lr=2e-4", "model.coupling_layers=8", "model.scale_context_kernel=3"
+        "loss=sum", "scoring=percentile", "optimizer.lr=2e-4", "model.coupling_layers=8",
+        "model.scale_context_kernel=3", "view=paper",
     }  # fmt: skip
 
 
@@ -50,7 +51,7 @@ def test_present_defaults_are_not_written_out() -> None:
         "--lambda_logdet 1e-4 --num_coupling_layers 6 --scale_context_kernel 5 "
         "--score_aggregation_mode top_k --score_aggregation_top_k 3"
     )
-    assert overrides(line) == set()
+    assert overrides(line) == {"view=paper"}
 
 
 def test_aliases_are_read_as_their_flags() -> None:
@@ -58,7 +59,7 @@ def test_aliases_are_read_as_their_flags() -> None:
     command, notes = translate(["run_moleflow.py", *line.split()])
     assert set(command[2:]) == {
         "loss.tail_weight=0.8", "loss.tail_top_k_ratio=0.05", "scoring.top_k=5", "optimizer.lr=2e-4",
-        "model.dia_blocks=4", "model.coupling_layers=8",
+        "model.dia_blocks=4", "model.coupling_layers=8", "view=paper",
     }  # fmt: skip
     assert sum("never existed" in note for note in notes) == 5
     assert any("--tail_weight had no effect" in note for note in notes)

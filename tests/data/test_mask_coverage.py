@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from moleflow.data.mask_coverage import CoverageLoss, MaskCoverage, coverage_loss, mask_coverage
+from moleflow.data.mask_coverage import CoverageLoss, CropLoss, MaskCoverage, coverage_loss, crop_loss, mask_coverage
 from moleflow.data.transforms import ImageTransform
 
 
@@ -41,5 +41,17 @@ def test_keys_of_the_loss_in_metrics_json() -> None:
 
 def test_message_names_category_transform_and_counts() -> None:
     message = CoverageLoss(3, 1, 0.25).message("bottle", ImageTransform((32, 48)))
-    assert message.startswith("bottle: after cropping and resizing (transform.mode=crop, 32 x 48), 1 of 3 masks")
-    assert "25.0%" in message
+    assert message.startswith("bottle: after the transform to 32 x 48 pixels, 1 of 3 masks have no defect pixel.")
+
+
+def test_crop_removes_shares_of_images_and_masks() -> None:
+    masks = [MaskCoverage(30, 0, 0), MaskCoverage(10, 10, 4), MaskCoverage(0, 0, 0)]
+    sizes = {"bottle": [(40, 40)], "screw": [(80, 40), (40, 40), (40, 80)]}
+    loss = crop_loss(sizes, masks, ImageTransform(32))
+    assert loss == CropLoss(0.25, 0.75, 1, 2, "screw", pytest.approx(1 / 3))
+    assert str(loss) == (
+        "25.0% of the area of the images (screw: 33.3%) and 75.0% of the defect pixels, all of them in 1 of 2 masks"
+    )
+    whole = crop_loss(sizes, [], ImageTransform(32, "proportional"))
+    assert (whole.area, whole.largest) == (0, 0)
+    assert str(whole) == "0.0% of the area of the images (bottle: 0.0%)"

@@ -12,10 +12,16 @@ from numpy.typing import NDArray
 from PIL import Image
 from torchvision.transforms import v2  # type: ignore[import-untyped]
 
-from moleflow.data.transforms import AUGMENTATIONS, IMAGENET_MEAN, IMAGENET_STD, FlippedTransform, ImageTransform
+from moleflow.data.transforms import (
+    AUGMENTATIONS,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    MODES,
+    FlippedTransform,
+    ImageTransform,
+    proportional_size,
+)
 from moleflow.utils.errors import UserError
-
-MODES = ["crop", "squash", "pad"]
 
 
 def noise_image(width: int, height: int) -> Image.Image:
@@ -213,3 +219,30 @@ def test_transposes_of_each_augmentation_form_a_group(augmentation: str) -> None
     assert len(orientations(square)) == {"none": 1, "flips": 4, "rotations": 4, "all": 8}[augmentation]
     for flip in AUGMENTATIONS[augmentation]:
         assert orientations(np.ascontiguousarray(transposed(square)[flip])) == orientations(square)
+
+
+@given(side=st.integers(64, 448), ratio=st.floats(0.05, 20), step=st.sampled_from([(8, 8), (16, 16), (14, 14)]))
+def test_proportional_size_has_the_aspect_ratio_and_the_pixels(side: int, ratio: float, step: tuple[int, int]) -> None:
+    height, width = proportional_size(side, ratio, step)
+    if height == width:
+        assert height == side
+        return
+    assert height % step[0] == width % step[1] == 0
+    assert min(height, width) >= 2 * step[0]
+    if min(side / ratio**0.5, side * ratio**0.5) >= 2 * step[0]:
+        assert abs(height - side / ratio**0.5) <= step[0] / 2
+        assert abs(width - side * ratio**0.5) <= step[1] / 2
+
+
+def test_proportional_sizes_of_some_products() -> None:
+    assert proportional_size(224, 208 / 512, (16, 16)) == (352, 144)
+    assert proportional_size(224, 384 / 288, (16, 16)) == (192, 256)
+    assert proportional_size(224, 1.03, (16, 16)) == (224, 224)
+    assert proportional_size(100, 1, (16, 16)) == (100, 100)  # as without proportions
+
+
+def test_proportional_transform_equals_squash() -> None:
+    image = Image.fromarray(np.arange(30 * 50 * 3, dtype=np.uint8).reshape(30, 50, 3))
+    squash, proportional = ImageTransform((16, 32), "squash"), ImageTransform((16, 32), "proportional")
+    assert torch.equal(squash(image), proportional(image))
+    assert squash.spec() == proportional.spec()

@@ -138,13 +138,13 @@ def test_runs_that_do_not_match_are_errors(
     runs: list[Path], root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     one_category = train_member(root, tmp_path / "bottle", "dataset.categories=[bottle]")
-    whole_images = train_member(root, tmp_path / "whole", "view=full")
+    cropped = train_member(root, tmp_path / "cropped", "view=paper")
     copy = write_mvtec_tree(tmp_path / "tree", ("bottle", "screw"), good=2, defect=2)
     other_root = train_member(copy, tmp_path / "other_root")
     out = ["-o", str(tmp_path / "out")]
     for folder, message in (
         (one_category, "the categories of its experts are"),
-        (whole_images, "its region of an image is squash instead of crop"),
+        (cropped, "its region of an image is crop to 1.000:1 instead of the whole image"),
         (other_root, "The runs differ in dataset.root"),
         (tmp_path / "nothing", "is not a finished run"),
     ):

@@ -125,7 +125,9 @@ def test_members_of_other_categories_or_image_regions_are_errors(runs: list[Path
     folders = [Path("first"), Path("other")]
     with pytest.raises(UserError, match=r"other cannot join first: the categories of its experts are \[\['bottle'\]\]"):
         EnsembleDetector([first, fit_detector(tree, categories=["bottle"])], folders)
-    with pytest.raises(UserError, match=r"its region of an image is squash instead of crop to 1\.000:1"):
-        EnsembleDetector([first, fit_detector(tree, "view=full")], folders)
+    with pytest.raises(UserError, match=r"its region of an image is crop to 1\.000:1 instead of the whole image"):
+        EnsembleDetector([first, fit_detector(tree, "view=paper")], folders)
+    square, long = (fit_detector(tree, "view=paper", f"transform.size={size}") for size in (64, "[64,96]"))
     with pytest.raises(UserError, match=r"crop to 1\.500:1 instead of crop to 1\.000:1"):
-        EnsembleDetector([first, fit_detector(tree, "transform.size=[64,96]")], folders)
+        EnsembleDetector([square, long], folders)
+    EnsembleDetector([first, fit_detector(tree, "transform.mode=squash", "transform.size=[64,96]")], folders)

@@ -24,8 +24,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         (["transform.size=448"], (56, 56), (448, 448)),
         (["transform.size=448", "scoring.map_size=224"], (56, 56), (224, 224)),  # as in the first implementation
+        (["transform.size=[192,320]", "view=paper"], (24, 40), (192, 320)),
         (["transform.size=[192,320]"], (24, 40), (192, 320)),
-        (["transform.size=[192,320]", "view=full"], (24, 40), (192, 320)),
         ([*DINOV2, "transform.size=[56,84]"], (4, 6), (56, 84)),  # patch 14, class and four register tokens
         ([*DINOV3, "transform.size=[64,96]"], (4, 6), (64, 96)),  # patch 16, rotary positions
     ],

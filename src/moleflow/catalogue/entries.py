@@ -18,6 +18,9 @@ from moleflow.utils.config import flatten_config
 METRICS = ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap")
 """Metrics of the recorded runs."""
 
+_ABLATED = "mole6_dia2"
+"""The experiment of the recorded ablations; also the group of their records."""
+
 EntryKey = tuple[str, str]
 """Kind and name of an entry."""
 
@@ -27,7 +30,7 @@ _IGNORED_KEYS = ("name", "seed", "model.seed", "dataset.root", *NON_IDENTITY_KEY
 
 @dataclass(frozen=True)
 class Entry:
-    """An experiment, or an ablation of the default configuration.
+    """An experiment, or an ablation of the experiment ``mole6_dia2``.
 
     Attributes:
         kind: ``experiment`` or ``ablation``.
@@ -58,7 +61,8 @@ class Entry:
     @property
     def overrides(self) -> list[str]:
         """Overrides that select the entry."""
-        return [f"+{self.kind}={self.name}"]
+        base = [] if self.kind == "experiment" else [f"+experiment={_ABLATED}"]
+        return [*base, f"+{self.kind}={self.name}"]
 
 
 def entries(conf: Path) -> list[Entry]:
@@ -145,7 +149,7 @@ def _read_entry(path: Path) -> Entry:
         group = experiment_rows().get(name, {}).get("group", "")
         description = str(content.get("description") or _first_sentence(path))
     else:
-        group, description = "mole6_dia2", _first_sentence(path)
+        group, description = _ABLATED, _first_sentence(path)
     return Entry(
         kind=kind,
         name=name,

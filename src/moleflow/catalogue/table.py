@@ -61,7 +61,7 @@ def catalogue_table(runs_folder: Path | None = None, group: str | None = None) -
         "",
         f"Recorded are image AUROC and pixel AP, or the range that was proposed. Verdicts compare pixel AP. "
         f"{TOLERANCE_RULE}",
-        "Ablations were recorded on the default configuration, with +ablation=NAME alone.",
+        "Ablations were recorded on mole6_dia2: +experiment=mole6_dia2 +ablation=NAME.",
     ]
     return "\n".join(lines)
 

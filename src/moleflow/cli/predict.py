@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from glob import glob, has_magic
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from moleflow.utils.environment import escape_undecodable
 from moleflow.utils.errors import UserError
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
             write_row(row)  # before it is printed, so that a kill loses no printed row
             tqdm.write("  ".join(_cells(row | {"path": row["error"] or row["path"]})))  # an error names the path
             if args.maps and prediction.expert is not None:
-                transform = cast("ImageTransform", detector.extractor.transform)
+                transform = detector.experts[prediction.expert].transform
                 _write_overlay(prediction, transform, predictor.thresholds[prediction.expert], args.maps)
     if args.json:
         write_json(args.json, to_jsonable(rows))

@@ -1,6 +1,8 @@
-"""Share of the defect pixels in a mask that remains after cropping and resizing."""
+"""Shares of images and of the defect pixels in their masks that remain after cropping and resizing."""
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from statistics import fmean
 from typing import NamedTuple
 
 import numpy as np
@@ -42,17 +44,45 @@ class CoverageLoss(NamedTuple):
     pixels: float
 
     def message(self, category: str, transform: ImageTransform) -> str:
-        """Return a warning about the loss.
+        """Return a warning about masks that the transform empties.
 
         Args:
             category: The category of the masks.
-            transform: The transform by which pixels are lost.
+            transform: The transform.
         """
         return (
-            f"{category}: after cropping and resizing (transform.mode={transform.mode}, {transform.height} x "
-            f"{transform.width}), {self.emptied} of {self.masks} masks have no defect pixel, and {self.pixels:.1%} "
-            "of all defect pixels are cropped. These images are still labeled defective."
+            f"{category}: after the transform to {transform.height} x {transform.width} pixels, {self.emptied} of "
+            f"{self.masks} masks have no defect pixel. These images are still labeled defective."
         )
+
+
+class CropLoss(NamedTuple):
+    """Parts of images and masks that ``transform.mode=crop`` removes.
+
+    Attributes:
+        area: Share in [0, 1] of the area of an image, mean over the images.
+        pixels: Share in [0, 1] of all defect pixels.
+        emptied: Number of masks whose defect pixels are all removed.
+        masks: Number of masks with a defect.
+        category: The category that loses the largest share of its area.
+        largest: This share.
+    """
+
+    area: float
+    pixels: float
+    emptied: int
+    masks: int
+    category: str
+    largest: float
+
+    def __str__(self) -> str:
+        """Return the loss as the rest of a sentence about the crop."""
+        masks = (
+            f" and {self.pixels:.1%} of the defect pixels, all of them in {self.emptied} of {self.masks} masks"
+            if self.masks
+            else ""
+        )
+        return f"{self.area:.1%} of the area of the images ({self.category}: {self.largest:.1%}){masks}"
 
 
 def mask_coverage(mask: Image.Image, transform: ImageTransform) -> MaskCoverage:
@@ -75,3 +105,30 @@ def coverage_loss(masks: Iterable[MaskCoverage]) -> CoverageLoss:
     pixels = sum(mask.pixels for mask in nonempty)
     share = 1 - sum(mask.visible for mask in nonempty) / pixels if pixels else 0.0
     return CoverageLoss(len(nonempty), sum(not mask.transformed for mask in nonempty), share)
+
+
+def crop_loss(
+    sizes: Mapping[str, Iterable[tuple[int, int]]], masks: Iterable[MaskCoverage], transform: ImageTransform
+) -> CropLoss:
+    """Return the parts of images and masks that a transform crops.
+
+    Args:
+        sizes: (width, height) of the images by category; at least one image.
+        masks: Coverage of all masks by the transform.
+        transform: The transform.
+    """
+    shares: dict[str, list[float]] = {}
+    for category, images in sizes.items():
+        counts = Counter(images)
+        shares[category] = [share for size, n in counts.items() for share in [transform.cropped_share(size)] * n]
+    means = {category: fmean(values) for category, values in shares.items() if values}
+    category = max(means, key=means.__getitem__)
+    nonempty = [mask for mask in masks if mask.pixels]
+    return CropLoss(
+        area=fmean(share for values in shares.values() for share in values),
+        pixels=coverage_loss(nonempty).pixels,
+        emptied=sum(not mask.visible for mask in nonempty),
+        masks=len(nonempty),
+        category=category,
+        largest=means[category],
+    )

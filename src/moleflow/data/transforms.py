@@ -15,7 +15,7 @@ from moleflow.utils.errors import UserError, check_choice
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-MODES = ("crop", "squash", "pad")
+MODES = ("proportional", "squash", "pad", "crop")
 
 
 class Transform(Protocol):
@@ -46,13 +46,15 @@ class Transform(Protocol):
 class ImageTransform:
     """Resizing, cropping or padding, and normalization of an image; the same geometry for its mask.
 
-    ``crop`` is the method's mode: resize with Lanczos until the image just covers the size (for a square: the shorter
-    side), then crop the center. ``squash`` resizes both sides regardless of the aspect ratio. ``pad`` resizes until
-    the image just fits and fills the rest with the mean color (0 after normalization), where a mask is empty.
+    ``squash`` resizes both sides with Lanczos regardless of the aspect ratio. ``proportional`` does the same, but a
+    run then gives each expert the size that `proportional_size` returns for the aspect ratio of its training images.
+    ``pad`` resizes until the image just fits and fills the rest with the mean color (0 after normalization), where a
+    mask is empty. ``crop`` is the mode of the recorded experiments: resize until the image just covers the size (for a
+    square: the shorter side), then crop the center.
 
     Args:
         size: Side of the square, or (height, width), in pixels.
-        mode: ``crop``, ``squash`` or ``pad``.
+        mode: ``proportional``, ``squash``, ``pad`` or ``crop``.
         mean: Mean of red, green and blue in [0, 1], subtracted.
         std: Standard deviation of red, green and blue, divided by.
         input_range: Values that become black and white in images with more than 8 bits per channel: ``auto`` for
@@ -103,7 +105,7 @@ class ImageTransform:
         """Return all settings that the image tensor depends on, as JSON types."""
         spec = {
             "size": [self.height, self.width],
-            "mode": self.mode,
+            "mode": "squash" if self.mode == "proportional" else self.mode,  # equal tensors
             "filter": "lanczos",
             "mean": list(self.mean),
             "std": list(self.std),
@@ -121,6 +123,15 @@ class ImageTransform:
         """
         rows, columns = (((centers >= 0) & (centers <= 1)) for centers in self._pixel_centers(size))
         return rows, columns
+
+    def cropped_share(self, size: tuple[int, int]) -> float:
+        """Return the share in [0, 1] of an image's area that is cropped.
+
+        Args:
+            size: (width, height) of the image.
+        """
+        rows, columns = self.visible(size)
+        return 1 - float(rows.float().mean() * columns.float().mean())
 
     def to_image(self, anomaly_map: Tensor, size: tuple[int, int]) -> Tensor:
         """Map an anomaly map back to the pixels of its image, with bilinear interpolation.
@@ -148,7 +159,7 @@ class ImageTransform:
     def _resized_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """Return (width, height) of an image of ``size`` (width, height) after resizing, before cropping or padding."""
         width, height = size
-        if self.mode == "squash":
+        if self.mode in ("squash", "proportional"):
             return self.width, self.height
         taller = height * self.width >= width * self.height  # than the target, in proportion
         if taller == (self.mode == "crop"):  # the image gets the target's width; rounded down as in torchvision
@@ -161,6 +172,24 @@ class ImageTransform:
         left = _offset(pixels.shape[-1], self.width)
         right, bottom = self.width - pixels.shape[-1] - left, self.height - pixels.shape[-2] - top
         return F.pad(pixels, (left, right, top, bottom))
+
+
+def proportional_size(side: int, aspect_ratio: float, step: tuple[int, int]) -> tuple[int, int]:
+    """Return the (height, width) of about ``side`` x ``side`` pixels that has an aspect ratio.
+
+    Both are multiples of ``step``, and at least two steps, unless they are equal after rounding: then the size is the
+    square itself.
+
+    Args:
+        side: Side of the square in pixels.
+        aspect_ratio: Width divided by height.
+        step: Height and width in pixels of which the sides are multiples: the stride of the patch grid.
+    """
+    root = math.sqrt(aspect_ratio)
+    height, width = (
+        max(2, round(length / stride)) * stride for length, stride in zip((side / root, side * root), step, strict=True)
+    )
+    return (side, side) if height == width else (height, width)
 
 
 def _checked_range(input_range: str | Sequence[float]) -> tuple[float, float]:

@@ -26,7 +26,7 @@ from moleflow.data.layouts import (
     no_category_message,
     scan_categories,
 )
-from moleflow.data.mask_coverage import MaskCoverage, coverage_loss, mask_coverage
+from moleflow.data.mask_coverage import MaskCoverage, coverage_loss, crop_loss, mask_coverage
 from moleflow.data.samples import SPLITS, Sample
 from moleflow.data.transforms import ImageTransform
 from moleflow.data.value_checks import value_warnings
@@ -36,10 +36,10 @@ from moleflow.utils.io import sha256
 if TYPE_CHECKING:  # Lightning takes seconds to import
     from moleflow.data.datamodule import ImageDataModule
 
-DEFAULT_TRANSFORM = ImageTransform(224)
+DEFAULT_TRANSFORM = ImageTransform(224, "proportional")
 """The transform for which `check_dataset` reports the defect pixels lost by it: that of a run with default settings."""
-MAX_ASPECT_RATIO = 1.5
-"""Aspect ratio (longer over shorter side) above which the default crop removes more than a third of an image."""
+PAPER_TRANSFORM = ImageTransform(224, "crop")
+"""The transform of the recorded experiments (``view=paper``)."""
 _ASPECT_TOLERANCE = 0.1  # relative deviation of an image's aspect ratio from its category's median
 
 
@@ -50,13 +50,15 @@ class _DecodedSample:
     Attributes:
         size: (width, height) of the image; None if it cannot be read.
         mask_size: (width, height) of the mask; None if it cannot be read or there is none.
-        coverage: Coverage of the mask; None if it cannot be read or there is none.
+        coverage: Coverage of the mask by the default transform; None if it cannot be read or there is none.
+        paper_coverage: Coverage of the mask by the transform of the recorded experiments.
         faults: Messages about files that cannot be read.
     """
 
     size: tuple[int, int] | None
     mask_size: tuple[int, int] | None
     coverage: MaskCoverage | None
+    paper_coverage: MaskCoverage | None
     faults: tuple[str, ...]
 
 
@@ -99,6 +101,12 @@ def check_dataset(root: Path, names: LayoutNames = DEFAULT_NAMES) -> tuple[list[
         key=lambda path: digests.get(path, str(path)),  # a damaged image is no duplicate
         size=sizes.__getitem__,
     )
+    image_sizes = {scan.category: [size for s in scan.samples if (size := sizes[s.path])] for scan in scans}
+    paper_masks = [result.paper_coverage for result in decoded.values() if result.paper_coverage]
+    if any(image_sizes.values()):
+        loss = crop_loss(image_sizes, paper_masks, PAPER_TRANSFORM)
+        if loss.largest:
+            findings.append(Finding("note", "", f"view=paper, as in the recorded experiments, would crop {loss}."))
     return sorted(findings, key=lambda finding: ("", *categories).index(finding.category)), len(decoded)
 
 
@@ -116,6 +124,11 @@ def dataset_findings(data: "ImageDataModule", key: Callable[[Path], str]) -> Ite
     """
     yield from data.layout_findings()
     samples = [sample for category in data.categories for split in SPLITS for sample in data.samples(split, category)]
+    if data.transform.mode == "crop":
+        sizes = {c: [image_size(sample.path) for sample in samples if sample.category == c] for c in data.categories}
+        loss = crop_loss(sizes, map(data.mask_coverage, samples), data.transform)
+        advice = " view=full uses the whole images." if loss.largest else ""
+        yield Finding("warning" if loss.largest else "note", "", f"transform.mode=crop removes {loss}.{advice}")
     yield from _common_findings(data.categories, samples, data.transform, data.mask_coverage, key, image_size)
 
 
@@ -162,10 +175,10 @@ def _common_findings(
                 yield Finding("warning", sample.category, message, "mask without defect pixel", plural)
     for category in categories:
         loss = coverage_loss(masks[category])
-        if loss.emptied or loss.pixels:
+        if loss.emptied:
             yield Finding("warning", category, loss.message(category, transform))
         sizes = ((sample.path, size(sample.path)) for sample in samples if sample.category == category)
-        yield from _aspect_ratios(category, {path: size for path, size in sizes if size}, transform)
+        yield from _aspect_ratios(category, {path: size for path, size in sizes if size})
     for category, message in value_warnings(samples, coverage, transform.input_range):
         yield Finding("warning", category, message)
 
@@ -185,19 +198,17 @@ def _decode(sample: Sample) -> _DecodedSample:
         size=None if image is None else image.size,
         mask_size=None if mask is None else mask.size,
         coverage=None if mask is None else mask_coverage(mask, DEFAULT_TRANSFORM),
+        paper_coverage=None if mask is None else mask_coverage(mask, PAPER_TRANSFORM),
         faults=tuple(faults),
     )
 
 
-def _aspect_ratios(
-    category: str, sizes: Mapping[Path, tuple[int, int]], transform: ImageTransform
-) -> Iterator[Finding]:
-    """Yield the problems of the aspect ratios of a category's images.
+def _aspect_ratios(category: str, sizes: Mapping[Path, tuple[int, int]]) -> Iterator[Finding]:
+    """Yield the images of a category whose aspect ratio is unlike that of the others.
 
     Args:
         category: The category.
         sizes: (width, height) of its images.
-        transform: The transform of the run.
     """
     ratios = {path: size[0] / size[1] for path, size in sizes.items()}
     usual = median(ratios.values()) if ratios else 1.0
@@ -211,10 +222,3 @@ def _aspect_ratios(
                 f"aspect ratio {category}",
                 f"{{count}} images of {category} differ in aspect ratio from most others ({usual:.2f}:1): {unlike}.",
             )
-    if transform.mode == "crop" and max(usual, 1 / usual) > MAX_ASPECT_RATIO:
-        yield Finding(
-            "warning",
-            category,
-            f"{category} has images with an aspect ratio of {usual:.2f}:1; transform.mode=crop removes "
-            f"{1 - min(usual, 1 / usual):.0%} of each. Consider view=full.",
-        )

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from moleflow.data.samples import nfc
+from moleflow.data.transforms import proportional_size
 from moleflow.detector.registry import COMPONENTS
 from moleflow.detector.types import Overrides
 from moleflow.utils.config import flatten_config
@@ -77,6 +78,26 @@ def expert_overrides(per_category: Mapping[str, Overrides], categories: Sequence
                 f"per_category.{other} differ. Use scenario.experts=category, or equal overrides."
             )
     return per_category.get(first, {})
+
+
+def with_proportional_size(overrides: Overrides, size: Any, aspect_ratio: float, step: tuple[int, int]) -> Overrides:
+    """Return an expert's overrides with the image size that has the proportions of its images.
+
+    Sizes of the form [height, width] are not changed.
+
+    Args:
+        overrides: The expert's overrides.
+        size: ``transform.size`` of the model.
+        aspect_ratio: Width divided by height of the expert's images.
+        step: Height and width in pixels of which the sides are multiples.
+    """
+    side = overrides.get("transform", {}).get("size", size)
+    if not isinstance(side, int) or side < 1:
+        return overrides
+    height, width = proportional_size(side, aspect_ratio, step)
+    if height == width:
+        return overrides
+    return {**overrides, "transform": {**overrides.get("transform", {}), "size": [height, width]}}
 
 
 def task_epochs(overrides: Sequence[Overrides], epochs: int) -> int:

@@ -2,10 +2,12 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial, reduce
 from inspect import signature
 from operator import getitem
 from pathlib import Path
+from statistics import median
 from typing import Any, Literal, cast
 
 import hydra.utils
@@ -16,10 +18,17 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from omegaconf import DictConfig
 
 from moleflow.data.datamodule import ImageDataModule
-from moleflow.data.tasks import split_into_tasks
+from moleflow.data.image_io import image_size
+from moleflow.data.tasks import Task, split_into_tasks
 from moleflow.data.transforms import AUGMENTATIONS
 from moleflow.detector.detector import COMPONENT_NAMES, MoLEFlow
-from moleflow.detector.overrides import apply_overrides, check_per_category, override_keys
+from moleflow.detector.overrides import (
+    apply_overrides,
+    check_per_category,
+    expert_overrides,
+    override_keys,
+    with_proportional_size,
+)
 from moleflow.detector.registry import build_component
 from moleflow.detector.types import Overrides
 from moleflow.models.base import PatchModel
@@ -109,13 +118,16 @@ def build_continual_trainer(
         device=device,
     )
     training = build_training_config(config, settings, data.categories)
+    tasks = split_into_tasks(data.categories, str(settings["scenario"]["split"]))
+    if settings["transform"].get("mode") == "proportional":
+        training = _with_proportional_sizes(training, settings, data, tasks, model)
     for category, overrides in training.per_category.items():
         model.components.check(overrides, f"per_category.{category}")
     _warn_of_idle_settings(settings, command)
     context = RunContext(
         detector=model,
         data=data,
-        tasks=split_into_tasks(data.categories, str(settings["scenario"]["split"])),
+        tasks=tasks,
         config=training,
         folder=folder,
         callbacks=[instantiate(f"callbacks.{name}", callback) for name, callback in config.callbacks.items()],
@@ -290,6 +302,34 @@ def build_training_config(config: DictConfig, settings: Mapping[str, Any], categ
         },
         strategy=instantiate("continual", config.continual),
     )
+
+
+def _with_proportional_sizes(
+    training: TrainingConfig, settings: Mapping[str, Any], data: ImageDataModule, tasks: Sequence[Task], model: MoLEFlow
+) -> TrainingConfig:
+    """Return the training configuration with the image size of each expert, from the median aspect ratio of its images.
+
+    Raises:
+        UserError: If the header of a training image cannot be read, or the categories of one expert have different
+            overrides.
+    """
+    size, step = settings["transform"]["size"], model.components.backbone.stride
+    per_category = dict(training.per_category)
+    sizes: dict[str, list[str]] = {}
+    for task in tasks:
+        for name, categories in training.experts_of(task).items():
+            images = (sample.path for category in categories for sample in data.split(category)[0])
+            ratio = median(width / height for width, height in map(image_size, images))
+            overrides = expert_overrides(training.per_category, categories)
+            proportional = with_proportional_size(overrides, size, ratio, step)
+            if proportional is not overrides:
+                per_category |= dict.fromkeys(categories, proportional)
+                height, width = proportional["transform"]["size"]
+                sizes.setdefault(f"{height} x {width}", []).append(name)
+    if sizes:
+        parts = (f"{shape}: {list_names(names)}" for shape, names in sizes.items())
+        log.info("Image sizes with the proportions of the training images (height x width): %s.", "; ".join(parts))
+    return replace(training, per_category=per_category)
 
 
 def _check_trainer(trainer: Mapping[str, Any]) -> None:

@@ -108,6 +108,14 @@ class PatchBackbone(nn.Module):
             self._grids[height, width] = (h, w)
         return self._grids[height, width]
 
+    @property
+    def stride(self) -> tuple[int, int]:
+        """Height and width in pixels of which the sides of an image should be multiples.
+
+        The patch of a ViT; of a CNN the largest stride of the layers, so that the grids of all layers are aligned.
+        """
+        return self.body.stride
+
     def spec(self) -> dict[str, object]:
         """Return all settings that the features depend on besides the image tensor, as JSON types."""
         if self._digest is None:
@@ -153,6 +161,7 @@ class _CNNFeatures(nn.Module):
                     f"backbone.layers={layer} of {name} does not return a feature map (B, C, H, W). "
                     f"These layers do: {list_names(_feature_map_layers(model, choices))}."
                 )
+        self.stride = (max(_PROBE_SIZE // min(feature_map.shape[2:]) for feature_map in maps),) * 2
         self.pooling = PatchPooling([feature_map.shape[1] for feature_map in maps], dim)
 
     def _maps(self, images: Tensor) -> list[Tensor]:
@@ -195,9 +204,8 @@ class _CNNFeatures(nn.Module):
         ):
             rows, columns = feature_map.shape[2:]
             if min(rows, columns) < 2:
-                probe = self._maps(torch.zeros(1, 3, _PROBE_SIZE, _PROBE_SIZE, device=device))
-                stride = max(_PROBE_SIZE // min(probed.shape[2:]) for probed in probe)
-                raise _too_small(height, width, f"layer {layer} of {self.name}", (rows, columns), (2 * stride,) * 2)
+                smallest = (2 * self.stride[0], 2 * self.stride[1])
+                raise _too_small(height, width, f"layer {layer} of {self.name}", (rows, columns), smallest)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the patch grid (B, h, w, D) of images (B, 3, H, W)."""
@@ -228,7 +236,7 @@ class _ViTFeatures(nn.Module):
             if not 0 <= block < depth:
                 raise UserError(f"backbone.layers={block} must be a block of {name}: 0 to {depth - 1}.")
         self.name, self.blocks, self.dim = name, list(blocks), dim
-        self.patch: tuple[int, int] = tuple(self.model.patch_embed.feat_ratio(as_scalar=False))
+        self.stride: tuple[int, int] = tuple(self.model.patch_embed.feat_ratio(as_scalar=False))
 
     def check_size(self, height: int, width: int) -> None:
         """Check that an image has at least 2 x 2 patches.
@@ -236,14 +244,14 @@ class _ViTFeatures(nn.Module):
         Raises:
             UserError: If it has fewer.
         """
-        down, across = self.patch
+        down, across = self.stride
         if height % down == width % across == 0 and min(height // down, width // across) < 2:
             grid = (height // down, width // across)
             raise _too_small(height, width, self.name, grid, (2 * down, 2 * across))
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the patch grid (B, h, w, D) of images (B, 3, H, W)."""
-        (height, width), (down, across) = images.shape[-2:], self.patch
+        (height, width), (down, across) = images.shape[-2:], self.stride
         if height % down or width % across:
             smaller, larger = (
                 f"[{_multiple(height, down, up)}, {_multiple(width, across, up)}]" for up in (False, True)

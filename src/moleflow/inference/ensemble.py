@@ -240,7 +240,8 @@ def _check_compatible(first: MoLEFlow, other: MoLEFlow, first_folder: Path, fold
     if regions[0] != regions[1]:
         raise UserError(
             f"{folder} cannot join {first_folder}: its region of an image is {regions[1]} instead of {regions[0]}. "
-            "Sizes may differ, but not transform.mode, nor the aspect ratio of crop and pad."
+            "Sizes may differ, but not the region: the whole image (transform.mode=proportional or squash), or crop or "
+            "pad to one aspect ratio."
         )
 
 
@@ -249,7 +250,7 @@ def _categories(experts: Mapping[str, ExpertRecord]) -> dict[str, list[str]]:
 
 
 def _image_region(transform: ImageTransform) -> str:
-    """Return mode and aspect ratio of a transform, which determine the region of an image that it keeps."""
-    if transform.mode == "squash":
-        return transform.mode
+    """Return a description of the region of an image that a transform keeps, with the border that it adds."""
+    if transform.mode in ("squash", "proportional"):
+        return "the whole image"
     return f"{transform.mode} to {transform.width / transform.height:.3f}:1"

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from moleflow.data.tasks import Task
 from moleflow.data.transforms import AUGMENTATIONS
 from moleflow.detector.types import Overrides
 from moleflow.models.flow.loss import FlowLoss
@@ -49,6 +50,12 @@ class TrainingConfig:
     per_category: Mapping[str, Overrides] = field(default_factory=dict)
     losses: Mapping[str, FlowLoss] = field(default_factory=dict)
     strategy: ContinualStrategy = field(default_factory=ContinualStrategy)
+
+    def experts_of(self, task: Task) -> dict[str, tuple[str, ...]]:
+        """Return the categories of each expert of a task, by the expert's name."""
+        if self.experts == "category":
+            return {category: (category,) for category in task.categories}
+        return {task.name: task.categories}
 
     def loss_of(self, categories: Sequence[str]) -> FlowLoss:
         """Return the loss of an expert with these categories, which have equal overrides."""

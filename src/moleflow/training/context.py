@@ -91,9 +91,7 @@ class RunContext:
 
     def experts_of(self, task: Task) -> dict[str, tuple[str, ...]]:
         """Return the categories of each expert of a task, by the expert's name."""
-        if self.config.experts == "category":
-            return {category: (category,) for category in task.categories}
-        return {task.name: task.categories}
+        return self.config.experts_of(task)
 
     def split_samples(self, category: str) -> tuple[list[Sample], list[Sample]]:
         """Return the training and the validation images of a category."""

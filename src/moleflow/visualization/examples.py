@@ -78,13 +78,14 @@ def examples_figure(category: str, examples: Sequence[Example]) -> Figure:
     result, axes = figure(1.9 * 4, 2.05 * len(examples), 4, len(examples))
     for row, example in enumerate(examples):
         cells = axes[4 * row : 4 * row + 4]
-        mask = np.zeros(example.image.shape[:2], bool) if example.mask is None else example.mask
-        height, width = example.anomaly_map.shape
+        height, width = example.image.shape[:2]
+        extent = (0, width, height, 0)  # the map may have another resolution than the image
+        mask = np.zeros((height, width), bool) if example.mask is None else example.mask
         cells[0].imshow(example.image)
         cells[1].imshow(mask, cmap="gray", vmin=0, vmax=1)
-        drawn = cells[2].imshow(example.anomaly_map, cmap="inferno", vmin=low, vmax=high)
-        cells[3].imshow(example.image, extent=(0, width, height, 0))
-        _draw_contour(cells[3], example.anomaly_map, example.threshold)
+        drawn = cells[2].imshow(example.anomaly_map, cmap="inferno", vmin=low, vmax=high, extent=extent)
+        cells[3].imshow(example.image, extent=extent)
+        _draw_contour(cells[3], example.anomaly_map, example.threshold, extent)
         titles = (
             example.title,
             example.reason,
@@ -100,8 +101,10 @@ def examples_figure(category: str, examples: Sequence[Example]) -> Figure:
     return result
 
 
-def _draw_contour(ax: Axes, anomaly_map: NDArray[np.float32], level: float) -> None:
+def _draw_contour(
+    ax: Axes, anomaly_map: NDArray[np.float32], level: float, extent: tuple[float, float, float, float]
+) -> None:
     if math.isfinite(level) and float(anomaly_map.min()) < level < float(anomaly_map.max()):
         # Black on white is visible on any image, also when printed without colors.
         for color, width in (("white", 2.4), ("black", 1.0)):
-            ax.contour(anomaly_map, levels=[level], colors=color, linewidths=width)
+            ax.contour(anomaly_map, levels=[level], colors=color, linewidths=width, origin="upper", extent=extent)

@@ -55,9 +55,10 @@ def page() -> str:
         "",
         "The translation starts from the old program's defaults, which differ from the present ones: 8 coupling",
         "layers, learning rate 2e-4, `loss.lambda_logdet=1e-5`, `model.scale_context_kernel=3`, the summed loss",
-        "without a tail, and the 99th percentile as image score. The router has the present default, one covariance",
-        "for all experts; the recorded rule is `router=per_expert_covariance`. `moleflow catalogue` lists the runs",
-        "that the report names, which have configuration files of their own.",
+        "without a tail, and the 99th percentile as image score. `view=paper` is the old program's crop of the images.",
+        "The router has the present default, one covariance for all experts; the recorded rule is",
+        "`router=per_expert_covariance`. `moleflow catalogue` lists the runs that the report names, which have",
+        "configuration files of their own.",
         "",
         "This page is printed by `moleflow migrate --page`.",
     ]

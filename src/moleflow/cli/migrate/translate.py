@@ -11,6 +11,7 @@ OLD_DEFAULTS = {
     "scoring": "percentile", "scoring.percentile": "0.99", "scoring.top_k": "10", "scoring.top_k_percent": "0.05",
     "epochs": "60", "batch_size": "16", "model.lora_rank": "64", "dataset": "mvtec", "seed": "0",
     "backbone": "wide_resnet50_2", "transform.size": "224", "scenario.split": "1-1",
+    "view": "paper",
 }  # fmt: skip
 """Effective defaults of the old program that the translation writes out where the present ones differ."""
 NEW_DEFAULTS = {
@@ -19,6 +20,7 @@ NEW_DEFAULTS = {
     "scoring": "top_k", "scoring.percentile": "0.99", "scoring.top_k": "3", "scoring.top_k_percent": "0.05",
     "epochs": "60", "batch_size": "16", "model.lora_rank": "64", "dataset": "mvtec", "seed": "0",
     "backbone": "wide_resnet50_2", "transform.size": "224", "scenario.split": "1-1",
+    "view": "full",
 }  # fmt: skip
 """Present defaults of the same keys."""
 _SUM_DEFAULTS = {"loss.tail_weight": "0.0", "loss.lambda_logdet": "1e-5"}  # of the option loss=sum

@@ -52,7 +52,8 @@ class ExampleVisualizer(RunCallback):
         _save(matrix, folder / "routing.png")
 
     def _examples(self, context: RunContext, category: str, result: CategoryResult) -> Figure:
-        detector, transform = context.detector, context.data.transform
+        detector = context.detector
+        transform = detector.experts[detector.expert_of(category)].transform  # has the proportions of its images
         selected = select_examples(result.scores, [sample.label for sample in result.samples], self.per_kind)
         maps = detector.scorer.anomaly_maps(
             [result.patch_scores[i] for _, i in selected], [result.routes[i] for _, i in selected]
