@@ -164,3 +164,12 @@ def test_errors_of_instantiation_are_user_errors(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(build, "feature_cache", lambda settings: (_ for _ in ()).throw(error))
     with pytest.raises(UserError, match=r"^as it is$"):
         instantiate("key", {"_target_": "moleflow.experiment.build.feature_cache", "settings": {}})
+
+
+@pytest.mark.parametrize(
+    ("model", "scope"), [("moleflow", "task"), ("whitened", "task"), ("gaussian", "category"), ("patchcore", "category")]
+)
+def test_closed_form_experts_are_of_categories_by_default(model: str, scope: str) -> None:
+    settings = once("dataset=folder", "dataset.root=unset", f"model={model}", "backbone.dim=16")
+    assert build._expert_scope(settings) == scope
+    assert build._expert_scope(changed(settings, "scenario.experts", "task")) == "task"

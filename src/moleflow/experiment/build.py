@@ -286,7 +286,7 @@ def build_training_config(config: DictConfig, settings: Mapping[str, Any], categ
     return TrainingConfig(
         epochs=settings["epochs"],
         batch_size=settings["batch_size"],
-        experts=check_choice("scenario.experts", settings["scenario"]["experts"], ("task", "category")),
+        experts=_expert_scope(settings),
         loss=build_component("loss", settings["loss"]),
         optimizer=_build_optimizer(config, float(optimizer["lr"])),
         lr=float(optimizer["lr"]),
@@ -352,6 +352,26 @@ def _check_trainer(trainer: Mapping[str, Any]) -> None:
         )
 
 
+def _expert_scope(settings: Mapping[str, Any]) -> str:
+    """Return whether each ``task`` or each ``category`` has an expert, with the value ``auto`` resolved.
+
+    Experts of a model that is fitted in closed form share nothing, so one expert for several categories has no gain.
+    """
+    scope = check_choice("scenario.experts", settings["scenario"]["experts"], ("auto", "task", "category"))
+    if scope != "auto":
+        return scope
+    return "task" if _has_gradient_steps(settings) else "category"
+
+
+def _has_gradient_steps(settings: Mapping[str, Any]) -> bool:
+    """Return whether the model of a configuration is trained by gradient steps, not fitted in closed form."""
+    model: PatchModel = build_component("model", settings["model"])
+    if any(True for _ in model.base_parameters()):
+        return True
+    model.add_expert("probe")
+    return bool(model.trainable_parameters(["probe"]))
+
+
 def _warn_of_idle_settings(settings: Mapping[str, Any], command: Sequence[str]) -> None:
     """Warn of overrides on the command line that have no effect because the model has no gradient steps."""
     idle = [key for key in dict.fromkeys(map(override_key, command)) if matches_any(key, _GRADIENT_KEYS)]
@@ -360,11 +380,7 @@ def _warn_of_idle_settings(settings: Mapping[str, Any], command: Sequence[str]) 
         idle += [f"per_category.{category}.{key}" for key in keys]
     if not idle or not command:  # without a command this is a job of a run, which has warned
         return
-    model: PatchModel = build_component("model", settings["model"])
-    if any(True for _ in model.base_parameters()):
-        return
-    model.add_expert("probe")
-    if not model.trainable_parameters(["probe"]):
+    if not _has_gradient_steps(settings):
         log.warning(
             "%s %s no effect: this model is fitted in closed form, without gradient steps.",
             ", ".join(idle),
