@@ -167,7 +167,8 @@ def test_errors_of_instantiation_are_user_errors(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize(
-    ("model", "scope"), [("moleflow", "task"), ("whitened", "task"), ("gaussian", "category"), ("patchcore", "category")]
+    ("model", "scope"),
+    [("moleflow", "task"), ("whitened", "task"), ("gaussian", "category"), ("patchcore", "category")],
 )
 def test_closed_form_experts_are_of_categories_by_default(model: str, scope: str) -> None:
     settings = once("dataset=folder", "dataset.root=unset", f"model={model}", "backbone.dim=16")

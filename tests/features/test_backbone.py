@@ -210,3 +210,47 @@ def test_image_size_that_is_no_multiple_of_the_patch_size_raises() -> None:
 @pytest.mark.parametrize("name", ["wide_resnet50_2.racm_in1k", "tf_efficientnet_lite0.in1k"])
 def test_names_of_default_backbones_exist(name: str) -> None:
     assert name in timm.list_pretrained()
+
+
+def test_concatenated_features_have_the_channels_of_all_layers() -> None:
+    network = PatchBackbone("resnet18", ["layer2", "layer3"], 384, pretrained=False, join="concatenate")
+    single = [PatchBackbone("resnet18", [layer], dim, pretrained=False, join="concatenate")(image(64, 96))
+              for layer, dim in (("layer2", 128), ("layer3", 256))]  # fmt: skip
+    features = network(image(64, 96))
+    assert features.shape == (1, 8, 12, 384)
+    torch.testing.assert_close(features[..., :128], single[0])
+    coarse = F.interpolate(single[1].permute(0, 3, 1, 2), size=(8, 12), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(features[..., 128:], coarse.permute(0, 2, 3, 1))
+    assert network.spec() != backbone("resnet18", ["layer2", "layer3"], 384).spec()
+
+
+def test_concatenated_blocks_of_a_vit() -> None:
+    networks = [PatchBackbone("vit_tiny_patch16_224", blocks, dim, pretrained=False, join="concatenate")
+                for blocks, dim in (([1, 3], 384), ([1], 192), ([3], 192))]  # fmt: skip
+    both, first, second = (network(image(32, 48)) for network in networks)
+    torch.testing.assert_close(both, torch.cat([first, second], -1))
+
+
+@pytest.mark.parametrize(
+    ("name", "layers", "message"),
+    [
+        ("resnet18", ["layer2", "layer3"], r"backbone\.dim=384 \(128 of layer2 \+ 256 of layer3\)"),
+        ("vit_tiny_patch16_224", [1, 3], r"backbone\.dim=384 \(192 of 1 \+ 192 of 3\)"),
+    ],
+)
+def test_dim_of_concatenated_layers_is_checked(name: str, layers: list[str | int], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        PatchBackbone(name, layers, 128, pretrained=False, join="concatenate")
+
+
+def test_unknown_join_is_an_error() -> None:
+    with pytest.raises(UserError, match=r"backbone\.join=concat is unknown"):
+        PatchBackbone("resnet18", ["layer2"], 128, pretrained=False, join="concat")
+
+
+@pytest.mark.parametrize(
+    ("name", "layers", "stride"),
+    [("resnet18", ["layer2", "layer3"], 16), ("resnet18", ["layer2"], 8), ("vit_tiny_patch16_224", [1], 16)],
+)
+def test_stride_is_that_of_the_coarsest_layer(name: str, layers: list[str | int], stride: int) -> None:
+    assert backbone(name, layers, 16).stride == (stride, stride)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from moleflow.features.patch_pooling import PatchPooling
+from moleflow.features.patch_pooling import LayerConcatenation, PatchPooling
 
 
 def literal_pooling(maps: Sequence[Tensor], dim: int) -> Tensor:
@@ -54,3 +54,18 @@ def test_pooling_has_no_parameters_and_no_state() -> None:
 def test_other_number_of_layers_raises() -> None:
     with pytest.raises(ValueError, match="shorter"):
         PatchPooling([4, 8], 4)([torch.zeros(1, 4, 2, 2)])
+
+
+def test_concatenation_has_the_zero_padded_averages_of_all_layers() -> None:
+    fine, coarse = (
+        torch.randn(2, *shape, generator=torch.Generator().manual_seed(0)) for shape in ((3, 4, 6), (5, 2, 3))
+    )
+    joined = LayerConcatenation()([fine, coarse])
+    assert joined.shape == (2, 4, 6, 8)
+    padded = F.pad(fine, (1, 1, 1, 1))
+    for row, column in ((0, 0), (2, 3), (3, 5)):
+        expected = padded[:, :, row : row + 3, column : column + 3].sum((2, 3)) / 9
+        torch.testing.assert_close(joined[:, row, column, :3], expected)
+    average = F.unfold(coarse, 3, padding=1).view(2, 5, 9, 2, 3).mean(2)
+    resized = F.interpolate(average, size=(4, 6), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(joined[..., 3:], resized.permute(0, 2, 3, 1))

@@ -10,21 +10,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from moleflow.features.patch_pooling import PatchPooling
+from moleflow.features.patch_pooling import LayerConcatenation, PatchPooling
 from moleflow.features.weights import build_model
 from moleflow.utils.errors import UserError, check_choice, check_range, list_names
 
 _PROBE_SIZE = 64  # side in pixels of the image that determines the layers' shapes; enough for a stride of 32
 
+JOINS = ("pooled", "concatenate")
+_JOIN_SPECS = {
+    "pooled": "3x3 patches, adaptive average, bilinear, mean of layers",
+    "concatenate": "3x3 average, bilinear, concatenation of layers",
+}
+
 
 class PatchBackbone(nn.Module):
     """A frozen CNN or ViT of timm that returns one feature vector per patch.
 
-    The layers of a CNN are module names; their feature maps are merged by :class:`PatchPooling` on the grid of the
-    first layer. The layers of a ViT are 0-based block numbers; the patch tokens are averaged over the blocks, without
-    the final norm and without class, distillation and register tokens. If the width of a ViT differs from ``dim``, its
-    channels are reduced by the same 1-D adaptive average as in the pooling, so that features never depend on random
-    numbers.
+    The layers of a CNN are module names; their feature maps are joined on the grid of the first layer, by
+    :class:`PatchPooling` or by :class:`LayerConcatenation`. The layers of a ViT are 0-based block numbers; the patch
+    tokens are averaged over the blocks or concatenated, without the final norm and without class, distillation and
+    register tokens. If the width of a ViT differs from ``dim``, its averaged channels are reduced by the same 1-D
+    adaptive average as in the pooling, so that features never depend on random numbers.
 
     The network is always in evaluation mode, without gradients, and in float32 even under autocast.
 
@@ -32,6 +38,7 @@ class PatchBackbone(nn.Module):
         name: Name of the network in timm, for example ``wide_resnet50_2.racm_in1k``.
         layers: Module names (CNN) or block numbers (ViT).
         dim: Length ``D`` of a patch feature.
+        join: ``pooled``, or ``concatenate`` for all channels of all layers, whose number is then ``dim``.
         pretrained: ``False`` for random weights (tests and benchmarks).
         weights: Source of the weights, see :func:`~moleflow.features.weights.build_model`.
         mean: Mean of red, green and blue that the weights expect, for the transform.
@@ -39,7 +46,8 @@ class PatchBackbone(nn.Module):
         seed: Seed of the random weights.
 
     Raises:
-        UserError: If the name or a layer is unknown, ``dim`` is too small, or the weights are not available.
+        UserError: If the name or a layer is unknown, ``dim`` is too small or not the number of concatenated channels,
+            or the weights are not available.
     """
 
     def __init__(
@@ -52,8 +60,10 @@ class PatchBackbone(nn.Module):
         mean: Sequence[float] = (0.485, 0.456, 0.406),
         std: Sequence[float] = (0.229, 0.224, 0.225),
         seed: int = 0,
+        join: str = "pooled",
     ) -> None:
         super().__init__()
+        self.join = check_choice("backbone.join", join, JOINS)
         self.name, self.layers, self.dim = name, list(layers), int(dim)
         self.mean, self.std = tuple(mean), tuple(std)
         if not self.layers or len(set(self.layers)) < len(self.layers):
@@ -65,9 +75,9 @@ class PatchBackbone(nn.Module):
 
         self.body: _CNNFeatures | _ViTFeatures
         if all(isinstance(layer, int) for layer in self.layers):
-            self.body = _ViTFeatures(name, build, [int(layer) for layer in self.layers], self.dim)
+            self.body = _ViTFeatures(name, build, [int(layer) for layer in self.layers], self.dim, join)
         else:
-            self.body = _CNNFeatures(name, build(), [str(layer) for layer in self.layers], self.dim)
+            self.body = _CNNFeatures(name, build(), [str(layer) for layer in self.layers], self.dim, join)
         self.requires_grad_(False)
         self.train()
         self._digest: str | None = None
@@ -124,7 +134,7 @@ class PatchBackbone(nn.Module):
             "name": self.name,
             "layers": list(self.layers),
             "dim": self.dim,
-            "pooling": "3x3 patches, adaptive average, bilinear, mean of layers",
+            "pooling": _JOIN_SPECS[self.join],
             "weights_sha256": self._digest,
         }
 
@@ -134,9 +144,9 @@ class _StopForward(Exception):  # noqa: N818 - not an error
 
 
 class _CNNFeatures(nn.Module):
-    """Pooled feature maps of named modules."""
+    """Joined feature maps of named modules."""
 
-    def __init__(self, name: str, model: Any, layers: Sequence[str], dim: int) -> None:
+    def __init__(self, name: str, model: Any, layers: Sequence[str], dim: int, join: str) -> None:
         super().__init__()
         if model.pretrained_cfg.get("fixed_input_size"):
             if not _has_blocks(model):
@@ -162,7 +172,13 @@ class _CNNFeatures(nn.Module):
                     f"These layers do: {list_names(_feature_map_layers(model, choices))}."
                 )
         self.stride = (max(_PROBE_SIZE // min(feature_map.shape[2:]) for feature_map in maps),) * 2
-        self.pooling = PatchPooling([feature_map.shape[1] for feature_map in maps], dim)
+        channels = [feature_map.shape[1] for feature_map in maps]
+        self.pooling: nn.Module
+        if join == "concatenate":
+            _check_concatenated_dim(dim, layers, channels)
+            self.pooling = LayerConcatenation()
+        else:
+            self.pooling = PatchPooling(channels, dim)
 
     def _maps(self, images: Tensor) -> list[Tensor]:
         """Return the outputs of the named modules, in the order of the names."""
@@ -214,9 +230,9 @@ class _CNNFeatures(nn.Module):
 
 
 class _ViTFeatures(nn.Module):
-    """Mean of the patch tokens of several blocks."""
+    """Patch tokens of several blocks, averaged or concatenated."""
 
-    def __init__(self, name: str, build: Callable[..., nn.Module], blocks: Sequence[int], dim: int) -> None:
+    def __init__(self, name: str, build: Callable[..., nn.Module], blocks: Sequence[int], dim: int, join: str) -> None:
         super().__init__()
         self.model: Any
         try:
@@ -235,7 +251,9 @@ class _ViTFeatures(nn.Module):
         for block in blocks:
             if not 0 <= block < depth:
                 raise UserError(f"backbone.layers={block} must be a block of {name}: 0 to {depth - 1}.")
-        self.name, self.blocks, self.dim = name, list(blocks), dim
+        self.name, self.blocks, self.dim, self.join = name, list(blocks), dim, join
+        if join == "concatenate":
+            _check_concatenated_dim(dim, blocks, [self.model.embed_dim] * len(blocks))
         self.stride: tuple[int, int] = tuple(self.model.patch_embed.feat_ratio(as_scalar=False))
 
     def check_size(self, height: int, width: int) -> None:
@@ -264,10 +282,24 @@ class _ViTFeatures(nn.Module):
         tokens = self.model.forward_intermediates(
             images, indices=self.blocks, norm=False, stop_early=True, output_fmt="NLC", intermediates_only=True
         )
-        mean: Tensor = torch.stack(tokens).mean(0)
-        if mean.shape[-1] != self.dim:
-            mean = F.adaptive_avg_pool1d(mean, self.dim)
-        return mean.reshape(-1, height // down, width // across, self.dim)
+        joined: Tensor = torch.cat(tokens, -1) if self.join == "concatenate" else torch.stack(tokens).mean(0)
+        if joined.shape[-1] != self.dim:
+            joined = F.adaptive_avg_pool1d(joined, self.dim)
+        return joined.reshape(-1, height // down, width // across, self.dim)
+
+
+def _check_concatenated_dim(dim: int, layers: Sequence[str | int], channels: Sequence[int]) -> None:
+    """Check that ``dim`` is the number of channels of all layers.
+
+    Raises:
+        UserError: If it is not.
+    """
+    if dim != sum(channels):
+        parts = " + ".join(f"{count} of {layer}" for layer, count in zip(layers, channels, strict=True))
+        raise UserError(
+            f"backbone.dim={dim} must be the number of channels of all layers with backbone.join=concatenate: "
+            f"backbone.dim={sum(channels)} ({parts})."
+        )
 
 
 def _has_blocks(model: nn.Module) -> bool:

@@ -1,4 +1,4 @@
-"""The patch pooling of PatchCore, computed with fixed convolutions."""
+"""Joining of the layers of a CNN to one patch feature: the patch pooling of PatchCore, and plain concatenation."""
 
 from collections.abc import Sequence
 from math import gcd
@@ -39,6 +39,26 @@ class PatchPooling(nn.Module):
         for later in pooled[1:]:
             total = total + F.interpolate(later, size=total.shape[-2:], mode="bilinear", align_corners=False)
         return (total / len(pooled)).permute(0, 2, 3, 1).contiguous()
+
+
+class LayerConcatenation(nn.Module):
+    """Concatenation of the channels of all layers, each averaged over 3 x 3 patches.
+
+    The average is zero-padded as in :class:`PatchPooling`. All layers are resized to the grid of the first one by
+    bilinear interpolation (``align_corners=False``).
+    """
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Return the patch grid (B, H_0, W_0, sum of C_i) of one feature map (B, C_i, H_i, W_i) per layer."""
+        size = maps[0].shape[-2:]
+        averages = [F.avg_pool2d(feature_map, 3, stride=1, padding=1) for feature_map in maps]
+        resized = [
+            average
+            if average.shape[-2:] == size
+            else F.interpolate(average, size=size, mode="bilinear", align_corners=False)
+            for average in averages
+        ]
+        return torch.cat(resized, 1).permute(0, 2, 3, 1).contiguous()
 
 
 class _LayerPooling(nn.Module):
