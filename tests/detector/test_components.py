@@ -1,46 +1,19 @@
-"""Tests of the construction of extractors and postprocessors with the overrides of experts."""
+"""Tests of the construction of postprocessors and the check of overrides of experts."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from helpers.detectors import small_settings
-from moleflow.data.transforms import FlippedTransform
 from moleflow.detector.components import ComponentFactory, resolve_device
-from moleflow.features.cache import DiskFeatureCache, FeatureCache, MemoryFeatureCache, NullFeatureCache
 from moleflow.utils.errors import UserError
 
 CPU = torch.device("cpu")
 
 
-def build(cache: Any = None, *overrides: str) -> ComponentFactory:
-    return ComponentFactory(small_settings(*overrides), cache, 0, CPU)
-
-
-def test_extractors_of_equal_size_and_augmentation_are_shared() -> None:
-    components = build()
-    extractor = components.extractor({})
-    assert components.extractor({"epochs": 3, "transform": {"size": [64, 64]}}) is extractor
-    large = components.extractor({"transform": {"size": 96}})
-    flipped = components.extractor({}, "rotate_180")
-    assert large is not extractor
-    assert flipped is not extractor
-    assert components.extractor({}, "rotate_180") is flipped
-    assert isinstance(flipped.transform, FlippedTransform)
-    assert large.backbone is flipped.backbone is extractor.backbone
-
-
-@pytest.mark.parametrize(
-    ("cache", "expected"), [(None, NullFeatureCache), ("memory", MemoryFeatureCache), (Path("x"), DiskFeatureCache)]
-)
-def test_cache_of_the_features(cache: Any, expected: type[FeatureCache], tmp_path: Path) -> None:
-    components = build(tmp_path / cache if isinstance(cache, Path) else cache, "features.dtype=float16")
-    caches = [components.extractor({}, augmentation).cache for augmentation in (None, "rotate_90")]
-    assert [type(each) for each in caches] == [expected] * 2
-    assert caches[0] is not caches[1]
-    assert caches[0].dtype == torch.float16
+def build(*overrides: str) -> ComponentFactory:
+    return ComponentFactory(small_settings(*overrides), None, 0, CPU)
 
 
 def test_postprocessor_has_the_overrides() -> None:
@@ -64,11 +37,6 @@ def test_check_names_the_key_of_the_overrides(overrides: dict[str, Any], message
     build().check({"epochs": 3}, "per_category.screw")
     with pytest.raises(UserError, match=message):
         build().check(overrides, "per_category.screw")
-
-
-def test_type_of_the_features_is_checked() -> None:
-    with pytest.raises(UserError, match=r"features\.dtype=float8 is unknown"):
-        build(None, "features.dtype=float8")
 
 
 def test_device_is_checked() -> None:

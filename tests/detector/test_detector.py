@@ -185,4 +185,4 @@ def test_parameter_counts(detector: MoLEFlow) -> None:
     assert list(counts) == ["base", "experts", "backbone"]
     assert counts["experts"] == {name: detector.patch_model.num_values(name) for name in ("bottle", "screw")}
     assert counts["experts"]["bottle"] > 0
-    assert counts["backbone"] == sum(p.numel() for p in detector.components.backbone.parameters())
+    assert counts["backbone"] == sum(p.numel() for p in detector.extractor.backbone.parameters())

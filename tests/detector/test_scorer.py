@@ -8,8 +8,9 @@ from torch import Tensor
 
 from helpers.detectors import fit_detector, fit_expert, normal_images, training_images
 from helpers.trees import write_mvtec_tree
-from moleflow.detector import scorer
+from moleflow.detector import feature_set
 from moleflow.detector.detector import MoLEFlow
+from moleflow.detector.feature_set import FIRST
 from moleflow.features.extractor import FeatureExtractor
 from moleflow.models.flow.expert_flow import ExpertFlow
 from moleflow.utils.errors import UserError
@@ -39,7 +40,7 @@ def test_patch_scores_do_not_depend_on_the_batch(name: str, detector: MoLEFlow, 
 
 
 def test_no_images_have_no_scores(detector: MoLEFlow) -> None:
-    assert detector.scorer.score_features(torch.empty(0, 8, 8, 16), "bottle", []).shape == (0, 8, 8)
+    assert detector.feature_sets[FIRST].patch_scores(torch.empty(0, 8, 8, 16), "bottle", []).shape == (0, 8, 8)
 
 
 def test_features_at_hand_are_not_extracted_again(
@@ -91,15 +92,14 @@ def test_scores_that_are_not_finite_are_an_error(detector: MoLEFlow) -> None:
     with pytest.raises(
         UserError, match=r"expert 'bottle' are not finite for b\.png\. It is fitted in closed form, and"
     ):
-        detector.scorer.score_features(features, "bottle", [Path("a.png"), Path("b.png"), Path("c.png")])
+        detector.feature_sets[FIRST].patch_scores(features, "bottle", [Path("a.png"), Path("b.png"), Path("c.png")])
 
 
 def test_advice_for_a_model_with_gradient_steps_is_the_learning_rate(tree: Path) -> None:
     features = torch.full((1, 8, 8, 16), torch.nan)
+    (scored,) = fit_detector(tree, "model=whitened", categories=["bottle"]).feature_sets.values()
     with pytest.raises(UserError, match=r"Its training diverged: lower optimizer\.lr"):
-        fit_detector(tree, "model=whitened", categories=["bottle"]).scorer.score_features(
-            features, "bottle", [Path("a")]
-        )
+        scored.patch_scores(features, "bottle", [Path("a")])
 
 
 def test_merged_experts_are_cached_up_to_a_limit(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,5 +122,5 @@ def test_merged_experts_are_cached_up_to_a_limit(tree: Path, monkeypatch: pytest
     assert score("bottle", "screw", "bottle", "screw") == ["bottle", "screw"]
     detector.scorer.clear_merged_cache()
     assert score("screw", "screw") == ["screw"]
-    monkeypatch.setattr(scorer, "_MAX_MERGED", 1)
+    monkeypatch.setattr(feature_set, "_MAX_MERGED", 1)
     assert score("bottle", "bottle", "screw", "bottle") == ["bottle", "screw", "bottle"]

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 from helpers.composing import once
 from helpers.program import TINY, run_program
-from moleflow.detector.base import mean_features
 from moleflow.detector.detector import MoLEFlow
 from moleflow.experiment.build import model_settings
 
@@ -61,11 +60,17 @@ def fit_expert(
         overrides: The overrides of the expert.
     """
     detector.add_expert(name, [name], overrides)
-    features = detector.experts[name].extractor.features(paths)
-    image_features = mean_features(detector.extractor.features(paths))
-    detector.fit_expert(name, features, image_features)
+    image_features = detector.image_features(paths)
+    patch_scores = {}
+    for feature_set in detector.feature_sets.values():
+        features = detector.experts[name].extractors[feature_set.name].features(paths)
+        if feature_set.is_first:
+            detector.fit_expert(name, features, image_features)
+        else:
+            feature_set.fit(name, features, len(paths))
+        patch_scores[feature_set.name] = feature_set.patch_scores(features, name, paths, training=True)
     detector.register_with_router(name, image_features)
-    detector.calibrate(name, features, image_features, paths)
+    detector.calibrate(name, patch_scores, image_features)
 
 
 def training_images(tree: Path, category: str) -> list[Path]:

@@ -22,7 +22,7 @@ class Detector(ABC):
 
     Attributes:
         device: Device of the computations.
-        extractor: Extractor of patch features at the image size by which images are routed.
+        extractor: Extractor of the patch features by which images are routed.
         router: Router, which selects the expert of an image.
         scorer: Scorer, which computes patch scores, image scores and anomaly maps under an expert.
         experts: Records of the experts by name, in the order in which they were added.
@@ -106,6 +106,19 @@ class Detector(ABC):
             raise UserError(f"expert={expert} is unknown.{did_you_mean(expert, names)} Experts: {list_names(names)}.")
         for start in range(0, len(paths), chunk):
             yield from self._score([Path(path) for path in paths[start : start + chunk]], expert)
+
+    def image_features(self, paths: Sequence[Path], chunk: int = 32) -> Tensor:
+        """Return the image features (N, D) by which images are routed, on the CPU.
+
+        Args:
+            paths: At least one image.
+            chunk: Number of images whose patch features are in memory at a time.
+
+        Raises:
+            UserError: If an image cannot be read.
+        """
+        parts = [paths[start : start + chunk] for start in range(0, len(paths), chunk)]
+        return torch.cat([mean_features(self.extractor.features(part)) for part in parts])
 
     def _score(self, paths: list[Path], expert: str | None) -> list[ScoredImage]:
         features = self.extractor.features(paths)

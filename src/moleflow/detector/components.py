@@ -2,20 +2,19 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 
-from moleflow.data.transforms import FlippedTransform, ImageTransform
+from moleflow.data.transforms import ImageTransform
+from moleflow.detector.feature_set import FIRST, FeatureSet, check_feature_set_name, image_region
 from moleflow.detector.overrides import apply_overrides, override_keys
 from moleflow.detector.registry import build_component
 from moleflow.detector.types import Overrides
-from moleflow.features.backbone import PatchBackbone
-from moleflow.features.cache import DiskFeatureCache, FeatureCache, MemoryFeatureCache, NullFeatureCache
-from moleflow.features.extractor import FeatureExtractor, feature_spec
-from moleflow.models.base import PatchModel
+from moleflow.features.extractor import FeatureExtractor
+from moleflow.scoring.fusion import finest_grid
 from moleflow.scoring.postprocessor import ScorePostprocessor
-from moleflow.utils.errors import UserError, check_choice, prefix_errors
+from moleflow.utils.errors import UserError, prefix_errors
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
@@ -31,15 +30,19 @@ def resolve_device(device: str | torch.device) -> torch.device:
 
 
 class ComponentFactory:
-    """Builds extractors and postprocessors from the model's settings and an expert's overrides.
-
-    Extractors of equal image size and augmentation are shared.
+    """Builds feature sets, extractors and postprocessors from the model's settings and an expert's overrides.
 
     Args:
         settings: Settings of a :class:`~moleflow.detector.detector.MoLEFlow`.
         cache: Folder of the feature cache; ``memory`` keeps features in memory, None keeps nothing.
         num_workers: Processes that decode images.
-        device: Device of the backbone.
+        device: Device of the backbones and patch models.
+
+    Attributes:
+        feature_sets: The feature sets by name, the first one first.
+
+    Raises:
+        UserError: If a setting is not allowed.
     """
 
     def __init__(
@@ -50,37 +53,26 @@ class ComponentFactory:
         device: torch.device,
     ) -> None:
         self.settings = settings
-        self.backbone: PatchBackbone = build_component("backbone", settings["backbone"])
-        self.device = device
-        self.num_workers = num_workers
-        self.cache = cache
-        self.batch_size = int(settings["features"]["batch_size"])
-        dtype = check_choice("features.dtype", settings["features"]["dtype"], ("float32", "float16"))
-        self.dtype: torch.dtype = getattr(torch, dtype)
-        self._extractors: dict[tuple[int, int, str | None], FeatureExtractor] = {}
+        self.feature_sets = {FIRST: FeatureSet(FIRST, settings, settings["features"], cache, num_workers, device)}
+        for name, further in settings.get("feature_sets", {}).items():
+            check_feature_set_name(name)
+            self.feature_sets[name] = FeatureSet(name, further, settings["features"], cache, num_workers, device)
 
-    def extractor(self, overrides: Overrides, augmentation: str | None = None) -> FeatureExtractor:
-        """Return the feature extractor of an expert with these overrides.
-
-        Args:
-            overrides: The expert's overrides.
-            augmentation: Flip or rotation applied to each image; a name of :data:`.transforms.AUGMENTATIONS`' values.
+    def extractors(self, overrides: Overrides) -> dict[str, FeatureExtractor]:
+        """Return the feature extractors of an expert with these overrides, by feature set.
 
         Raises:
-            UserError: If the image size is invalid or does not suit the backbone.
+            UserError: If an image size is invalid, or the feature sets use different regions of an image.
         """
-        transform: ImageTransform = self._build("transform", overrides)
-        key = (transform.height, transform.width, augmentation)
-        if key not in self._extractors:
-            self._extractors[key] = FeatureExtractor(
-                self.backbone,
-                transform if augmentation is None else FlippedTransform(transform, augmentation),
-                self._feature_cache(transform, augmentation),
-                self.batch_size,
-                self.device,
-                self.num_workers,
-            )
-        return self._extractors[key]
+        extractors = {name: each.extractor(overrides) for name, each in self.feature_sets.items()}
+        regions = {name: image_region(cast(ImageTransform, each.transform)) for name, each in extractors.items()}
+        for name, region in regions.items():
+            if region != regions[FIRST]:
+                raise UserError(
+                    f"feature_sets.{name}.transform uses another region of an image ({region}) than the first feature "
+                    f"set ({regions[FIRST]}). Sizes may differ, but not mode, nor the aspect ratio of crop and pad."
+                )
+        return extractors
 
     def postprocessor(self, overrides: Overrides) -> ScorePostprocessor:
         """Return the score postprocessor of an expert with these overrides.
@@ -88,10 +80,11 @@ class ComponentFactory:
         Raises:
             UserError: If a value is not allowed, or ``top_k`` exceeds the number of patches of an image.
         """
-        postprocessor: ScorePostprocessor = self._build("scoring", overrides)
-        transform: ImageTransform = self._build("transform", overrides)
+        settings = apply_overrides(self.settings["scoring"], overrides, "scoring")
+        postprocessor: ScorePostprocessor = build_component("scoring", settings)
+        grid = finest_grid([each.grid(overrides) for each in self.feature_sets.values()])
         with prefix_errors("scoring", ("top_k",)):
-            postprocessor.image_scores(torch.zeros(1, *self.backbone.grid(transform.height, transform.width)))
+            postprocessor.image_scores(torch.zeros(1, *grid))
         return postprocessor
 
     def check(self, overrides: Overrides, key: str) -> None:
@@ -105,20 +98,7 @@ class ComponentFactory:
             UserError: If a value is not allowed.
         """
         with prefix_errors(key, list(override_keys(overrides))):
+            self.extractors(overrides)
             self.postprocessor(overrides)
-            if "model" in overrides:
-                patch_model: PatchModel = self._build("model", {})
-                patch_model.add_expert("probe", **overrides["model"])
-
-    def _feature_cache(self, transform: ImageTransform, augmentation: str | None) -> FeatureCache:
-        if self.cache is None:
-            return NullFeatureCache(self.dtype)
-        if self.cache == "memory":
-            return MemoryFeatureCache(self.dtype)
-        augmented = transform if augmentation is None else FlippedTransform(transform, augmentation)
-        return DiskFeatureCache(
-            Path(self.cache), feature_spec(self.backbone, augmented, self.batch_size, self.device), self.dtype
-        )
-
-    def _build(self, name: str, overrides: Overrides) -> Any:
-        return build_component(name, apply_overrides(self.settings[name], overrides, name))
+            for each in self.feature_sets.values():
+                each.check_model(overrides)

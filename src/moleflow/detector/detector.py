@@ -12,6 +12,7 @@ from torch import Tensor
 
 from moleflow.detector.base import Detector
 from moleflow.detector.components import ComponentFactory, resolve_device
+from moleflow.detector.feature_set import FEATURE_SET_COMPONENTS, FIRST, FeatureSet, without_prefix
 from moleflow.detector.registry import build_component
 from moleflow.detector.scorer import ExpertScorer
 from moleflow.detector.store import ModelStore, model_folder
@@ -19,27 +20,32 @@ from moleflow.detector.types import ExpertRecord, Overrides, TrainingScores
 from moleflow.models.base import PatchModel
 from moleflow.routing.router import Router
 from moleflow.routing.statistics import FeatureStatistics
-from moleflow.scoring.calibration import ScoreStandardizer
-from moleflow.utils.errors import UserError
+from moleflow.scoring.calibration import Moments, ScoreStandardizer
+from moleflow.scoring.fusion import ScoreFusion
+from moleflow.utils.errors import UserError, check_choice
 
-COMPONENT_NAMES = ("transform", "backbone", "model", "router", "scoring")
-_FIT_BATCH = 32  # images that are moved to the device at a time for a closed-form fit
+COMPONENT_NAMES = (*FEATURE_SET_COMPONENTS, "router", "scoring")
+_SPEC_KEYS = ("backbone_spec", "feature_set_specs")  # stored settings that the constructor does not take
 
 
 class MoLEFlow(Detector):
     """Anomaly detector with one expert per category, chosen by a router at test time.
 
+    An expert scores in each feature set; with several sets its patch scores are their fusion (:class:`.ScoreFusion`).
+
     Args:
         settings: Settings of the components ``transform``, ``backbone``, ``model``, ``router`` and ``scoring``, each
             with its ``_target_``; and ``features``, with ``batch_size`` (images per forward pass; 1 is fastest on a
-            CPU) and ``dtype`` (``float32`` or ``float16``).
+            CPU) and ``dtype`` (``float32`` or ``float16``). Optional: ``feature_sets``, which maps the names of further
+            feature sets to their ``backbone``, ``transform``, ``model`` and ``weight``; and ``features`` of
+            ``router``, the name of the feature set by which images are routed, by default the first one.
         cache: Folder of the feature cache; ``memory`` keeps features for the life of the model, None keeps nothing.
         num_workers: Processes that decode images.
         device: Where the detector computes.
 
     Attributes:
         components: Builds extractors and postprocessors with an expert's overrides.
-        patch_model: Scores patches by expert.
+        feature_sets: The feature sets by name, the first one first.
 
     Raises:
         UserError: If a setting is missing or not allowed.
@@ -66,23 +72,27 @@ class MoLEFlow(Detector):
         self.settings = settings
         self.device = resolve_device(device)
         self.components = ComponentFactory(settings, cache, num_workers, self.device)
-        self.patch_model: PatchModel = build_component("model", settings["model"]).to(self.device)
-        self.router: Router = build_component("router", settings["router"])
-        self.extractor = self.components.extractor({})
+        self.feature_sets: dict[str, FeatureSet] = self.components.feature_sets
+        router = dict(settings["router"])
+        routed_by = router.pop("features", None)
+        if routed_by is not None:
+            check_choice("router.features", routed_by, [name for name in self.feature_sets if name != FIRST])
+        self.router: Router = build_component("router", router)
+        self.extractor = self.components.extractors({})[routed_by or FIRST]
         self.postprocessor = self.components.postprocessor({})
         if self.postprocessor.standardize and self.patch_model.updates_shared_weights:
             raise UserError(
                 "scoring.standardize=true requires experts that later tasks do not change. Set model.base=frozen."
             )
+        if len(self.feature_sets) > 1 and self.patch_model.updates_shared_weights:
+            raise UserError("feature_sets requires experts that later tasks do not change. Set model.base=frozen.")
         self.experts = {}
-        self.scorer = ExpertScorer(
-            self.patch_model,
-            self.extractor,
-            self.experts,
-            self.components.batch_size,
-            self.postprocessor.map_shape,
-        )
-        self.backbone_spec = self.components.backbone.spec()
+        self.scorer = ExpertScorer(self.feature_sets, self.extractor, self.experts, self.postprocessor.map_shape)
+
+    @property
+    def patch_model(self) -> PatchModel:
+        """Patch model of the first feature set, the only one that may be trained by gradient descent."""
+        return self.feature_sets[FIRST].patch_model
 
     # -- training -----------------------------------------------------------------------------------------------------
 
@@ -98,29 +108,25 @@ class MoLEFlow(Detector):
             UserError: If the name exists, or an override is unknown or has a value that is not allowed.
         """
         overrides = dict(overrides or {})
-        self.patch_model.add_expert(name, **overrides.get("model", {}))
-        self.experts[name] = ExpertRecord(
-            tuple(categories),
-            self.components.extractor(overrides),
-            self.components.postprocessor(overrides),
-            overrides,
-        )
+        extractors, postprocessor = self.components.extractors(overrides), self.components.postprocessor(overrides)
+        for feature_set in self.feature_sets.values():
+            feature_set.add_expert(name, overrides)
+        self.experts[name] = ExpertRecord(tuple(categories), extractors, postprocessor, overrides)
 
     @torch.no_grad()
     def fit_expert(self, name: str, features: Tensor, image_features: Tensor) -> None:
-        """Initialize a new expert, optionally from the nearest expert, and fit its closed-form parts.
+        """Initialize a new expert in the first feature set, optionally from the nearest one, and fit it in closed form.
 
         Args:
             name: Name of the expert.
             features: Patch features (A N, h, w, D) of its N training images: unaugmented, then under each of the
                 A - 1 augmentations.
-            image_features: Image features (N, D) of the unaugmented images at the model's image size.
+            image_features: Image features (N, D) of the unaugmented images, by which images are routed.
         """
         if self.router.names:
             nearest = self.router.route(image_features.mean(0, keepdim=True)).experts[0]
             self.patch_model.initialize_from(name, nearest)
-        image_ids = torch.arange(len(features)) % len(image_features)
-        self.patch_model.fit(name, (part.to(self.device) for part in torch.split(features, _FIT_BATCH)), image_ids)
+        self.feature_sets[FIRST].fit(name, features, len(image_features))
 
     def register_with_router(self, name: str, image_features: Tensor) -> None:
         """Add an expert to the router.
@@ -131,30 +137,35 @@ class MoLEFlow(Detector):
         """
         self.router.add(name, FeatureStatistics.from_features(image_features.cpu()))
 
-    def calibrate(self, name: str, features: Tensor, image_features: Tensor, paths: Sequence[Path]) -> None:
-        """Store the expert's training scores; standardization and thresholds are computed from them.
+    def calibrate(self, name: str, patch_scores: Mapping[str, Tensor], image_features: Tensor) -> None:
+        """Store the expert's training scores; fusion, standardization and thresholds are computed from them.
 
         Args:
             name: Name of the trained expert.
-            features: Patch features (N, h, w, D) of its training images.
+            patch_scores: Leave-one-image-out patch scores (N, h, w) of its training images by feature set, from
+                :meth:`.feature_set.FeatureSet.patch_scores` with ``training=True``.
             image_features: Image features (N, D) of the same images.
-            paths: The image files, for messages.
         """
         record = self.experts[name]
-        patches = self.scorer.score_features(features, name, paths, training=True)
+        if len(self.feature_sets) > 1:
+            record.fusion = self._fusion(record, {each: Moments.of(patch_scores[each]) for each in self.feature_sets})
+        patches = self.scorer.fuse(patch_scores, name)
         if self.postprocessor.standardize:
             record.standardizer = ScoreStandardizer.from_training(patches, record.postprocessor)
             patches = record.standardizer.patches(patches)
-        scores = self.scorer.image_scores(patches, [name] * len(features))
+        scores = self.scorer.image_scores(patches, [name] * len(patches))
         record.training = TrainingScores(image_features, scores)
 
     def parameter_counts(self) -> dict[str, Any]:
-        """Return the number of values of ``base``, ``experts`` (by name) and ``backbone``; the latter is not stored."""
-        model = self.patch_model
+        """Return the number of values of ``base``, ``experts`` (by name) and ``backbone``; the latter is not stored.
+
+        With several feature sets these are sums over the sets.
+        """
+        sets = self.feature_sets.values()
         return {
-            "base": model.num_values(),
-            "experts": {name: model.num_values(name) for name in model.names},
-            "backbone": sum(p.numel() for p in self.extractor.backbone.parameters()),
+            "base": sum(each.patch_model.num_values() for each in sets),
+            "experts": {name: sum(each.patch_model.num_values(name) for each in sets) for name in self.experts},
+            "backbone": sum(p.numel() for each in sets for p in each.backbone.parameters()),
         }
 
     # -- files --------------------------------------------------------------------------------------------------------
@@ -163,13 +174,13 @@ class MoLEFlow(Detector):
         """Return all tensors of a calibrated expert by name."""
         record = self.experts[name]
         assert record.training is not None
-        states: dict[str, Mapping[str, Tensor]] = {
-            "model": self.patch_model.expert_state(name),
-            "training": record.training._asdict(),
-        }
+        states: dict[str, Mapping[str, Tensor]] = {"training": record.training._asdict()}
+        if record.fusion is not None:
+            states["fusion"] = {each: moments.state() for each, moments in record.fusion.moments.items()}
         if record.standardizer is not None:
             states["standardizer"] = record.standardizer.state()
-        return {f"{part}.{key}": value for part, state in states.items() for key, value in state.items()}
+        tensors = {key: value for each in self.feature_sets.values() for key, value in each.expert_state(name).items()}
+        return tensors | {f"{part}.{key}": value for part, state in states.items() for key, value in state.items()}
 
     def load_expert(self, name: str, entry: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Create an expert from its manifest entry and its tensors.
@@ -180,11 +191,15 @@ class MoLEFlow(Detector):
             tensors: Return value of :meth:`expert_state`.
         """
         self.add_expert(name, entry["categories"], entry.get("overrides"))
-        self.patch_model.load_expert_state(name, _with_prefix(tensors, "model."))
+        for each in self.feature_sets.values():
+            each.load_expert_state(name, tensors)
         record = self.experts[name]
-        record.training = TrainingScores(**_with_prefix(tensors, "training."))
+        record.training = TrainingScores(**without_prefix(tensors, "training."))
         self.register_with_router(name, record.training.features)
-        if state := _with_prefix(tensors, "standardizer."):
+        if state := without_prefix(tensors, "fusion."):
+            moments = {each: Moments(*state[each].tolist()) for each in self.feature_sets}
+            record.fusion = self._fusion(record, moments)
+        if state := without_prefix(tensors, "standardizer."):
             record.standardizer = ScoreStandardizer.from_state(state)
 
     def save(self, folder: Path) -> None:
@@ -194,8 +209,8 @@ class MoLEFlow(Detector):
             UserError: If the disk is full or the folder is not writable.
         """
         ModelStore(folder).save(
-            {**self.settings, "backbone_spec": self.backbone_spec},
-            self.patch_model.base_state(),
+            {**self.settings, **self._backbone_specs()},
+            {key: value for each in self.feature_sets.values() for key, value in each.base_state().items()},
             {name: self.expert_state(name) for name in self.experts},
             {name: record.manifest_entry() for name, record in self.experts.items()},
         )
@@ -211,7 +226,8 @@ class MoLEFlow(Detector):
             UserError: If a file is missing or damaged, or the folder was written with other backbone weights.
         """
         store = ModelStore(folder)
-        if store.manifest()["settings"]["backbone_spec"] != self.backbone_spec:
+        stored, specs = store.manifest()["settings"], self._backbone_specs()
+        if {key: stored.get(key) for key in specs} != specs:
             raise UserError(f"{folder} was trained with other backbone weights than those that are loaded now.")
         entries = store.entries()
         unknown = set(experts or ()) - entries.keys()
@@ -220,7 +236,9 @@ class MoLEFlow(Detector):
         for name, entry in entries.items():
             if experts is None or name in experts:
                 self.load_expert(name, entry, store.expert(name))
-        self.patch_model.load_base_state(store.base())
+        base = store.base()
+        for each in self.feature_sets.values():
+            each.load_base_state(base)
         self.scorer.clear_merged_cache()
 
     @classmethod
@@ -244,11 +262,18 @@ class MoLEFlow(Detector):
         """
         path = model_folder(Path(folder))
         settings = dict(ModelStore(path).manifest()["settings"])
-        settings.pop("backbone_spec")
+        settings = {key: value for key, value in settings.items() if key not in _SPEC_KEYS}
         model = cls(settings, cache, num_workers, device)
         model.restore(path)
         return model
 
+    def _fusion(self, record: ExpertRecord, moments: Mapping[str, Moments]) -> ScoreFusion:
+        return ScoreFusion(moments, {name: each.weight for name, each in self.feature_sets.items()}, record.grids)
 
-def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+    def _backbone_specs(self) -> dict[str, Any]:
+        """Return the entries of the stored settings that identify the weights of the backbones."""
+        first, *further = self.feature_sets.values()
+        specs: dict[str, Any] = {"backbone_spec": first.backbone.spec()}
+        if further:
+            specs["feature_set_specs"] = {each.name: each.backbone.spec() for each in further}
+        return specs

@@ -53,15 +53,21 @@ def check_per_category(settings: Mapping[str, Any], categories: Sequence[str]) -
 
 def overridable_keys(settings: Mapping[str, Any]) -> list[str]:
     """Return the dotted keys that may differ between the experts of a run with these settings."""
-    model = COMPONENTS.get(str(settings["model"].get("_target_")))
+    further = settings.get("feature_sets", {})
     return [
         "epochs",
         "augmentation",
         *(f"loss.{key}" for key in settings["loss"] if key != "_target_"),
         *(f"scoring.{key}" for key in settings["scoring"] if key not in _SHARED_SCORING_KEYS),
-        *(f"model.{key}" for key in getattr(model, "overridable_keys", ())),
-        "transform.size",
+        *_feature_set_keys(settings),
+        *(f"feature_sets.{name}.{key}" for name, each in further.items() for key in _feature_set_keys(each)),
     ]
+
+
+def _feature_set_keys(settings: Mapping[str, Any]) -> list[str]:
+    """Return the dotted keys of a feature set with these settings that may differ between experts."""
+    model = COMPONENTS.get(str(settings["model"].get("_target_")))
+    return [*(f"model.{key}" for key in getattr(model, "overridable_keys", ())), "transform.size"]
 
 
 def expert_overrides(per_category: Mapping[str, Overrides], categories: Sequence[str]) -> Overrides:

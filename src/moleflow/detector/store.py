@@ -193,8 +193,17 @@ def _is_valid(manifest: Mapping[str, Any]) -> bool:
             and isinstance(entry.get("file"), str)
             and isinstance(entry.get("categories"), list)
             and all(isinstance(category, str) for category in entry["categories"])
-            and isinstance(entry.get("overrides", {}), dict)
-            and all(isinstance(entry.get("overrides", {}).get(part, {}), dict) for part in _OVERRIDABLE_COMPONENTS)
+            and _are_valid_overrides(entry.get("overrides", {}))
             for entry in experts
         )
+    )
+
+
+def _are_valid_overrides(overrides: Any) -> bool:
+    """Return whether an expert's overrides have the right types."""
+    if not isinstance(overrides, dict) or not isinstance(overrides.get("feature_sets", {}), dict):
+        return False
+    sets = [overrides, *overrides.get("feature_sets", {}).values()]
+    return all(isinstance(each, dict) for each in sets) and all(
+        isinstance(each.get(part, {}), dict) for each in sets for part in _OVERRIDABLE_COMPONENTS
     )

@@ -10,6 +10,7 @@ from torch import Tensor
 from moleflow.data.transforms import ImageTransform
 from moleflow.features.extractor import FeatureExtractor
 from moleflow.scoring.calibration import ScoreStandardizer
+from moleflow.scoring.fusion import ScoreFusion, finest_grid
 from moleflow.scoring.postprocessor import ScorePostprocessor
 
 Overrides = Mapping[str, Any]
@@ -55,29 +56,49 @@ class ExpertRecord:
 
     Attributes:
         categories: The categories that the expert was trained on.
-        extractor: Patch features at the expert's image size.
+        extractors: Patch features at the expert's image sizes, by feature set, the first one first.
         postprocessor: Image scores and anomaly maps from patch scores.
         overrides: The keys in which the expert's configuration differs from the model's.
         training: Features and scores of its training images; None before calibration.
+        fusion: Fusion of the patch scores of several feature sets; None before calibration or with one feature set.
         standardizer: Standardization of its scores; None if ``scoring.standardize`` is off.
     """
 
     categories: tuple[str, ...]
-    extractor: FeatureExtractor
+    extractors: Mapping[str, FeatureExtractor]
     postprocessor: ScorePostprocessor
     overrides: Overrides = field(default_factory=dict)
     training: TrainingScores | None = None
+    fusion: ScoreFusion | None = None
     standardizer: ScoreStandardizer | None = None
 
     @property
+    def extractor(self) -> FeatureExtractor:
+        """Patch features of the first feature set."""
+        return next(iter(self.extractors.values()))
+
+    @property
+    def transforms(self) -> dict[str, ImageTransform]:
+        """Transforms of the images that the expert scores, by feature set."""
+        return {name: cast(ImageTransform, extractor.transform) for name, extractor in self.extractors.items()}
+
+    @property
     def transform(self) -> ImageTransform:
-        """Transform of the images that the expert scores."""
+        """Transform of the first feature set."""
         return cast(ImageTransform, self.extractor.transform)
 
     @property
+    def grids(self) -> dict[str, tuple[int, int]]:
+        """Rows and columns of the patch grids by feature set."""
+        return {
+            name: self.extractors[name].backbone.grid(transform.height, transform.width)
+            for name, transform in self.transforms.items()
+        }
+
+    @property
     def grid_shape(self) -> tuple[int, int]:
-        """Rows and columns of the patch grid that the expert scores."""
-        return self.extractor.backbone.grid(self.transform.height, self.transform.width)
+        """Rows and columns of the patch scores, after the fusion of several feature sets."""
+        return finest_grid(list(self.grids.values()))
 
     def manifest_entry(self) -> dict[str, Any]:
         """Return the part of the record that the manifest of a model folder holds, ready for JSON."""

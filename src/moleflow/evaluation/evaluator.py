@@ -12,7 +12,7 @@ from moleflow.data.datamodule import ImageDataModule
 from moleflow.data.image_io import image_size, read_mask
 from moleflow.data.samples import Sample
 from moleflow.data.transforms import ImageTransform
-from moleflow.detector.base import Detector, mean_features
+from moleflow.detector.base import Detector
 from moleflow.metrics.category import CategoryMetrics
 from moleflow.metrics.streaming import pixel_metrics
 
@@ -102,11 +102,11 @@ class Evaluator:
     def _set(self, category: str) -> _TestSet:
         if category not in self._sets:
             samples = tuple(self.data.samples("test", category))
-            features = self.detector.extractor.features([sample.path for sample in samples])
+            image_features = self.detector.image_features([sample.path for sample in samples])
             masks = None
             if self.data.has_masks(category) and not self.data.full_masks:
                 masks = torch.stack([self._mask(sample) for sample in samples])
-            self._sets[category] = _TestSet(samples, mean_features(features), masks)
+            self._sets[category] = _TestSet(samples, image_features, masks)
         return self._sets[category]
 
     def _mask(self, sample: Sample) -> Tensor:

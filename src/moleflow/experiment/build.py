@@ -22,6 +22,7 @@ from moleflow.data.image_io import image_size
 from moleflow.data.tasks import Task, split_into_tasks
 from moleflow.data.transforms import AUGMENTATIONS
 from moleflow.detector.detector import COMPONENT_NAMES, MoLEFlow
+from moleflow.detector.feature_set import FEATURE_SET_COMPONENTS, check_feature_set_name, has_gradient_steps
 from moleflow.detector.overrides import (
     apply_overrides,
     check_per_category,
@@ -31,7 +32,6 @@ from moleflow.detector.overrides import (
 )
 from moleflow.detector.registry import build_component
 from moleflow.detector.types import Overrides
-from moleflow.models.base import PatchModel
 from moleflow.models.flow.loss import FlowLoss
 from moleflow.runs.identity import matches_any
 from moleflow.runs.naming import override_key
@@ -88,6 +88,12 @@ _STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true", "ddp_find_unuse
 _UNSUPPORTED_PRECISIONS = ("16-true", "bf16-true", "transformer-engine", "transformer-engine-float16")
 """Precisions with weights below float32, which do not go together with the float32 features."""
 
+_REQUIRED_PARTS = ("backbone", "model")
+_FEATURE_SET_EXAMPLE = (
+    "Compose it from the groups, such as +backbone@feature_sets.NAME.backbone=resnet18 "
+    "+model@feature_sets.NAME.model=patchcore."
+)
+
 _GRADIENT_KEYS = ("epochs", "batch_size", "optimizer", "loss")
 """Keys without effect on a model that has no gradient steps."""
 
@@ -119,8 +125,7 @@ def build_continual_trainer(
     )
     training = build_training_config(config, settings, data.categories)
     tasks = split_into_tasks(data.categories, str(settings["scenario"]["split"]))
-    if settings["transform"].get("mode") == "proportional":
-        training = _with_proportional_sizes(training, settings, data, tasks, model)
+    training = _with_proportional_sizes(training, data, tasks, model)
     for category, overrides in training.per_category.items():
         model.components.check(overrides, f"per_category.{category}")
     _warn_of_idle_settings(settings, command)
@@ -169,10 +174,49 @@ def model_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the part of a configuration that a model folder stores."""
     components = {name: dict(settings[name]) for name in COMPONENT_NAMES}
     components["router"].pop("oracle")
+    if components["router"]["features"] is None:
+        del components["router"]["features"]
+    further = further_feature_sets(settings)
     return {
         **components,
         "features": {"batch_size": features_batch_size(settings), "dtype": settings["features"]["dtype"]},
+        **({"feature_sets": further} if further else {}),
     }
+
+
+def further_feature_sets(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the settings of the further feature sets by name.
+
+    The transform of a set has the keys of the first set, the mean and standard deviation of its own backbone, and its
+    own keys.
+
+    Args:
+        settings: The resolved configuration.
+
+    Raises:
+        UserError: If ``feature_sets`` has a wrong form.
+    """
+    sets = settings["feature_sets"]
+    if not isinstance(sets, Mapping):
+        raise UserError(f"feature_sets={sets} must map names to feature sets. {_FEATURE_SET_EXAMPLE}")
+    result = {}
+    for name, each in sets.items():
+        key = f"feature_sets.{name}"
+        check_feature_set_name(str(name))
+        if not isinstance(each, Mapping) or not all(isinstance(each.get(part), Mapping) for part in _REQUIRED_PARTS):
+            raise UserError(f"{key} must have a backbone and a model. {_FEATURE_SET_EXAMPLE}")
+        allowed = (*FEATURE_SET_COMPONENTS, "weight")
+        for part in each:
+            if part not in allowed:
+                raise UserError(
+                    f"{key}.{part} is unknown.{did_you_mean(part, allowed)} Allowed: {list_names(allowed)}."
+                )
+        own = each.get("transform", {})
+        if not isinstance(own, Mapping):
+            raise UserError(f"{key}.transform={own} must map keys to values, such as +{key}.transform.size=448.")
+        statistics = {part: each["backbone"][part] for part in ("mean", "std") if part in each["backbone"]}
+        result[str(name)] = {**each, "transform": {**settings["transform"], **statistics, **own}}
+    return result
 
 
 def features_batch_size(settings: Mapping[str, Any], device: torch.device | None = None) -> int:
@@ -305,15 +349,16 @@ def build_training_config(config: DictConfig, settings: Mapping[str, Any], categ
 
 
 def _with_proportional_sizes(
-    training: TrainingConfig, settings: Mapping[str, Any], data: ImageDataModule, tasks: Sequence[Task], model: MoLEFlow
+    training: TrainingConfig, data: ImageDataModule, tasks: Sequence[Task], model: MoLEFlow
 ) -> TrainingConfig:
-    """Return the training configuration with the image size of each expert, from the median aspect ratio of its images.
+    """Return the training configuration with the image sizes of each expert, where ``transform.mode=proportional``.
+
+    The proportions are the median aspect ratio of its training images.
 
     Raises:
         UserError: If the header of a training image cannot be read, or the categories of one expert have different
             overrides.
     """
-    size, step = settings["transform"]["size"], model.components.backbone.stride
     per_category = dict(training.per_category)
     sizes: dict[str, list[str]] = {}
     for task in tasks:
@@ -321,11 +366,18 @@ def _with_proportional_sizes(
             images = (sample.path for category in categories for sample in data.split(category)[0])
             ratio = median(width / height for width, height in map(image_size, images))
             overrides = expert_overrides(training.per_category, categories)
-            proportional = with_proportional_size(overrides, size, ratio, step)
-            if proportional is not overrides:
-                per_category |= dict.fromkeys(categories, proportional)
-                height, width = proportional["transform"]["size"]
-                sizes.setdefault(f"{height} x {width}", []).append(name)
+            for each in model.feature_sets.values():
+                own = each.overrides(overrides)
+                size, mode = (each.settings["transform"].get(key) for key in ("size", "mode"))
+                if mode != "proportional":
+                    continue
+                proportional = with_proportional_size(own, size, ratio, each.backbone.stride)
+                if proportional is not own:
+                    overrides = each.replace_overrides(overrides, proportional)
+                    height, width = proportional["transform"]["size"]
+                    sizes.setdefault(f"{height} x {width}", []).append(name if each.is_first else f"{name} {each.name}")
+            if overrides is not expert_overrides(training.per_category, categories):
+                per_category |= dict.fromkeys(categories, overrides)
     if sizes:
         parts = (f"{shape}: {list_names(names)}" for shape, names in sizes.items())
         log.info("Image sizes with the proportions of the training images (height x width): %s.", "; ".join(parts))
@@ -360,16 +412,7 @@ def _expert_scope(settings: Mapping[str, Any]) -> str:
     scope = check_choice("scenario.experts", settings["scenario"]["experts"], ("auto", "task", "category"))
     if scope != "auto":
         return scope
-    return "task" if _has_gradient_steps(settings) else "category"
-
-
-def _has_gradient_steps(settings: Mapping[str, Any]) -> bool:
-    """Return whether the model of a configuration is trained by gradient steps, not fitted in closed form."""
-    model: PatchModel = build_component("model", settings["model"])
-    if any(True for _ in model.base_parameters()):
-        return True
-    model.add_expert("probe")
-    return bool(model.trainable_parameters(["probe"]))
+    return "task" if has_gradient_steps(settings["model"]) else "category"
 
 
 def _warn_of_idle_settings(settings: Mapping[str, Any], command: Sequence[str]) -> None:
@@ -378,9 +421,7 @@ def _warn_of_idle_settings(settings: Mapping[str, Any], command: Sequence[str]) 
     for category, overrides in settings["per_category"].items():
         keys = (key for key in override_keys(overrides) if matches_any(key, _GRADIENT_KEYS))
         idle += [f"per_category.{category}.{key}" for key in keys]
-    if not idle or not command:  # without a command this is a job of a run, which has warned
-        return
-    if not _has_gradient_steps(settings):
+    if idle and command and not has_gradient_steps(settings["model"]):  # without a command: a job of a run that warned
         log.warning(
             "%s %s no effect: this model is fitted in closed form, without gradient steps.",
             ", ".join(idle),

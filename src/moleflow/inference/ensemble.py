@@ -13,9 +13,10 @@ from torch import Tensor
 from moleflow.data.transforms import ImageTransform
 from moleflow.detector.base import Detector
 from moleflow.detector.detector import MoLEFlow
+from moleflow.detector.feature_set import image_region
 from moleflow.detector.store import ENSEMBLE_FILE
 from moleflow.detector.types import ExpertRecord, TrainingScores
-from moleflow.scoring.calibration import ScoreStandardizer
+from moleflow.scoring.calibration import Moments, ScoreStandardizer
 from moleflow.utils.errors import UserError
 from moleflow.utils.io import read_checksummed_json, sha256, write_checksummed_json
 
@@ -161,7 +162,8 @@ class EnsembleDetector(Detector):
         ensemble = cls.from_runs(folders, device)
         for model, member in zip(ensemble.members, content["members"], strict=True):
             for name, moments in member["standardizers"].items():
-                model.experts[name].standardizer = ScoreStandardizer(**moments)
+                standardizer = ScoreStandardizer(**{key: Moments(*values) for key, values in moments.items()})
+                model.experts[name].standardizer = standardizer
         for name, scores in content["scores"].items():
             ensemble._set_training_scores(name, torch.tensor(scores))
         return ensemble
@@ -236,7 +238,7 @@ def _check_compatible(first: MoLEFlow, other: MoLEFlow, first_folder: Path, fold
             f"{folder} cannot join {first_folder}: the categories of its experts are {list(others.values())} instead "
             f"of {list(categories.values())}. Members of an ensemble are trained on the same categories and tasks."
         )
-    regions = [_image_region(cast(ImageTransform, model.extractor.transform)) for model in (first, other)]
+    regions = [image_region(cast(ImageTransform, model.extractor.transform)) for model in (first, other)]
     if regions[0] != regions[1]:
         raise UserError(
             f"{folder} cannot join {first_folder}: its region of an image is {regions[1]} instead of {regions[0]}. "
@@ -247,10 +249,3 @@ def _check_compatible(first: MoLEFlow, other: MoLEFlow, first_folder: Path, fold
 
 def _categories(experts: Mapping[str, ExpertRecord]) -> dict[str, list[str]]:
     return {name: sorted(record.categories) for name, record in experts.items()}
-
-
-def _image_region(transform: ImageTransform) -> str:
-    """Return a description of the region of an image that a transform keeps, with the border that it adds."""
-    if transform.mode in ("squash", "proportional"):
-        return "the whole image"
-    return f"{transform.mode} to {transform.width / transform.height:.3f}:1"

@@ -1,57 +1,104 @@
 """ONNX export: one expert as a graph from an image to its score and anomaly map."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from moleflow.data.transforms import ImageTransform
 from moleflow.detector.detector import MoLEFlow
+from moleflow.detector.feature_set import FIRST, FeatureSet
 from moleflow.scoring.postprocessor import ScorePostprocessor, subtract_median, upsampling_matrix
 from moleflow.utils.errors import UserError
 from moleflow.utils.io import atomic_write
 
 
-class DeployedExpert(nn.Module):
-    """Normalization, backbone, merged expert and postprocessing as one module without control flow.
+class DeployedFeatureSet(nn.Module):
+    """Normalization, backbone and merged expert of one feature set.
 
     Args:
-        model: The trained model, on the CPU.
+        feature_set: The feature set, on the CPU.
         expert: Name of the expert.
+        transform: Transform of the expert's images.
     """
 
     mean: Tensor
     std: Tensor
+
+    def __init__(self, feature_set: FeatureSet, expert: str, transform: ImageTransform) -> None:
+        super().__init__()
+        self.body = feature_set.backbone.body
+        self.patch_model = feature_set.patch_model.merged(expert)
+        self.expert = expert
+        for name, value in (("mean", transform.mean), ("std", transform.std)):
+            self.register_buffer(name, torch.tensor(value).view(1, 3, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the patch scores (B, h, w) of RGB images (B, 3, H, W) in [0, 1]."""
+        return self.patch_model.patch_scores(self.body((images - self.mean) / self.std), self.expert)
+
+
+class DeployedExpert(nn.Module):
+    """All feature sets of an expert, their fusion, and postprocessing as one module without control flow.
+
+    Feature sets whose images are equal before normalization share an input.
+
+    Args:
+        model: The trained model, on the CPU.
+        expert: Name of the expert.
+
+    Attributes:
+        inputs: Geometry of the images of each input, by name: ``images`` for the first feature set, and
+            ``images_<name>`` for the first of those with other images. See :func:`export_onnx`.
+        shapes: Height and width of each input.
+    """
+
     rows: Tensor
     columns: Tensor
 
     def __init__(self, model: MoLEFlow, expert: str) -> None:
         super().__init__()
-        record, backbone = model.experts[expert], model.extractor.backbone
-        transform = record.transform
-        self.shape = (transform.height, transform.width)
-        self.body = backbone.body
-        self.patch_model = model.patch_model.merged(expert)
-        self.expert = expert
+        record = model.experts[expert]
+        self.inputs: dict[str, dict[str, Any]] = {}
+        self.shapes: list[tuple[int, int]] = []
+        self.input_indices: dict[str, int] = {}
+        for name, transform in record.transforms.items():
+            geometry = _geometry(transform)
+            if geometry not in self.inputs.values():
+                self.inputs["images" if name == FIRST else f"images_{name}"] = geometry
+                self.shapes.append((transform.height, transform.width))
+            self.input_indices[name] = list(self.inputs.values()).index(geometry)
+        self.feature_sets = nn.ModuleDict(
+            {
+                name: DeployedFeatureSet(model.feature_sets[name], expert, transform)
+                for name, transform in record.transforms.items()
+            }
+        )
+        self.fusion = record.fusion
         self.postprocessor: ScorePostprocessor = record.postprocessor
         self.standardizer = record.standardizer
         grid = record.grid_shape
         height, width = self.postprocessor.map_shape
-        for name, value in (("mean", transform.mean), ("std", transform.std)):
-            self.register_buffer(name, torch.tensor(value).view(1, 3, 1, 1))
         self.register_buffer("rows", upsampling_matrix(grid[0], height, self.postprocessor.sigma))
         self.register_buffer("columns", upsampling_matrix(grid[1], width, self.postprocessor.sigma).T.contiguous())
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return image scores (B,) and anomaly maps (B, H, W) of RGB images (B, 3, H, W) in [0, 1]."""
-        features = self.body((images - self.mean) / self.std)
-        patches = self.patch_model.patch_scores(features, self.expert)
+    def forward(self, *images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return image scores (B,) and anomaly maps (B, H, W) of RGB images (B, 3, H_i, W_i) in [0, 1], one per input.
+
+        Args:
+            images: The images of each input.
+        """
+        scores = {name: each(images[self.input_indices[name]]) for name, each in self.feature_sets.items()}
+        patches = scores[FIRST] if self.fusion is None else self.fusion(scores)
         if self.standardizer:
             patches = self.standardizer.patches(patches)
         leveled = subtract_median(patches, self.postprocessor.map_subtract_median)
         maps = (self.rows @ leveled.double() @ self.columns).float()
-        scores = self._aggregate(patches)
-        return self.standardizer.images(scores) if self.standardizer else scores, maps
+        image_scores = self._aggregate(patches)
+        return self.standardizer.images(image_scores) if self.standardizer else image_scores, maps
 
     def _aggregate(self, grids: Tensor) -> Tensor:
         postprocessor = self.postprocessor
@@ -79,7 +126,8 @@ def export_onnx(model: MoLEFlow, category: str, path: Path) -> Path:
     The graph's input is ``images`` (B, 3, H, W), float32 RGB in [0, 1], for any B; its outputs are ``score`` (B,) and
     ``map`` (B, H, W). The metadata holds the expert, its categories and score threshold, and how an image is brought
     to the graph's size: ``mode``, ``size``, ``filter`` and ``input_range`` of :class:`ImageTransform`, and for ``pad``
-    the ``fill``.
+    the ``fill``. With several feature sets of different sizes there are further inputs ``images_<name>``; the metadata
+    has these keys of each as JSON under the input's name.
 
     Args:
         model: The trained model, on the CPU.
@@ -96,36 +144,41 @@ def export_onnx(model: MoLEFlow, category: str, path: Path) -> Path:
     except ImportError as error:
         raise UserError(f"{error.name} is not installed. Run: pip install 'moleflow[export]'") from error
     deployed = DeployedExpert(model, expert).eval()
-    example = torch.rand(2, 3, *deployed.shape)
+    examples = tuple(torch.rand(2, 3, *shape) for shape in deployed.shapes)
     with torch.no_grad():
-        deployed(example)  # caches the positional encoding, so that the graph holds it as a constant
+        deployed(*examples)  # caches the positional encoding, so that the graph holds it as a constant
         program = torch.onnx.export(
             deployed,
-            (example,),
-            input_names=["images"],
+            examples,
+            input_names=list(deployed.inputs),
             output_names=["score", "map"],
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            dynamic_shapes={"images": tuple({0: torch.export.Dim("batch")} for _ in examples)},
             dynamo=True,
             verbose=False,
         )
     assert program is not None
     proto = program.model_proto
-    onnx.helper.set_model_props(proto, _metadata(model, expert))
+    onnx.helper.set_model_props(proto, _metadata(model, expert, deployed.inputs))
     with atomic_write(path) as temporary:
         onnx.save_model(proto, str(temporary))
     return path
 
 
-def _metadata(model: MoLEFlow, expert: str) -> dict[str, str]:
-    record = model.experts[expert]
-    spec = record.transform.spec()
+def _metadata(model: MoLEFlow, expert: str, inputs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    first, *further = inputs
     metadata = {
         "expert": expert,
-        "categories": json.dumps(list(record.categories)),
-        "mode": spec["mode"],
-        "size": json.dumps(spec["size"]),
-        "filter": spec["filter"],
-        "input_range": json.dumps(spec.get("input_range", "auto")),
+        "categories": json.dumps(list(model.experts[expert].categories)),
         "threshold": repr(model.thresholds(expert).score),
     }
-    return metadata | ({"fill": json.dumps(spec["mean"])} if spec["mode"] == "pad" else {})
+    texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in inputs[first].items()}
+    texts["input_range"] = json.dumps(inputs[first]["input_range"])
+    return metadata | texts | {name: json.dumps(inputs[name]) for name in further}
+
+
+def _geometry(transform: ImageTransform) -> dict[str, Any]:
+    """Return how an image is brought to an input of the graph, which normalizes it."""
+    spec = transform.spec()
+    geometry = {key: spec[key] for key in ("mode", "size", "filter")}
+    geometry["input_range"] = spec.get("input_range", "auto")
+    return geometry | ({"fill": spec["mean"]} if spec["mode"] == "pad" else {})

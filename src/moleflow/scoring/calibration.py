@@ -2,12 +2,38 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
 
 from moleflow.scoring.postprocessor import ScorePostprocessor
+
+
+class Moments(NamedTuple):
+    """Mean and standard deviation of scores.
+
+    Attributes:
+        mean: Mean.
+        deviation: Standard deviation, or 1 if all values are equal.
+    """
+
+    mean: float
+    deviation: float
+
+    @classmethod
+    def of(cls, values: Tensor) -> Self:
+        """Return the moments of values of any shape."""
+        deviation = float(values.double().std(correction=0))
+        return cls(float(values.double().mean()), deviation if deviation > 0 else 1.0)
+
+    def standardize(self, values: Tensor) -> Tensor:
+        """Return values minus the mean, in standard deviations."""
+        return (values - self.mean) / self.deviation
+
+    def state(self) -> Tensor:
+        """Return the moments as a tensor (2,) float64, for a safetensors file."""
+        return torch.tensor(self, dtype=torch.float64)
 
 
 @dataclass(frozen=True)
@@ -19,12 +45,12 @@ class ScoreStandardizer:
     score slightly above 0.
 
     Attributes:
-        patch: Mean and standard deviation of the patch scores.
-        image: Mean and standard deviation of the image scores, which are computed from standardized patch scores.
+        patch: Moments of the patch scores.
+        image: Moments of the image scores, which are computed from standardized patch scores.
     """
 
-    patch: tuple[float, float]
-    image: tuple[float, float]
+    patch: Moments
+    image: Moments
 
     @classmethod
     def from_training(cls, patch_scores: Tensor, postprocessor: ScorePostprocessor) -> Self:
@@ -34,30 +60,22 @@ class ScoreStandardizer:
             patch_scores: (N, h, w) patch scores of the expert's training images.
             postprocessor: Computes image scores from patch scores.
         """
-        patch = _moments(patch_scores)
-        image = postprocessor.image_scores((patch_scores - patch[0]) / patch[1])
-        return cls(patch, _moments(image))
+        patch = Moments.of(patch_scores)
+        return cls(patch, Moments.of(postprocessor.image_scores(patch.standardize(patch_scores))))
 
     def patches(self, scores: Tensor) -> Tensor:
         """Return standardized patch scores (..., h, w)."""
-        return (scores - self.patch[0]) / self.patch[1]
+        return self.patch.standardize(scores)
 
     def images(self, scores: Tensor) -> Tensor:
         """Return standardized image scores (...) of image scores computed from standardized patch scores."""
-        return (scores - self.image[0]) / self.image[1]
+        return self.image.standardize(scores)
 
     def state(self) -> dict[str, Tensor]:
         """Return the moments as tensors (2,) float64, for a safetensors file."""
-        return {key: torch.tensor(vars(self)[key], dtype=torch.float64) for key in ("patch", "image")}
+        return {"patch": self.patch.state(), "image": self.image.state()}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Tensor]) -> Self:
         """Return the standardizer of a result of ``state``."""
-        (patch_mean, patch_std), (image_mean, image_std) = state["patch"].tolist(), state["image"].tolist()
-        return cls((patch_mean, patch_std), (image_mean, image_std))
-
-
-def _moments(values: Tensor) -> tuple[float, float]:
-    """Return the mean and the standard deviation, or a deviation of 1 if all values are equal."""
-    deviation = float(values.double().std(correction=0))
-    return float(values.double().mean()), deviation if deviation > 0 else 1.0
+        return cls(Moments(*state["patch"].tolist()), Moments(*state["image"].tolist()))

@@ -116,15 +116,17 @@ class ContinualTrainer:
             log.log(logging.INFO if finding.severity == "note" else logging.WARNING, "%s", finding.message)
         with context.progress.clock("features"):
             self._extract(model.extractor, samples, "features")
-            for category in context.categories:
-                overrides = context.config.per_category.get(category, {})
-                extractor = model.components.extractor(overrides)
-                if extractor is not model.extractor:
-                    of_category = [sample for sample in samples if sample.category == category]
-                    self._extract(extractor, of_category, f"features {category}")
-                for augmentation in context.config.augmentations_of([category]):
-                    augmented = model.components.extractor(overrides, augmentation)
-                    self._extract(augmented, training[category], f"features {category} {augmentation}")
+            for feature_set in model.feature_sets.values():
+                label = "features" if feature_set.is_first else f"features {feature_set.name}"
+                for category in context.categories:
+                    overrides = context.config.per_category.get(category, {})
+                    extractor = feature_set.extractor(overrides)
+                    if extractor is not model.extractor:
+                        of_category = [sample for sample in samples if sample.category == category]
+                        self._extract(extractor, of_category, f"{label} {category}")
+                    for augmentation in context.config.augmentations_of([category]):
+                        augmented = feature_set.extractor(overrides, augmentation)
+                        self._extract(augmented, training[category], f"{label} {category} {augmentation}")
 
     def _extract(self, extractor: FeatureExtractor, samples: Sequence[Sample], title: str) -> None:
         loader = self.context.data.loader(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from moleflow.data.tasks import Task
 from moleflow.detector.base import mean_features
+from moleflow.detector.feature_set import FIRST, FeatureSet
 from moleflow.models.flow.expert_flow import ExpertFlow
 from moleflow.training.context import RunContext
 from moleflow.training.data_loader import FeatureLoader
@@ -24,6 +25,9 @@ TrainerFactory = Callable[..., L.Trainer]
 def train_task(context: RunContext, task: Task, make_trainer: TrainerFactory) -> TaskResult:
     """Train the experts of one task, calibrate them and register them with the router.
 
+    The further feature sets are fitted before the features of the first one are loaded, so that features of one set at
+    a time are in memory.
+
     Args:
         context: The run, whose model gets the task's experts.
         task: The task.
@@ -36,6 +40,7 @@ def train_task(context: RunContext, task: Task, make_trainer: TrainerFactory) ->
     for name, categories in context.experts_of(task).items():
         model.add_expert(name, categories, context.overrides[name])
     with context.progress.clock("training"):
+        patch_scores = {name: _fit_further_sets(context, name) for name in context.experts_of(task)}
         data = load_task_data(context, task)
         for name, features in data.features.items():
             model.fit_expert(name, features, data.image_features[name])
@@ -44,12 +49,29 @@ def train_task(context: RunContext, task: Task, make_trainer: TrainerFactory) ->
     for name, image_features in data.image_features.items():
         model.register_with_router(name, image_features)
     model.scorer.clear_merged_cache()
-    for name, features in data.features.items():
-        image_features = data.image_features[name]
-        count = len(image_features)  # the unaugmented images come first
-        paths = [Path(image) for image in data.image_names[name][:count]]
-        model.calibrate(name, features[:count], image_features, paths)
+    for name, images in data.images.items():
+        patch_scores[name][FIRST] = images.leave_one_out_scores(model.feature_sets[FIRST], name)
+        model.calibrate(name, patch_scores[name], data.image_features[name])
     return result
+
+
+def _fit_further_sets(context: RunContext, expert: str) -> dict[str, Tensor]:
+    """Fit an expert in all feature sets but the first, one after another.
+
+    Args:
+        context: The run.
+        expert: Name of the expert.
+
+    Returns:
+        The leave-one-image-out patch scores (N, h, w) of the training images by feature set.
+    """
+    scores = {}
+    for feature_set in context.model.feature_sets.values():
+        if not feature_set.is_first:
+            images = _load_images(context, expert, feature_set)
+            feature_set.fit(expert, images.features, images.count)
+            scores[feature_set.name] = images.leave_one_out_scores(feature_set, expert)
+    return scores
 
 
 def _optimize(context: RunContext, task: Task, data: "TaskData", make_trainer: TrainerFactory) -> TaskResult:
@@ -66,7 +88,7 @@ def _optimize(context: RunContext, task: Task, data: "TaskData", make_trainer: T
         experts=experts,
         loader=FeatureLoader(data.features | replayed, config.batch_size, config.seed, task.index),
         validation=data.validation,
-        image_names=data.image_names | replayed_names,
+        image_names={name: images.names for name, images in data.images.items()} | replayed_names,
         config=replace(config, epochs=epochs),
         losses={name: config.loss_of(context.model.experts[name].categories) for name in (*experts, *replayed)},
         label=context.task_label(task),
@@ -83,41 +105,77 @@ def _optimize(context: RunContext, task: Task, data: "TaskData", make_trainer: T
     return TaskResult(trainer.global_step, module.skipped_steps, module.history)
 
 
-@dataclass
-class TaskData:
-    """Tensors of one task, by expert.
+@dataclass(frozen=True)
+class TrainingImages:
+    """Training images of one expert in one feature set.
 
     Attributes:
-        features: Patch features (A N, h, w, D) at the expert's image size, on the training device: those of the N
-            unaugmented training images, then those under each of the A - 1 augmentations.
-        image_features: Image features (N, D) of the unaugmented training images at the model's image size.
-        image_names: Names of the A N images, for messages.
-        validation: Patch features of the validation images; without the experts that have none.
+        features: Patch features (A N, h, w, D) at the expert's image size: those of the N unaugmented images, then
+            those under each of the A - 1 augmentations.
+        names: Names of the A N images, for messages.
+        count: N.
     """
 
-    features: dict[str, Tensor] = field(default_factory=dict)
+    features: Tensor
+    names: list[str]
+    count: int
+
+    def leave_one_out_scores(self, feature_set: FeatureSet, expert: str) -> Tensor:
+        """Return the patch scores (N, h, w) of the unaugmented images, each scored without its own patches."""
+        paths = [Path(name) for name in self.names[: self.count]]
+        return feature_set.patch_scores(self.features[: self.count], expert, paths, training=True)
+
+
+@dataclass
+class TaskData:
+    """Tensors of one task in the first feature set, by expert.
+
+    Attributes:
+        images: The training images, on the training device.
+        image_features: Image features (N, D) of the unaugmented training images, by which images are routed.
+        validation: Patch features (N, h, w, D) of the validation images; without the experts that have none.
+    """
+
+    images: dict[str, TrainingImages] = field(default_factory=dict)
     image_features: dict[str, Tensor] = field(default_factory=dict)
-    image_names: dict[str, list[str]] = field(default_factory=dict)
     validation: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def features(self) -> dict[str, Tensor]:
+        """Patch features of the training images, see :class:`TrainingImages`."""
+        return {name: images.features for name, images in self.images.items()}
 
 
 def load_task_data(context: RunContext, task: Task) -> TaskData:
     """Return the tensors of a task, whose experts the model has already."""
     model, data = context.model, TaskData()
     for name, categories in context.experts_of(task).items():
-        splits = [context.split_samples(category) for category in categories]
-        samples = [sample for training, _ in splits for sample in training]
-        paths = [sample.path for sample in samples]
         record = model.experts[name]
-        features = record.extractor.features(paths)
-        shared = features if record.extractor is model.extractor else model.extractor.features(paths)
-        data.image_features[name] = mean_features(shared)
-        image_names = [f"{sample.category}/{sample.path.name}" for sample in samples]
-        augmentations = context.config.augmentations_of(categories)
-        augmented = [model.components.extractor(record.overrides, kind).features(paths) for kind in augmentations]
-        # Without augmentation the features are not copied: they are the largest tensors of a run.
-        data.features[name] = (torch.cat([features, *augmented]) if augmented else features).to(model.device)
-        data.image_names[name] = image_names + [f"{image} ({kind})" for kind in augmentations for image in image_names]
-        if validation := [sample.path for _, samples in splits for sample in samples]:
+        images = _load_images(context, name, model.feature_sets[FIRST])
+        if record.extractor is model.extractor:
+            data.image_features[name] = mean_features(images.features[: images.count])
+        else:
+            samples = [sample for category in categories for sample in context.split_samples(category)[0]]
+            data.image_features[name] = model.image_features([sample.path for sample in samples])
+        data.images[name] = replace(images, features=images.features.to(model.device))
+        validation = [sample.path for category in categories for sample in context.split_samples(category)[1]]
+        if validation:
             data.validation[name] = record.extractor.features(validation).to(model.device)
     return data
+
+
+def _load_images(context: RunContext, expert: str, feature_set: FeatureSet) -> TrainingImages:
+    """Return the training images of an expert in one feature set."""
+    record = context.model.experts[expert]
+    samples = [sample for category in record.categories for sample in context.split_samples(category)[0]]
+    paths = [sample.path for sample in samples]
+    names = [f"{sample.category}/{sample.path.name}" for sample in samples]
+    augmentations = context.config.augmentations_of(record.categories)
+    features = feature_set.extractor(record.overrides).features(paths)
+    augmented = [feature_set.extractor(record.overrides, kind).features(paths) for kind in augmentations]
+    return TrainingImages(
+        # Without augmentation the features are not copied: they are the largest tensors of a run.
+        features=torch.cat([features, *augmented]) if augmented else features,
+        names=names + [f"{image} ({kind})" for kind in augmentations for image in names],
+        count=len(samples),
+    )
