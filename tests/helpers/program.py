@@ -7,7 +7,7 @@ from pathlib import Path
 
 from moleflow.experiment.compose import run_in_process as run_program
 
-__all__ = ["CONF", "ROOT", "TINY", "run_command", "run_program"]
+__all__ = ["CONF", "LARGE_SET", "ROOT", "TINY", "run_command", "run_program"]
 
 ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf"
@@ -31,6 +31,16 @@ TINY = (
 
 Example images take longer than the rest of such a run; tests of them add ``callbacks=default``.
 """
+
+LARGE_SET = (
+    "+backbone@feature_sets.large.backbone=resnet18",
+    "feature_sets.large.backbone.pretrained=false",
+    "feature_sets.large.backbone.dim=8",
+    "+feature_sets.large.transform.size=64",
+    "+model@feature_sets.large.model=patchcore",
+    "feature_sets.large.model.size=40",
+)
+"""Overrides that add the feature set ``large``: a small memory bank of 8 features on the 8 x 8 grid of 64 pixels."""
 
 
 def run_command(*arguments: str, cwd: Path = ROOT, timeout: float = 300) -> subprocess.CompletedProcess[str]:

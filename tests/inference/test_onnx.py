@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from helpers.detectors import SmallRun, normal_images
-from helpers.program import TINY, run_program
+from helpers.detectors import SmallRun, fit_detector, normal_images
+from helpers.program import LARGE_SET, TINY, run_program
 from moleflow.cli.command import main
 from moleflow.data.image_io import read_image
 from moleflow.data.transforms import ImageTransform
@@ -73,6 +73,34 @@ def test_exported_models_and_scorings_equal_pytorch(
     options += ["+per_category.screw.transform.size=[32,96]"] if model == "padim" else []
     run_program([*data, *tiny, *options], tmp_path / "run")
     export_and_compare(tmp_path / "run", small_run.tree, tmp_path / "screw.onnx")
+
+
+@exporter_warnings
+def test_exported_feature_sets_equal_pytorch(small_run: SmallRun, tmp_path: Path) -> None:
+    """Two sets of 32 pixels with different normalization share an input; the third has one of 64 pixels."""
+    same = [override.replace("feature_sets.large", "feature_sets.same") for override in LARGE_SET]
+    changes = ["feature_sets.same.transform.size=32", "feature_sets.same.backbone.mean=[0.5,0.5,0.5]"]
+    model = fit_detector(
+        small_run.tree, "transform.size=32", "scoring=pooled", *same, *LARGE_SET, *changes, categories=["screw"]
+    )
+    deployed = export_onnx(model, "screw", tmp_path / "screw.onnx")
+    session = onnxruntime.InferenceSession(str(deployed), providers=["CPUExecutionProvider"])
+    assert [given.name for given in session.get_inputs()] == ["images", "images_large"]
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert json.loads(metadata["size"]) == [32, 32]
+    large = json.loads(metadata["images_large"])
+    assert large == {"size": [64, 64], "mode": "crop", "filter": "lanczos", "input_range": "auto"}
+    paths = normal_images(small_run.tree, "screw")[:3]
+    images = {
+        name: np.concatenate(
+            [transform_by_metadata(path, {"mode": "crop", "filter": "lanczos", "size": size}) for path in paths]
+        )
+        for name, size in (("images", "[32, 32]"), ("images_large", "[64, 64]"))
+    }
+    scores, maps = session.run(None, images)
+    for i, expected in enumerate(model.score(paths, expert="screw")):
+        assert scores[i] == pytest.approx(expected.score, abs=1e-4, rel=1e-4)
+        np.testing.assert_allclose(maps[i], expected.anomaly_map.numpy(), atol=1e-4, rtol=1e-4)
 
 
 def transform_by_metadata(path: Path, metadata: dict[str, str]) -> NDArray[np.float32]:

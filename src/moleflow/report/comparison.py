@@ -165,9 +165,10 @@ def identity_settings(run: Run) -> dict[str, Any]:
     """Return the config keys that define a run's configuration: without seeds and keys that do not affect results."""
     config = flatten_config(run.config)
     config["dataset.categories"] = run.categories  # null equals the full list
-    for key, source in _REFERENCES.items():
-        if key in config and json.dumps(config[key]) == json.dumps(config.get(source)):
-            del config[key]
+    for prefix in ("", *(f"feature_sets.{name}." for name in run.config.get("feature_sets") or {})):
+        for key, source in _REFERENCES.items():
+            if f"{prefix}{key}" in config and _text(config[f"{prefix}{key}"]) == _text(config.get(f"{prefix}{source}")):
+                del config[f"{prefix}{key}"]
     return {key: value for key, value in config.items() if not _is_excluded(key)}
 
 

@@ -1,0 +1,100 @@
+"""Whole runs with several feature sets: a flow with a memory bank, resumed runs, and tasks of other processes."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf, open_dict
+
+from helpers.program import LARGE_SET, TINY, run_program
+from helpers.stopping import Killed, stop_and_resume
+from helpers.trees import write_mvtec_tree
+from moleflow import MoLEFlow
+from moleflow.detector.feature_set import FIRST, FeatureSet
+from moleflow.experiment.build import build_continual_trainer
+from moleflow.experiment.compose import compose_config
+from moleflow.experiment.parallel import train_task_in_job
+from moleflow.training import continual_trainer
+from moleflow.training.task_result import StoredTaskResult
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    root = write_mvtec_tree(tmp_path_factory.mktemp("tree"), ("bottle", "screw"), train=4, good=2, defect=2)
+    sizes = ("transform.size=32", "+per_category.screw.feature_sets.large.transform.size=96")
+    return ["dataset=folder", f"dataset.root={root}", *TINY, *LARGE_SET, *sizes, "augmentation=flips"]
+
+
+@pytest.fixture(scope="module")
+def finished(command: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("run")
+    return folder, run_program(command, folder)
+
+
+def results(folder: Path) -> list[bytes]:
+    experts = [f"model/experts/{name}.safetensors" for name in ("bottle", "screw")]
+    return [(folder / name).read_bytes() for name in ("scores.csv", *experts)]
+
+
+def test_loaded_model_reproduces_the_scores_of_the_run(
+    command: list[str], finished: tuple[Path, dict[str, Any]]
+) -> None:
+    folder, metrics = finished
+    root = Path(command[1].partition("=")[2])
+    rows = [line.split(",") for line in (folder / "scores.csv").read_text().splitlines()[1:]]
+    model = MoLEFlow.load(folder)
+    assert [repr(image.score) for image in model.score([root / row[0] for row in rows])] == [row[4] for row in rows]
+    assert {name: record.grid_shape for name, record in model.experts.items()} == {"bottle": (8, 8), "screw": (12, 12)}
+    assert metrics["training"]["steps"] == 2 * 2 * 4  # tasks, epochs and batches of the flow with its augmented images
+    image_ids = model.feature_sets["large"].patch_model.expert_state("bottle")["image_ids"]
+    assert set(image_ids.tolist()) == {0, 1, 2, 3}, "augmented images have the index of their image"
+    assert metrics["parameters"] == {**model.parameter_counts(), "kept": 0}
+
+
+def test_one_feature_set_at_a_time_is_fitted(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[tuple[str, str]] = []
+    fit = FeatureSet.fit
+
+    def recorded(self: FeatureSet, name: str, *arguments: Any) -> None:
+        order.append((name, self.name))
+        fit(self, name, *arguments)
+
+    monkeypatch.setattr(FeatureSet, "fit", recorded)
+    run_program([*command, "epochs=1"], tmp_path)
+    assert order == [(name, feature_set) for name in ("bottle", "screw") for feature_set in ("large", FIRST)]
+
+
+def test_resumed_run_equals_the_uninterrupted_one(
+    command: list[str], finished: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    stop_and_resume(command, tmp_path, task=1, epoch=0)
+    assert results(tmp_path) == results(finished[0])
+
+
+def test_task_of_another_process_equals_that_of_the_run(
+    command: list[str], finished: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = continual_trainer.train_task
+
+    def train_first_task(context: Any, task: Any, make_trainer: Any) -> Any:
+        if task.index:
+            raise Killed
+        return train(context, task, make_trainer)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(continual_trainer, "train_task", train_first_task)
+        with pytest.raises(Killed):
+            run_program(command, tmp_path)
+    config = compose_config([*command, f"hydra.run.dir={tmp_path}"])
+    with open_dict(config):
+        del config["hydra"]
+    settings: Any = OmegaConf.to_container(config, resolve=True)
+    train_task_in_job(build_continual_trainer(config, settings, tmp_path), 1, os.getpid())
+    assert StoredTaskResult(tmp_path / "state", 1).is_complete()
+    with monkeypatch.context() as patch:
+        patch.setattr(continual_trainer, "train_task", train_first_task)
+        run_program(command, tmp_path)
+    assert results(tmp_path) == results(finished[0])
