@@ -2,10 +2,11 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from omegaconf import OmegaConf, open_dict
+from torch import Tensor
 
 from helpers.program import LARGE_SET, TINY, run_program
 from helpers.stopping import Killed, stop_and_resume
@@ -26,10 +27,33 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return ["dataset=folder", f"dataset.root={root}", *TINY, *LARGE_SET, *sizes, "augmentation=flips"]
 
 
+class Finished(NamedTuple):
+    """An uninterrupted run.
+
+    Attributes:
+        folder: The run folder.
+        metrics: Content of ``metrics.json``.
+        fits: Expert and feature set of each fit, in order.
+    """
+
+    folder: Path
+    metrics: dict[str, Any]
+    fits: list[tuple[str, str]]
+
+
 @pytest.fixture(scope="module")
-def finished(command: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+def finished(command: list[str], tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    fits: list[tuple[str, str]] = []
+    fit = FeatureSet.fit
+
+    def recorded(self: FeatureSet, name: str, features: Tensor, images: int) -> None:
+        fits.append((name, self.name))
+        fit(self, name, features, images)
+
     folder = tmp_path_factory.mktemp("run")
-    return folder, run_program(command, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FeatureSet, "fit", recorded)
+        return Finished(folder, run_program(command, folder), fits)
 
 
 def results(folder: Path) -> list[bytes]:
@@ -37,10 +61,8 @@ def results(folder: Path) -> list[bytes]:
     return [(folder / name).read_bytes() for name in ("scores.csv", *experts)]
 
 
-def test_loaded_model_reproduces_the_scores_of_the_run(
-    command: list[str], finished: tuple[Path, dict[str, Any]]
-) -> None:
-    folder, metrics = finished
+def test_loaded_model_reproduces_the_scores_of_the_run(command: list[str], finished: Finished) -> None:
+    folder, metrics = finished.folder, finished.metrics
     root = Path(command[1].partition("=")[2])
     rows = [line.split(",") for line in (folder / "scores.csv").read_text().splitlines()[1:]]
     model = MoLEFlow.load(folder)
@@ -52,30 +74,17 @@ def test_loaded_model_reproduces_the_scores_of_the_run(
     assert metrics["parameters"] == {**model.parameter_counts(), "kept": 0}
 
 
-def test_one_feature_set_at_a_time_is_fitted(
-    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    order: list[tuple[str, str]] = []
-    fit = FeatureSet.fit
-
-    def recorded(self: FeatureSet, name: str, *arguments: Any) -> None:
-        order.append((name, self.name))
-        fit(self, name, *arguments)
-
-    monkeypatch.setattr(FeatureSet, "fit", recorded)
-    run_program([*command, "epochs=1"], tmp_path)
-    assert order == [(name, feature_set) for name in ("bottle", "screw") for feature_set in ("large", FIRST)]
+def test_further_feature_sets_are_fitted_before_the_first(finished: Finished) -> None:
+    assert finished.fits == [(name, each) for name in ("bottle", "screw") for each in ("large", FIRST)]
 
 
-def test_resumed_run_equals_the_uninterrupted_one(
-    command: list[str], finished: tuple[Path, dict[str, Any]], tmp_path: Path
-) -> None:
+def test_resumed_run_equals_the_uninterrupted_one(command: list[str], finished: Finished, tmp_path: Path) -> None:
     stop_and_resume(command, tmp_path, task=1, epoch=0)
-    assert results(tmp_path) == results(finished[0])
+    assert results(tmp_path) == results(finished.folder)
 
 
 def test_task_of_another_process_equals_that_of_the_run(
-    command: list[str], finished: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: list[str], finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train = continual_trainer.train_task
 
@@ -97,4 +106,4 @@ def test_task_of_another_process_equals_that_of_the_run(
     with monkeypatch.context() as patch:
         patch.setattr(continual_trainer, "train_task", train_first_task)
         run_program(command, tmp_path)
-    assert results(tmp_path) == results(finished[0])
+    assert results(tmp_path) == results(finished.folder)
