@@ -77,25 +77,23 @@ def test_exported_models_and_scorings_equal_pytorch(
 
 @exporter_warnings
 def test_exported_feature_sets_equal_pytorch(small_run: SmallRun, tmp_path: Path) -> None:
-    """Two sets of 32 pixels with different normalization share an input; the third has one of 64 pixels."""
+    """Two sets of 64 pixels with different normalization share an input; the third has one of 96 pixels."""
     same = [override.replace("feature_sets.large", "feature_sets.same") for override in LARGE_SET]
-    changes = ["feature_sets.same.transform.size=32", "feature_sets.same.backbone.mean=[0.5,0.5,0.5]"]
-    model = fit_detector(
-        small_run.tree, "transform.size=32", "scoring=pooled", *same, *LARGE_SET, *changes, categories=["screw"]
-    )
+    changes = ["feature_sets.large.transform.size=96", "feature_sets.same.backbone.mean=[0.5,0.5,0.5]"]
+    model = fit_detector(small_run.tree, "scoring=pooled", *same, *LARGE_SET, *changes, categories=["screw"])
     deployed = export_onnx(model, "screw", tmp_path / "screw.onnx")
     session = onnxruntime.InferenceSession(str(deployed), providers=["CPUExecutionProvider"])
     assert [given.name for given in session.get_inputs()] == ["images", "images_large"]
     metadata = session.get_modelmeta().custom_metadata_map
-    assert json.loads(metadata["size"]) == [32, 32]
+    assert json.loads(metadata["size"]) == [64, 64]
     large = json.loads(metadata["images_large"])
-    assert large == {"size": [64, 64], "mode": "crop", "filter": "lanczos", "input_range": "auto"}
+    assert large == {"size": [96, 96], "mode": "crop", "filter": "lanczos", "input_range": "auto"}
     paths = normal_images(small_run.tree, "screw")[:3]
     images = {
         name: np.concatenate(
             [transform_by_metadata(path, {"mode": "crop", "filter": "lanczos", "size": size}) for path in paths]
         )
-        for name, size in (("images", "[32, 32]"), ("images_large", "[64, 64]"))
+        for name, size in (("images", "[64, 64]"), ("images_large", "[96, 96]"))
     }
     scores, maps = session.run(None, images)
     for i, expected in enumerate(model.score(paths, expert="screw")):
