@@ -60,7 +60,7 @@ def test_type_of_the_features_is_checked() -> None:
 
 # -- several feature sets of a detector -------------------------------------------------------------------------------
 
-SMALL_FIRST = ("view=full", "transform.size=32", "scoring.map_size=64", *LARGE_SET)
+SMALL_FIRST = ("transform.size=32", "scoring.map_size=64", *LARGE_SET)
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def test_memory_bank_of_a_further_feature_set_excludes_the_own_image(detector: M
 
 
 def test_further_feature_set_does_not_change_the_first(detector: MoLEFlow, tree: Path) -> None:
-    alone = fit_detector(tree, *SMALL_FIRST[:3], categories=["bottle"])
+    alone = fit_detector(tree, *SMALL_FIRST[:2], categories=["bottle"])
     state = alone.expert_state("bottle")
     assert not [key for key in state if key.startswith(("feature_sets", "fusion"))]
     both = detector.expert_state("bottle")
@@ -174,7 +174,10 @@ def test_images_are_routed_by_the_chosen_feature_set(tree: Path) -> None:
         ([*LARGE_SET, "+feature_sets.large.model.sizes=0"], r"^feature_sets\.large\.model\.sizes is unknown"),
         ([*LARGE_SET, "feature_sets.large.backbone.dim=0"], r"^feature_sets\.large\.backbone\.dim=0 must be"),
         ([*LARGE_SET, "feature_sets.large.transform.size=0"], r"^feature_sets\.large\.transform\.size=0 must be"),
-        ([*LARGE_SET, "feature_sets.large.transform.size=[64,96]"], r"^feature_sets\.large\.transform uses another"),
+        (
+            [*LARGE_SET, "transform.mode=crop", "feature_sets.large.transform.size=[64,96]"],
+            r"^feature_sets\.large\.transform uses another region of an image \(crop to 1\.500:1\)",
+        ),
         (
             [*LARGE_SET[:4], "+model@feature_sets.large.model=moleflow"],
             r"^feature_sets\.large\.model must be fitted in",
@@ -208,7 +211,7 @@ def test_standardized_feature_sets_need_experts_that_do_not_change() -> None:
     ],
 )
 def test_check_of_overrides_of_a_further_feature_set(overrides: dict[str, Any], message: str) -> None:
-    components = ComponentFactory(small_settings(*LARGE_SET), None, 0, CPU)
+    components = ComponentFactory(small_settings(*LARGE_SET, "transform.mode=crop"), None, 0, CPU)
     components.check({"feature_sets": {"large": {"transform": {"size": 96}}}}, "per_category.screw")
     with pytest.raises(UserError, match=message):
         components.check({"feature_sets": {"large": overrides}}, "per_category.screw")

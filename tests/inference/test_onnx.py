@@ -87,11 +87,11 @@ def test_exported_feature_sets_equal_pytorch(small_run: SmallRun, tmp_path: Path
     metadata = session.get_modelmeta().custom_metadata_map
     assert json.loads(metadata["size"]) == [64, 64]
     large = json.loads(metadata["images_large"])
-    assert large == {"size": [96, 96], "mode": "crop", "filter": "lanczos", "input_range": "auto"}
+    assert large == {"size": [96, 96], "mode": "squash", "filter": "lanczos", "input_range": "auto"}
     paths = normal_images(small_run.tree, "screw")[:3]
     images = {
         name: np.concatenate(
-            [transform_by_metadata(path, {"mode": "crop", "filter": "lanczos", "size": size}) for path in paths]
+            [transform_by_metadata(path, {"mode": "squash", "filter": "lanczos", "size": size}) for path in paths]
         )
         for name, size in (("images", "[64, 64]"), ("images_large", "[96, 96]"))
     }

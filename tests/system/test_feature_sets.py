@@ -22,7 +22,7 @@ from moleflow.training.task_result import StoredTaskResult
 
 @pytest.fixture(scope="module")
 def command(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    root = write_mvtec_tree(tmp_path_factory.mktemp("tree"), ("bottle", "screw"), train=4, good=2, defect=2)
+    root = write_mvtec_tree(tmp_path_factory.mktemp("tree"), ("bottle", "screw"), (64, 96), train=4, good=2, defect=2)
     sizes = ("transform.size=32", "+per_category.screw.feature_sets.large.transform.size=96")
     return ["dataset=folder", f"dataset.root={root}", *TINY, *LARGE_SET, *sizes, "augmentation=flips"]
 
@@ -67,7 +67,9 @@ def test_loaded_model_reproduces_the_scores_of_the_run(command: list[str], finis
     rows = [line.split(",") for line in (folder / "scores.csv").read_text().splitlines()[1:]]
     model = MoLEFlow.load(folder)
     assert [repr(image.score) for image in model.score([root / row[0] for row in rows])] == [row[4] for row in rows]
-    assert {name: record.grid_shape for name, record in model.experts.items()} == {"bottle": (8, 8), "screw": (12, 12)}
+    grids = {name: record.grids for name, record in model.experts.items()}
+    assert grids == {"bottle": {FIRST: (4, 4), "large": (6, 10)}, "screw": {FIRST: (4, 4), "large": (10, 14)}}
+    assert model.experts["screw"].grid_shape == (10, 14), "images have their proportions in each feature set"
     assert metrics["training"]["steps"] == 2 * 2 * 4  # tasks, epochs and batches of the flow with its augmented images
     image_ids = model.feature_sets["large"].patch_model.expert_state("bottle")["image_ids"]
     assert set(image_ids.tolist()) == {0, 1, 2, 3}, "augmented images have the index of their image"

@@ -359,6 +359,9 @@ def _with_proportional_sizes(
         UserError: If the header of a training image cannot be read, or the categories of one expert have different
             overrides.
     """
+    sets = [each for each in model.feature_sets.values() if each.settings["transform"].get("mode") == "proportional"]
+    if not sets:
+        return training
     per_category = dict(training.per_category)
     sizes: dict[str, list[str]] = {}
     for task in tasks:
@@ -366,18 +369,16 @@ def _with_proportional_sizes(
             images = (sample.path for category in categories for sample in data.split(category)[0])
             ratio = median(width / height for width, height in map(image_size, images))
             overrides = expert_overrides(training.per_category, categories)
-            for each in model.feature_sets.values():
+            for each in sets:
                 own = each.overrides(overrides)
-                size, mode = (each.settings["transform"].get(key) for key in ("size", "mode"))
-                if mode != "proportional":
-                    continue
-                proportional = with_proportional_size(own, size, ratio, each.backbone.stride)
+                proportional = with_proportional_size(
+                    own, each.settings["transform"]["size"], ratio, each.backbone.stride
+                )
                 if proportional is not own:
                     overrides = each.replace_overrides(overrides, proportional)
+                    per_category |= dict.fromkeys(categories, overrides)
                     height, width = proportional["transform"]["size"]
                     sizes.setdefault(f"{height} x {width}", []).append(name if each.is_first else f"{name} {each.name}")
-            if overrides is not expert_overrides(training.per_category, categories):
-                per_category |= dict.fromkeys(categories, overrides)
     if sizes:
         parts = (f"{shape}: {list_names(names)}" for shape, names in sizes.items())
         log.info("Image sizes with the proportions of the training images (height x width): %s.", "; ".join(parts))
