@@ -3,11 +3,13 @@
 import csv
 import io
 import json
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -17,14 +19,13 @@ from moleflow.cli.predict import COLUMNS, find_images
 from moleflow.data.image_io import read_image
 from moleflow.data.transforms import ImageTransform
 from moleflow.detector.types import ScoredImage
-from moleflow.scoring.thresholds import Thresholds
+from moleflow.scoring.thresholds import Threshold, Thresholds
 
 
 class FixedDetector:
     """Detector whose image score is the mean gray value divided by 255."""
 
-    experts = {"screw": None}  # noqa: RUF012
-    extractor = SimpleNamespace(transform=ImageTransform(32))
+    experts = {"screw": SimpleNamespace(transform=ImageTransform(32, "squash"))}  # noqa: RUF012
 
     def score(self, paths: Sequence[Path], expert: str | None = None) -> list[ScoredImage]:
         assert expert in (None, "screw")
@@ -34,8 +35,9 @@ class FixedDetector:
             for path, score in zip(paths, scores, strict=True)
         ]
 
-    def thresholds(self, name: str, deviations: float = 3.0) -> Thresholds:
-        return Thresholds(mean_score=0.1, score=0.1 + 0.1 * deviations, distance=1.0)
+    def thresholds(self, name: str, rate: float = 0.01, unknown_rate: float = 0.001) -> Thresholds:
+        threshold = Threshold(0.4 - rate, 0.1)
+        return Thresholds(threshold, threshold, Threshold(1.0, 0.1), (0.05, 0.1, 0.15), rate)
 
 
 @pytest.fixture
@@ -53,18 +55,74 @@ def test_table_has_one_row_per_image(images: Path, capsys: pytest.CaptureFixture
     assert main(["predict", "MODEL", str(images)]) == 0
     header, *rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert tuple(header) == COLUMNS
-    assert [(row[0], row[1], row[2], row[3], row[4], Path(row[-1]).name) for row in rows] == [
-        ("defect", "0.9804", "0.4", "screw", "-", "bright.png"),
-        ("normal", "0.03922", "0.4", "screw", "-", "dark.png"),
-        ("normal", "0.3529", "0.4", "screw", "-", "gray.png"),
+    assert [(*row[:3], *row[4:6], Path(row[-1]).name) for row in rows] == [
+        ("defect", "0.9804", "0.39", "screw", "-", "bright.png"),
+        ("normal", "0.03922", "0.39", "screw", "-", "dark.png"),
+        ("normal", "0.3529", "0.39", "screw", "-", "gray.png"),
     ]
+    normalized = [1 / (1 + math.exp((0.39 - score) / 0.1)) for score in (250 / 255, 10 / 255, 90 / 255)]
+    assert [float(row[3]) for row in rows] == pytest.approx(normalized, rel=1e-3)
 
 
-def test_deviations_set_the_threshold(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["predict", "MODEL", str(images / "gray.png"), "--deviations=2", "--expert=screw"]) == 0
-    assert capsys.readouterr().out.splitlines()[-1].split()[:3] == ["defect", "0.3529", "0.3"]
-    assert main(["predict", "MODEL", str(images / "gray.png"), "--deviations=0"]) == 1
-    assert "deviations=0.0 must be" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("option", "threshold"),
+    [("--false-alarm-rate=0.1", "0.3"), ("--threshold=0.2", "0.2"), ("--threshold=screw=0.1", "0.1")],
+)
+def test_threshold_follows_from_the_options(
+    option: str, threshold: str, images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["predict", "MODEL", str(images / "gray.png"), option, "--expert=screw"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].split()[:3] == ["defect", "0.3529", threshold]
+
+
+@pytest.mark.parametrize(
+    ("threshold", "message"),
+    [("scrw=1", "Did you mean 'screw'"), ("screw=high", "'high' is no number"), ("nan", "must be a finite number")],
+)
+def test_thresholds_that_are_not_allowed(
+    threshold: str, message: str, images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["predict", "MODEL", str(images / "gray.png"), "--threshold", threshold]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_maps_have_the_size_of_the_image_and_unique_names(images: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (20, 30), (250,) * 3).save(images / "bright.bmp")
+    maps = tmp_path / "maps"
+    paths = [str(images / name) for name in ("bright.bmp", "bright.png", "dark.png")]
+    assert main(["predict", "MODEL", *paths, "--maps", str(maps), "--map-format", "png", "npy", "tiff"]) == 0
+    assert len(list(maps.iterdir())) == 9
+    sizes = {}
+    for path in maps.glob("*.png"):
+        array = np.load(path.with_suffix(".npy"))
+        with Image.open(path) as overlay, Image.open(path.with_suffix(".tiff")) as tiff:
+            assert overlay.size == tiff.size == array.shape[::-1]
+            np.testing.assert_array_equal(np.asarray(tiff), array)
+            sizes[path.name.rpartition("images_")[2]] = overlay.size
+    assert sizes == {"bright.png": (20, 30), "bright-2.png": (64, 48), "dark.png": (64, 48)}
+
+
+def test_json_has_regions_and_thresholds(images: Path, tmp_path: Path) -> None:
+    file = tmp_path / "table.json"
+    assert main(["predict", "MODEL", str(images), f"--json={file}"]) == 0
+    content = json.loads(file.read_text())
+    bright, dark, _ = content["predictions"]
+    (region,) = bright["regions"]
+    assert (region["box"], region["area"]) == ([0, 0, 64, 48], 64 * 48)
+    assert bright["mask"] == {"size": [48, 64], "counts": [0, 64 * 48]}
+    assert (dark["regions"], dark["mask"]["counts"]) == ([], [64 * 48])
+    expert = content["experts"]["screw"]
+    assert (expert["score_threshold"], expert["false_alarm_rate"], expert["source"]) == (0.39, 0.01, "training")
+    assert (expert["comparison"]["count"], expert["comparison"]["above"]) == (3, 1)
+
+
+def test_drift_is_reported(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for i in range(20):
+        Image.new("RGB", (8, 8), (60 + i,) * 3).save(images / f"later{i}.png")
+    assert main(["predict", "MODEL", *map(str, images.glob("later*.png"))]) == 0
+    error = capsys.readouterr().err
+    assert "only 0 of 20 images have a score at or below the median" in error
+    assert "moleflow calibrate MODEL FOLDER" in error
 
 
 def test_unreadable_images_are_rows_and_files_have_all_rows(
@@ -79,7 +137,7 @@ def test_unreadable_images_are_rows_and_files_have_all_rows(
     ]
     paths = [str(images / "dark.png"), str(truncated), str(images / "missing.png"), str(images / "dark.png")]
     assert main(["predict", "MODEL", *paths, *files]) == 0
-    rows = json.loads((tmp_path / "table.json").read_text())
+    rows = json.loads((tmp_path / "table.json").read_text())["predictions"]
     assert [(Path(row["path"]).stem, row["verdict"]) for row in rows] == [
         ("dark", "normal"), ("truncated", "error"), ("missing", "error")
     ]  # fmt: skip
@@ -88,11 +146,11 @@ def test_unreadable_images_are_rows_and_files_have_all_rows(
     with (tmp_path / "out" / "table.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
     assert [row["verdict"] for row in table] == ["normal", "error", "error"]
-    assert list(table[0]) == list(rows[0])
+    assert list(table[0]) == list(rows[1])
     (overlay,) = (tmp_path / "maps").iterdir()
     assert overlay.name.endswith("images_dark.png")
     with Image.open(overlay) as image:
-        assert image.size == (32, 32)
+        assert image.size == (64, 48)
     out = capsys.readouterr().out
     assert out.count(str(truncated)) == out.count(str(images / "missing.png")) == 1
 
@@ -107,7 +165,7 @@ def test_file_names_that_are_not_utf8_are_escaped(
     files = [f"--csv={tmp_path / 'table.csv'}", f"--json={tmp_path / 'table.json'}", f"--maps={tmp_path / 'maps'}"]
     assert main(["predict", "MODEL", str(images), *files]) == 0
     names = {"bright.png", "gray.png", r"\xc7\xd1.png", r"\xc7\xd2.png"}
-    assert {Path(row["path"]).name for row in json.loads((tmp_path / "table.json").read_text())} == names
+    assert {Path(row["path"]).name for row in json.loads((tmp_path / "table.json").read_text())["predictions"]} == names
     with (tmp_path / "table.csv").open(newline="", encoding="utf-8") as file:
         assert {Path(row["path"]).name for row in csv.DictReader(file)} == names
     printed = output.buffer.getvalue().decode("ascii")  # type: ignore[attr-defined]
@@ -161,6 +219,8 @@ def test_find_images_in_files_folders_and_globs(images: Path) -> None:
     (images / "dark.png").rename(images / "sub" / "dark.PNG")
     (images / "notes.txt").touch()
     (images / "._gray.png").touch()  # of macOS
+    (images / "ground_truth" / "crack").mkdir(parents=True)
+    Image.new("L", (4, 4)).save(images / "ground_truth" / "crack" / "000_mask.png")
     expected = [images / "bright.png", images / "gray.png", images / "sub" / "dark.PNG"]
     assert find_images([str(images)]) == expected
     assert find_images([str(images / "*.png"), str(images)]) == expected

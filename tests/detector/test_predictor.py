@@ -2,17 +2,20 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from helpers.detectors import SmallRun, normal_images, training_images
 from moleflow.detector.detector import MoLEFlow
 from moleflow.detector.predictor import Prediction, Predictor
 from moleflow.detector.types import ScoredImage
-from moleflow.scoring.thresholds import Thresholds
+from moleflow.scoring.thresholds import Threshold, Thresholds, threshold_at_rate
 from moleflow.utils.errors import UserError
 
 
@@ -34,18 +37,43 @@ def test_score_threshold_is_computed_from_the_training_scores(small_run: SmallRu
     model = MoLEFlow.load(small_run.folder)
     scored = model.score(training_images(small_run.tree, "screw"), expert="screw")
     scores = torch.tensor([image.score for image in scored], dtype=torch.float64)
-    assert model.thresholds("screw").score == pytest.approx(float(scores.mean() + 3 * scores.std()), rel=1e-6)
     path = normal_images(small_run.tree, "screw")[0]
-    for deviations in (0.5, 20.0):
-        (prediction,) = Predictor(model, deviations).stream([path], "screw")
-        assert prediction.threshold == pytest.approx(float(scores.mean() + deviations * scores.std()), rel=1e-6)
-    assert prediction.verdict == "normal"
+    for rate in (0.01, 0.3):
+        (prediction,) = Predictor(model, rate).stream([path], "screw")
+        assert prediction.threshold == pytest.approx(threshold_at_rate(scores.numpy(), rate).value, rel=1e-6)
 
 
-@pytest.mark.parametrize("deviations", [0.0, -1.0, math.inf, math.nan])
-def test_invalid_deviations_are_errors(deviations: float, small_run: SmallRun) -> None:
-    with pytest.raises(UserError, match=f"deviations={deviations} must be"):
-        Predictor(MoLEFlow.load(small_run.folder), deviations)
+@pytest.mark.parametrize("rate", [0.0, -1.0, 1.0, math.nan])
+def test_rates_that_are_not_allowed(rate: float, small_run: SmallRun) -> None:
+    model = MoLEFlow.load(small_run.folder)
+    for rates in ({"rate": rate}, {"unknown_rate": rate}):
+        with pytest.raises(UserError, match=f"rate={rate} must"):
+            Predictor(model, **rates)
+
+
+def test_images_in_memory_have_the_predictions_of_their_files(small_run: SmallRun) -> None:
+    model = MoLEFlow.load(small_run.folder)
+    paths = normal_images(small_run.tree, "screw")[:3]
+    expected = model.predict(paths)
+    arrays = [np.asarray(Image.open(path)) for path in paths]
+    for images in (
+        arrays,
+        iter(arrays),
+        [Image.open(path) for path in paths],
+        [torch.from_numpy(array.copy()).permute(2, 0, 1) for array in arrays],
+        [str(paths[0]), arrays[1], Image.open(paths[2])],
+        np.stack(arrays),
+        small_run.tree / "screw" / "test" / "good",
+    ):
+        predictions = model.predict(images)[:3]
+        assert [prediction.score for prediction in predictions] == [prediction.score for prediction in expected]
+        for prediction, other in zip(predictions, expected, strict=True):
+            assert torch.equal(prediction.anomaly_map, other.anomaly_map)
+    (single,) = model.predict(arrays[0])
+    assert (single.path, single.score) == (None, expected[0].score)
+    (failed,) = model.predict([np.zeros((4, 4, 2))])
+    assert failed.verdict == "error"
+    assert "shape=[4, 4, 2]" in failed.error
 
 
 def test_expert_without_training_scores_is_an_error(small_run: SmallRun) -> None:
@@ -84,7 +112,7 @@ class StubDetector:
         self.experts: dict[str, Any] = {"bottle": None}
         self.chunks: list[int] = []
 
-    def score(self, paths: Sequence[Path | str], expert: str | None = None) -> list[ScoredImage]:
+    def score(self, paths: Sequence[Any], expert: str | None = None) -> list[ScoredImage]:
         self.chunks.append(len(paths))
         if any(Path(path).stem == "broken" for path in paths):
             raise UserError("broken cannot be read.")
@@ -93,8 +121,8 @@ class StubDetector:
             for p in paths
         ]
 
-    def thresholds(self, name: str, deviations: float = 3.0) -> Thresholds:
-        return Thresholds(mean_score=0.0, score=deviations, distance=4.0)
+    def thresholds(self, name: str, rate: float = 0.01, unknown_rate: float = 0.001) -> Thresholds:
+        return Thresholds(Threshold(3.0, 1.0), Threshold(3.0, 1.0), Threshold(4.0, 1.0), (0.0, 1.0, 2.0))
 
 
 def test_verdict_follows_from_the_thresholds() -> None:
@@ -123,9 +151,21 @@ def test_row_is_ready_for_json() -> None:
         "verdict": "normal",
         "score": 2.0,
         "threshold": 3.0,
+        "normalized_score": pytest.approx(1 / (1 + math.e)),
         "category": "bottle",
         "margin": None,
         "distance": 0.25,
         "error": "",
     }
     assert Prediction(Path("a"), "error", error="x").row()["score"] is None
+
+
+def test_expert_without_a_threshold_never_calls_an_image_normal() -> None:
+    detector = StubDetector()
+    thresholds = detector.thresholds("bottle")
+    detector.thresholds = lambda *args: replace(thresholds, score=Threshold(None, 1.0))  # type: ignore[method-assign]
+    predictor = Predictor(detector)
+    predictions = list(predictor.stream(["1/0", "1/9", "5/9"]))
+    assert [prediction.verdict for prediction in predictions] == ["no threshold", "no threshold", "unknown"]
+    assert [prediction.normalized_score for prediction in predictions] == [None] * 3
+    assert predictor.comparisons() == {}

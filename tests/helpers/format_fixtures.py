@@ -6,6 +6,7 @@ written when the folder was made.
 
 import hashlib
 import platform
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def sample_weights(model: MoLEFlow) -> list[float]:
 def record_experts(model: MoLEFlow) -> dict[str, Any]:
     """Return categories, overrides and thresholds of each expert by name, as JSON types."""
     return {
-        name: {**expert.manifest_entry(), "thresholds": vars(model.thresholds(name))}
+        name: {**expert.manifest_entry(), "thresholds": asdict(model.thresholds(name))}
         for name, expert in model.experts.items()
     }
 

@@ -57,7 +57,9 @@ def test_exported_flow_equals_pytorch(small_run: SmallRun, tmp_path: Path) -> No
     assert metadata["expert"] == "screw"
     assert json.loads(metadata["categories"]) == ["screw"]
     assert json.loads(metadata["input_range"]) == "auto"
-    assert float(metadata["threshold"]) == MoLEFlow.load(small_run.folder).thresholds("screw").score
+    thresholds = MoLEFlow.load(small_run.folder).thresholds("screw")
+    for key, threshold in (("threshold", thresholds.score), ("pixel_threshold", thresholds.pixel)):
+        assert (float(metadata[key]), float(metadata[f"{key}_scale"])) == (threshold.value, threshold.scale)
 
 
 @exporter_warnings

@@ -10,7 +10,7 @@ from moleflow.metrics.aupro import per_region_overlap
 from moleflow.metrics.category import CategoryMetrics
 from moleflow.utils.random import generator
 
-PIXEL = ("pixel_auroc", "pixel_ap", "pro")
+PIXEL = ("pixel_auroc", "pixel_ap", "pro", "pro_5")
 
 
 def _images(count: int = 13) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -26,7 +26,9 @@ def test_equals_the_metrics_of_all_images_at_once(levels: int) -> None:
     metric.update(maps, masks, torch.arange(5.0), masks.flatten(1).any(1))
     values = pixel_metrics(5, lambda i: maps[i], lambda i: masks[i] if masks[i].any() else None)
     expected = metric.compute()
-    assert values == pytest.approx({name: expected[name] for name in ("pixel_auroc", "pixel_ap", "pro")}, abs=1e-12)
+    assert values == pytest.approx(
+        {name: expected[name] for name in ("pixel_auroc", "pixel_ap", "pro", "pro_5")}, abs=1e-12
+    )
 
 
 def test_images_of_different_sizes_with_infinite_scores() -> None:

@@ -47,6 +47,7 @@ class Command:
 COMMANDS = {
     "train": Command("train", "train and evaluate a detector; takes Hydra overrides", unparsed=True),
     "predict": Command("predict", "classify images as normal, defective or of an unknown category"),
+    "calibrate": Command("calibrate", "compute the thresholds of a model from images that were not trained on"),
     "export": Command("export", "write one expert as an ONNX file"),
     "merge-experts": Command("merge", "copy experts of several runs into one model folder"),
     "ensemble": Command("ensemble", "evaluate several finished runs as one ensemble"),

@@ -2,23 +2,26 @@
 
 import argparse
 import csv
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from glob import glob, has_magic
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from moleflow.scoring.thresholds import FALSE_ALARM_RATE, UNKNOWN_RATE
 from moleflow.utils.environment import escape_undecodable
 from moleflow.utils.errors import UserError
 
 if TYPE_CHECKING:
-    from moleflow.data.transforms import ImageTransform
-    from moleflow.detector.predictor import Prediction
-    from moleflow.scoring.thresholds import Thresholds
+    from moleflow.detector.predictor import Prediction, Predictor
+    from moleflow.detector.types import ExpertRecord
 
+MAP_FORMATS = ("png", "npy", "tiff")
+"""Formats of the files of ``--maps``."""
 Row = dict[str, str | float | None]
 """One row of the table by column, as :meth:`~moleflow.detector.predictor.Prediction.row` returns it."""
-COLUMNS = ("verdict", "score", "threshold", "category", "margin", "distance", "path")
+COLUMNS = ("verdict", "score", "threshold", "normalized_score", "category", "margin", "distance", "path")
 """Columns of the printed table; the files have ``error`` as well."""
 
 
@@ -27,15 +30,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="run folder or model folder")
     parser.add_argument("paths", nargs="+", metavar="PATH", help="images, folders (searched to any depth) or globs")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table as CSV, row by row")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the table as JSON")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write the table as JSON, with regions and thresholds"
+    )
     parser.add_argument("--maps", type=Path, metavar="DIR", help="write each image overlaid with its anomaly map")
+    parser.add_argument(
+        "--map-format",
+        nargs="+",
+        default=["png"],
+        choices=MAP_FORMATS,
+        help="files of --maps: png, the overlay (default); npy or tiff, the map itself at the size of the image",
+    )
     parser.add_argument("--expert", metavar="NAME", help="score all images with this expert instead of the routed one")
     parser.add_argument(
-        "--deviations",
+        "--false-alarm-rate",
         type=float,
-        default=3.0,
-        metavar="N",
-        help="standard deviations between the mean training score and the threshold of a defect (default: 3)",
+        default=FALSE_ALARM_RATE,
+        metavar="RATE",
+        help=f"share of normal images that may be classified as defective (default: {FALSE_ALARM_RATE})",
+    )
+    parser.add_argument(
+        "--unknown-rate",
+        type=float,
+        default=UNKNOWN_RATE,
+        metavar="RATE",
+        help=f"share of images of the trained categories that may be classified as unknown (default: {UNKNOWN_RATE})",
+    )
+    parser.add_argument(
+        "--threshold",
+        nargs="+",
+        default=[],
+        metavar="VALUE",
+        help="score threshold of all experts, or NAME=VALUE of one, in place of that of the rate",
     )
     parser.add_argument("--device", default="cpu", help="device to compute on, such as cuda (default: cpu)")
 
@@ -50,29 +76,29 @@ def run(args: argparse.Namespace) -> int:
     """
     from tqdm import tqdm
 
-    from moleflow.detector.predictor import Predictor
+    from moleflow.detector.predictor import Predictor, comparison_notes
     from moleflow.inference.ensemble import load_detector
-    from moleflow.utils.io import to_jsonable, write_json
 
     paths = find_images(args.paths)
     if not paths:
         raise UserError(f"There is no image in {', '.join(args.paths)}. Name images, folders of images or globs.")
     detector = load_detector(args.model, args.device)
-    predictor = Predictor(detector, args.deviations)
+    manual = _manual_thresholds(args.threshold, list(detector.experts))
+    predictor = Predictor(detector, args.false_alarm_rate, args.unknown_rate, manual)
+    maps = MapWriter(detector.experts, predictor, args.maps, args.map_format, with_regions=args.json is not None)
     rows = []
     print("  ".join(COLUMNS))
     predictions = predictor.stream(paths, args.expert)
     with _csv_writer(args.csv) as write_row:
         for prediction in tqdm(predictions, total=len(paths), unit="image", disable=None, leave=False):
             row = _escaped(prediction.row())
-            rows.append(row)
             write_row(row)  # before it is printed, so that a kill loses no printed row
             tqdm.write("  ".join(_cells(row | {"path": row["error"] or row["path"]})))  # an error names the path
-            if args.maps and prediction.expert is not None:
-                transform = detector.experts[prediction.expert].transform
-                _write_overlay(prediction, transform, predictor.thresholds[prediction.expert], args.maps)
+            rows.append(row | maps.write(prediction))
+    for note in comparison_notes(predictor.comparisons(), f"moleflow calibrate {args.model} FOLDER"):
+        print(note, file=sys.stderr)
     if args.json:
-        write_json(args.json, to_jsonable(rows))
+        _write_json(args.json, rows, predictor)
     return 0 if any(row["verdict"] != "error" for row in rows) else 1
 
 
@@ -80,9 +106,9 @@ def find_images(paths: Sequence[str]) -> list[Path]:
     """Return the images that files, folders and globs match, each once; paths that do not exist are included.
 
     Args:
-        paths: Files, folders (searched to any depth) or globs.
+        paths: Files, folders (searched to any depth, without folders of masks) or globs.
     """
-    from moleflow.data.image_io import SUFFIXES
+    from moleflow.detector.inputs import files_in
 
     images: dict[Path, None] = {}
     for text in paths:
@@ -90,8 +116,7 @@ def find_images(paths: Sequence[str]) -> list[Path]:
         matches = sorted(map(Path, glob(text, recursive=True))) if has_magic(text) and not path.exists() else [path]
         for match in matches or [path]:
             if match.is_dir():
-                files = sorted(file for file in match.rglob("*") if file.suffix.lower() in SUFFIXES)
-                images |= dict.fromkeys(file for file in files if not file.name.startswith("."))
+                images |= dict.fromkeys(files_in(match))
             else:
                 images[match] = None
     return list(images)
@@ -105,21 +130,126 @@ def _cells(row: Row) -> Iterator[str]:
         yield text.ljust(width)
 
 
-def _write_overlay(
-    prediction: "Prediction", transform: "ImageTransform", thresholds: "Thresholds", folder: Path
-) -> None:
-    from moleflow.data.image_io import read_image
-    from moleflow.inference.overlay import overlay
-    from moleflow.utils.io import atomic_write, shorten_name
+def _manual_thresholds(values: Sequence[str], experts: Sequence[str]) -> dict[str, float]:
+    """Return score thresholds by expert from ``VALUE`` and ``NAME=VALUE``; the latter have priority.
 
-    assert prediction.anomaly_map is not None
-    high = thresholds.score + (thresholds.score - thresholds.mean_score)
-    pixels = read_image(prediction.path, transform.input_range)
-    image = overlay(pixels, prediction.anomaly_map, transform, thresholds.mean_score, high)
-    # Four parts of the path: images of several folders often have the same names.
-    name = "_".join(part for part in prediction.path.with_suffix("").parts[-4:] if part not in ("/", "..", "."))
-    with atomic_write(folder / f"{shorten_name(name)}.png") as temporary:
-        image.save(temporary, format="png")
+    Raises:
+        UserError: If a value is no number.
+    """
+    thresholds: dict[str, float] = {}
+    for text in sorted(values, key=lambda text: "=" in text):
+        name, separator, value = text.rpartition("=")
+        try:
+            number = float(value)
+        except ValueError:
+            raise UserError(f"--threshold {text}: {value!r} is no number. Give VALUE or NAME=VALUE.") from None
+        thresholds |= {name: number} if separator else dict.fromkeys(experts, number)
+    return thresholds
+
+
+def _write_json(path: Path, rows: Sequence[dict[str, Any]], predictor: "Predictor") -> None:
+    from moleflow.detector.predictor import comparison_rows
+    from moleflow.utils.io import to_jsonable, write_json
+
+    comparisons = comparison_rows(predictor.comparisons())
+    experts = {
+        name: {
+            "score_threshold": thresholds.score.value,
+            "pixel_threshold": thresholds.pixel.value,
+            "distance_threshold": thresholds.distance.value,
+            "false_alarm_rate": thresholds.rate,
+            "normal_images": len(thresholds.normal_scores),
+            "source": thresholds.source,
+            "comparison": comparisons.get(name),
+        }
+        for name, thresholds in predictor.thresholds.items()
+    }
+    write_json(path, to_jsonable({"predictions": rows, "experts": experts}))
+
+
+class MapWriter:
+    """Writes the anomaly maps of predictions, and computes their regions.
+
+    Args:
+        experts: The records of the experts.
+        predictor: The predictor, for the pixel thresholds.
+        folder: Folder of the files; None for none.
+        formats: Some of `MAP_FORMATS`.
+        with_regions: Whether :meth:`write` returns the regions.
+    """
+
+    def __init__(
+        self,
+        experts: "Mapping[str, ExpertRecord]",
+        predictor: "Predictor",
+        folder: Path | None,
+        formats: Sequence[str],
+        with_regions: bool,
+    ) -> None:
+        self.experts = experts
+        self.predictor = predictor
+        self.folder = folder
+        self.formats = formats
+        self.with_regions = with_regions
+        self._names: set[str] = set()
+
+    def write(self, prediction: "Prediction") -> dict[str, Any]:
+        """Write the files of one prediction.
+
+        Returns:
+            Regions and mask for the JSON file; empty without a map or a pixel threshold.
+
+        Raises:
+            UserError: If a file cannot be written.
+        """
+        import numpy as np
+        from PIL import Image
+
+        from moleflow.data.image_io import read_image
+        from moleflow.inference.overlay import map_on_image, overlay, regions, run_lengths
+        from moleflow.utils.io import atomic_write
+
+        if prediction.expert is None or prediction.anomaly_map is None or prediction.path is None:
+            return {}
+        if self.folder is None and not self.with_regions:
+            return {}
+        transform = self.experts[prediction.expert].transform
+        image = read_image(prediction.path, transform.input_range)
+        normalized_map = self.predictor.normalized_map(prediction)
+        normalized = None if normalized_map is None else map_on_image(normalized_map, transform, image.size)
+        if self.folder is not None:
+            name = self._unique_name(prediction.path)
+            for kind in self.formats:
+                with atomic_write(self.folder / f"{name}.{kind}") as temporary:
+                    if kind == "png":
+                        blank = np.zeros(image.size[::-1], np.float32)
+                        overlay(image, blank if normalized is None else normalized).save(temporary, format="png")
+                        continue
+                    values = map_on_image(prediction.anomaly_map, transform, image.size)
+                    if kind == "tiff":
+                        Image.fromarray(values).save(temporary, format="tiff")
+                    else:
+                        with temporary.open("wb") as file:
+                            np.save(file, values)
+        if normalized is None or not self.with_regions:
+            return {}
+        return {
+            "regions": [vars(region) for region in regions(normalized)],
+            "mask": {"size": list(normalized.shape), "counts": run_lengths(normalized > 0.5)},
+        }
+
+    def _unique_name(self, path: Path) -> str:
+        from moleflow.utils.io import shorten_name
+
+        # Four parts of the path: images of several folders often have the same names.
+        parts = [part for part in path.with_suffix("").parts[-4:] if part not in (path.anchor, "..", ".")]
+        name = base = shorten_name("_".join(parts))
+        number = 1
+        while name.casefold() in self._names:
+            number += 1
+            name = f"{base}-{number}"
+        self._names.add(name.casefold())
+        return name
 
 
 def _escaped(row: Row) -> Row:

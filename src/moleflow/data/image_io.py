@@ -6,13 +6,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageChops, ImageFile, ImageOps
 
 from moleflow.utils.errors import UserError
+
+if TYPE_CHECKING:  # torch takes seconds to import, and commands that only read files do without
+    from torch import Tensor
+
+ImageSource = Union[str, Path, Image.Image, NDArray[Any], "Tensor"]
+"""An image to score: a file, or an image in memory; see :func:`rgb_image`."""
 
 SUFFIXES = frozenset((
     ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".jp2", ".j2k", ".jpx", ".ppm",
@@ -32,6 +38,7 @@ MAX_MASK_CODES = 8
 """Distinct nonzero values up to which every nonzero value of a mask marks a defect, as in masks with label codes."""
 _MIN_GRAY_PEAK = 64  # smallest maximum of a blurred integer mask: below, more values are numbers of instances
 
+_CHANNELS = (1, 3, 4)
 _SWAPPED_AXES = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 
 
@@ -81,8 +88,7 @@ def read_image(path: Path, input_range: tuple[float, float] | None = None) -> Im
             `MAX_PIXELS` pixels.
     """
     if input_range is not None and (values := read_deep_values(path)) is not None:
-        low, high = input_range
-        return _gray_or_rgb((np.nan_to_num(values.astype(np.float64)) - low) * (255 / (high - low)))
+        return _scaled(values, input_range)
     return _to_rgb(_decode(path))
 
 
@@ -109,6 +115,75 @@ def read_deep_values(path: Path) -> NDArray[Any] | None:
         low = np.asarray(ImageOps.exif_transpose(file))[..., :3]
     values: NDArray[np.uint16] = high.astype(np.uint16) * 256 + low
     return values
+
+
+def rgb_image(image: ImageSource, input_range: tuple[float, float] | None = None) -> Image.Image:
+    """Return an image as 8-bit RGB, from a file or from memory.
+
+    An array, tensor or Pillow image with the values of a file has the same result as the file.
+
+    Args:
+        image: A file; a Pillow image; an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4); or a tensor of these shapes
+            or (C, H, W). Integers of 8 bits are 0 to 255, wider integers and floats are scaled as in `read_image`. An
+            opacity channel is dropped.
+        input_range: See `read_image`.
+
+    Raises:
+        ImageError: If a file cannot be read.
+        UserError: If an image in memory has another shape or type, no pixel, or values that are not finite.
+    """
+    if isinstance(image, (str, Path)):
+        return read_image(Path(image), input_range)
+    if isinstance(image, Image.Image):
+        upright = ImageOps.exif_transpose(image)
+        if input_range is None or not (upright.mode.startswith("I") or upright.mode == "F"):
+            return _to_rgb(upright)
+        return _scaled(np.asarray(upright), input_range)
+    values = _channels_last(image)
+    if values.dtype == np.bool_:
+        values = values.astype(np.uint8) * 255
+    if values.dtype == np.uint8:
+        return Image.fromarray(values).convert("RGB")
+    if input_range is not None:
+        return _scaled(values, input_range)
+    if values.dtype.kind in "iu":
+        return _gray_or_rgb(values.astype(np.float64) / 257)
+    return _gray_or_rgb(values * (255.0 if values.max() <= 1 else 1.0))
+
+
+def _channels_last(image: Any) -> NDArray[Any]:
+    """Return an array or tensor as (H, W) or (H, W, 3), integers, booleans or float64.
+
+    Raises:
+        UserError: If it is none, or its shape, type or values are not those of an image.
+    """
+    tensor = hasattr(image, "detach")  # of torch
+    if not tensor and not isinstance(image, np.ndarray):
+        raise UserError(
+            f"An image of type={type(image).__name__} cannot be scored. Give a path, a Pillow image, an array or a "
+            "tensor."
+        )
+    values: NDArray[Any] = image.detach().cpu().numpy() if tensor else image
+    if tensor and values.ndim == 3 and values.shape[0] in _CHANNELS:
+        values = np.moveaxis(values, 0, -1)
+    if values.ndim == 3 and values.shape[-1] in _CHANNELS:
+        values = values[..., 0] if values.shape[-1] == 1 else values[..., :3]
+    elif values.ndim != 2:
+        raise UserError(
+            f"An image of shape={list(values.shape)} cannot be scored. Arrays are (H, W) or (H, W, C) and tensors also "
+            "(C, H, W), with 1, 3 or 4 channels."
+        )
+    if values.size == 0 or values.dtype.kind not in "biuf":
+        raise UserError(f"An image of shape={list(values.shape)} and type={values.dtype} has no pixel values.")
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise UserError("An image has values that are not finite. Replace them, or leave the image out.")
+    return np.ascontiguousarray(values.astype(np.float64) if values.dtype.kind == "f" else values)
+
+
+def _scaled(values: NDArray[Any], input_range: tuple[float, float]) -> Image.Image:
+    """Return values (H, W) or (H, W, 3) as 8-bit RGB, with the range as black and white."""
+    low, high = input_range
+    return _gray_or_rgb((np.nan_to_num(values.astype(np.float64)) - low) * (255 / (high - low)))
 
 
 def read_mask(path: Path) -> Image.Image:

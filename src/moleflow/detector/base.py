@@ -1,19 +1,23 @@
 """Base class of detectors, which are single models or ensembles."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from moleflow.data.image_io import ImageSource
+from moleflow.detector.calibration import Calibration
+from moleflow.detector.inputs import image_file, iterate_images
 from moleflow.detector.predictor import Prediction, Predictor
 from moleflow.detector.scorer import Scorer
 from moleflow.detector.types import ExpertRecord, ScoredImage
 from moleflow.features.extractor import FeatureExtractor
 from moleflow.routing.router import Router
-from moleflow.scoring.thresholds import SCORE_DEVIATIONS, Thresholds, thresholds
+from moleflow.scoring.thresholds import FALSE_ALARM_RATE, UNKNOWN_RATE, Threshold, Thresholds, threshold_at_rate
 from moleflow.utils.errors import UserError, did_you_mean, list_names
 
 
@@ -26,6 +30,7 @@ class Detector(ABC):
         router: Router, which selects the expert of an image.
         scorer: Scorer, which computes patch scores, image scores and anomaly maps under an expert.
         experts: Records of the experts by name, in the order in which they were added.
+        calibrations: Calibrations by expert, of those that were calibrated after training.
     """
 
     device: torch.device
@@ -33,6 +38,7 @@ class Detector(ABC):
     router: Router
     scorer: Scorer
     experts: Mapping[str, ExpertRecord]
+    calibrations: Mapping[str, Calibration]
 
     @abstractmethod
     def parameter_counts(self) -> dict[str, Any]:
@@ -52,47 +58,70 @@ class Detector(ABC):
                 return name
         raise UserError(f"No expert was trained on category={category!r}.")
 
-    def thresholds(self, name: str, deviations: float = SCORE_DEVIATIONS) -> Thresholds:
-        """Return the thresholds of an expert.
+    def thresholds(self, name: str, rate: float = FALSE_ALARM_RATE, unknown_rate: float = UNKNOWN_RATE) -> Thresholds:
+        """Return the thresholds of an expert, from its calibration if there is one, else from its training images.
 
-        The score threshold depends on the expert's training images only. The distance threshold depends on the
+        The thresholds of score and map depend on the expert's own images only. The distance threshold depends on the
         training images of all experts if the router has one covariance for all of them, and then changes when an
         expert is added.
 
         Args:
             name: Name of the expert.
-            deviations: Number of standard deviations between the mean training score and the score threshold.
+            rate: Share of normal images above the score threshold, and share of them whose map exceeds the pixel
+                threshold.
+            unknown_rate: Share of images of the expert's categories above the distance threshold.
 
         Raises:
-            UserError: If the expert has no training scores.
+            UserError: If the expert has no training scores, a stored score is not finite, or a rate is not allowed.
         """
-        training = self.experts[name].training
+        training, calibration = self.experts[name].training, self.calibrations.get(name)
         if training is None:
             raise UserError(f"Expert {name!r} has no training scores, so no threshold can be computed. Retrain it.")
-        distances = self.router.leave_one_out_distances(name, training.features)
-        return thresholds(training.scores, distances, deviations)
+        if calibration is not None and set(calibration.experts) == set(self.experts):
+            distances = np.asarray(calibration.distances)
+        else:
+            distances = self.router.leave_one_out_distances(name, training.features).numpy()
+        scores = training.scores.numpy() if calibration is None else np.asarray(calibration.scores)
+        maxima = training.maxima.numpy() if calibration is None else np.asarray(calibration.maxima)
+        score = threshold_at_rate(scores, rate)
+        if calibration is not None and calibration.threshold is not None:
+            score = score.at(calibration.threshold)
+        return Thresholds(
+            score=score,
+            pixel=threshold_at_rate(maxima, rate),
+            distance=threshold_at_rate(distances, unknown_rate) if len(distances) > 1 else Threshold(None, 1.0),
+            normal_scores=np.sort(scores).tolist(),
+            rate=rate if calibration is None or calibration.threshold is None else None,
+            source="training" if calibration is None else "calibration",
+        )
 
-    def score(self, paths: Sequence[Path | str], expert: str | None = None) -> list[ScoredImage]:
+    def score(self, images: ImageSource | Iterable[ImageSource], expert: str | None = None) -> list[ScoredImage]:
         """Score images; see :meth:`stream`."""
-        return list(self.stream(paths, expert))
+        return list(self.stream(images, expert))
 
-    def predict(self, paths: Sequence[Path | str], expert: str | None = None) -> list[Prediction]:
+    def predict(
+        self, images: ImageSource | Iterable[ImageSource], expert: str | None = None, rate: float = FALSE_ALARM_RATE
+    ) -> list[Prediction]:
         """Classify each image as normal, defective or of an unknown category.
 
         The prediction of an unreadable image contains the error; see :class:`~moleflow.detector.predictor.Predictor`.
 
         Args:
-            paths: The images.
+            images: One image or several: files, Pillow images, arrays or tensors; see
+                :func:`~moleflow.data.image_io.rgb_image`. A folder stands for the images in it, at any depth.
             expert: Name of the expert that scores all images instead of the routed one; no image is then classified as
                 unknown. None: the routed expert of each image.
+            rate: Share of normal images that may be classified as defective.
         """
-        return list(Predictor(self).stream(paths, expert))
+        return list(Predictor(self, rate).stream(images, expert))
 
-    def stream(self, paths: Sequence[Path | str], expert: str | None = None, chunk: int = 32) -> Iterator[ScoredImage]:
+    def stream(
+        self, images: ImageSource | Iterable[ImageSource], expert: str | None = None, chunk: int = 32
+    ) -> Iterator[ScoredImage]:
         """Score images one after another, in order, with bounded memory.
 
         Args:
-            paths: The images.
+            images: One image or several, also an iterator of frames; see :meth:`predict`.
             expert: Name of the expert that scores all images; None: the routed expert of each image.
             chunk: Number of images in memory at a time.
 
@@ -104,37 +133,38 @@ class Detector(ABC):
         if expert is not None and expert not in self.experts:
             names = list(self.experts)
             raise UserError(f"expert={expert} is unknown.{did_you_mean(expert, names)} Experts: {list_names(names)}.")
-        for start in range(0, len(paths), chunk):
-            yield from self._score([Path(path) for path in paths[start : start + chunk]], expert)
+        remaining = iterate_images(images)
+        while part := list(islice(remaining, chunk)):
+            yield from self._score(part, expert)
 
-    def image_features(self, paths: Sequence[Path], chunk: int = 32) -> Tensor:
+    def image_features(self, images: Sequence[ImageSource], chunk: int = 32) -> Tensor:
         """Return the image features (N, D) by which images are routed, on the CPU.
 
         Args:
-            paths: At least one image.
+            images: At least one image.
             chunk: Number of images whose patch features are in memory at a time.
 
         Raises:
             UserError: If an image cannot be read.
         """
-        parts = [paths[start : start + chunk] for start in range(0, len(paths), chunk)]
+        parts = [images[start : start + chunk] for start in range(0, len(images), chunk)]
         return torch.cat([mean_features(self.extractor.features(part)) for part in parts])
 
-    def _score(self, paths: list[Path], expert: str | None) -> list[ScoredImage]:
-        features = self.extractor.features(paths)
+    def _score(self, images: list[ImageSource], expert: str | None) -> list[ScoredImage]:
+        features = self.extractor.features(images)
         routing = self.router.route(mean_features(features))
-        experts = routing.experts if expert is None else [expert] * len(paths)
+        experts = routing.experts if expert is None else [expert] * len(images)
         margins = routing.margins.tolist()
         scored: dict[int, ScoredImage] = {}
         for name in dict.fromkeys(experts):
             rows = [i for i, choice in enumerate(experts) if choice == name]
             distances = routing.distances[:, self.router.names.index(name)].tolist()
-            patches = self.scorer.score_images([paths[i] for i in rows], name, features[rows])
+            patches = self.scorer.score_images([images[i] for i in rows], name, features[rows])
             names = [name] * len(rows)
             scores, maps = self.scorer.image_scores(patches, names), self.scorer.anomaly_maps(patches, names)
             for i, score, anomaly_map in zip(rows, scores.tolist(), maps, strict=True):
-                scored[i] = ScoredImage(paths[i], score, anomaly_map, name, margins[i], distances[i])
-        return [scored[i] for i in range(len(paths))]
+                scored[i] = ScoredImage(image_file(images[i]), score, anomaly_map, name, margins[i], distances[i])
+        return [scored[i] for i in range(len(images))]
 
 
 def mean_features(features: Tensor) -> Tensor:

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from moleflow.detector.base import Detector
+from moleflow.detector.calibration import read_calibrations
 from moleflow.detector.components import ComponentFactory, resolve_device
 from moleflow.detector.feature_set import FEATURE_SET_COMPONENTS, FIRST, FeatureSet, without_prefix
 from moleflow.detector.registry import build_component
-from moleflow.detector.scorer import ExpertScorer
+from moleflow.detector.scorer import ExpertScorer, training_scores
 from moleflow.detector.store import ModelStore, model_folder
 from moleflow.detector.types import ExpertRecord, Overrides, TrainingScores
 from moleflow.models.base import PatchModel
@@ -87,6 +88,7 @@ class MoLEFlow(Detector):
         if len(self.feature_sets) > 1 and self.patch_model.updates_shared_weights:
             raise UserError("feature_sets requires experts that later tasks do not change. Set model.base=frozen.")
         self.experts = {}
+        self.calibrations = {}
         self.scorer = ExpertScorer(self.feature_sets, self.extractor, self.experts, self.postprocessor.map_shape)
 
     @property
@@ -153,8 +155,7 @@ class MoLEFlow(Detector):
         if self.postprocessor.standardize:
             record.standardizer = ScoreStandardizer.from_training(patches, record.postprocessor)
             patches = record.standardizer.patches(patches)
-        scores = self.scorer.image_scores(patches, [name] * len(patches))
-        record.training = TrainingScores(image_features, scores)
+        record.training = training_scores(self.scorer, name, patches, image_features)
 
     def parameter_counts(self) -> dict[str, Any]:
         """Return the number of values of ``base``, ``experts`` (by name) and ``backbone``; the latter is not stored.
@@ -194,7 +195,9 @@ class MoLEFlow(Detector):
         for each in self.feature_sets.values():
             each.load_expert_state(name, tensors)
         record = self.experts[name]
-        record.training = TrainingScores(**without_prefix(tensors, "training."))
+        training = without_prefix(tensors, "training.")
+        # Format 1 has no maxima. Scores take their place: a map is then marked where it exceeds the score threshold.
+        record.training = TrainingScores(**{"maxima": training["scores"], **training})
         self.register_with_router(name, record.training.features)
         if state := without_prefix(tensors, "fusion."):
             moments = {each: Moments(*state[each].tolist()) for each in self.feature_sets}
@@ -265,6 +268,7 @@ class MoLEFlow(Detector):
         settings = {key: value for key, value in settings.items() if key not in _SPEC_KEYS}
         model = cls(settings, cache, num_workers, device)
         model.restore(path)
+        model.calibrations = read_calibrations(path, model.experts)
         return model
 
     def _fusion(self, record: ExpertRecord, moments: Mapping[str, Moments]) -> ScoreFusion:

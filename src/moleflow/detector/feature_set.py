@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from moleflow.data.image_io import ImageSource
 from moleflow.data.transforms import FlippedTransform, ImageTransform
 from moleflow.detector.overrides import apply_overrides
 from moleflow.detector.registry import build_component
@@ -225,7 +226,9 @@ class FeatureSet:
     # -- scores -------------------------------------------------------------------------------------------------------
 
     @torch.inference_mode()
-    def patch_scores(self, features: Tensor, expert: str, paths: Sequence[Path], training: bool = False) -> Tensor:
+    def patch_scores(
+        self, features: Tensor, expert: str, images: Sequence[ImageSource], training: bool = False
+    ) -> Tensor:
         """Return each patch's score under one expert.
 
         The score of a flow is the negative log-likelihood in nats.
@@ -233,7 +236,7 @@ class FeatureSet:
         Args:
             features: Patch features (N, h, w, D) at the expert's image size.
             expert: Name of the expert.
-            paths: The images, for messages.
+            images: The images, for messages.
             training: Whether these are the expert's training images, all of them in order: each is then scored as a
                 new image, without its own patches in memory banks (see :meth:`PatchModel.patch_scores`).
 
@@ -263,8 +266,8 @@ class FeatureSet:
                     "patchcore."
                 )
             where = f" in feature set {self.name!r}" if self.prefix else ""
-            images = list_names([paths[i] for i in invalid])
-            raise UserError(f"The scores of expert {expert!r}{where} are not finite for {images}. {remedy}")
+            names = list_names([_name(images[i], i) for i in invalid])
+            raise UserError(f"The scores of expert {expert!r}{where} are not finite for {names}. {remedy}")
         return scores
 
     def clear_merged_cache(self) -> None:
@@ -292,6 +295,10 @@ class FeatureSet:
         return DiskFeatureCache(
             Path(self.cache), feature_spec(self.backbone, augmented, self.batch_size, self.device), self.dtype
         )
+
+
+def _name(image: ImageSource, index: int) -> str:
+    return str(image) if isinstance(image, (str, Path)) else f"image {index} in memory"
 
 
 def has_gradient_steps(settings: Mapping[str, Any]) -> bool:

@@ -1,14 +1,14 @@
 """Patch scores, image scores and anomaly maps of single experts."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from moleflow.data.image_io import ImageSource
 from moleflow.detector.feature_set import FeatureSet
-from moleflow.detector.types import ExpertRecord
+from moleflow.detector.types import ExpertRecord, TrainingScores
 from moleflow.features.extractor import FeatureExtractor
 
 
@@ -20,7 +20,7 @@ class Scorer(Protocol):
         """Height and width of an anomaly map in pixels."""
 
     def score_images(
-        self, paths: Sequence[Path], expert: str, features: Tensor | None = None, training: bool = False
+        self, images: Sequence[ImageSource], expert: str, features: Tensor | None = None, training: bool = False
     ) -> Tensor:
         """Return the patch scores of images under one expert; see :meth:`ExpertScorer.score_images`."""
 
@@ -60,14 +60,14 @@ class ExpertScorer:
         self.map_shape = map_shape
 
     def score_images(
-        self, paths: Sequence[Path], expert: str, features: Tensor | None = None, training: bool = False
+        self, images: Sequence[ImageSource], expert: str, features: Tensor | None = None, training: bool = False
     ) -> Tensor:
         """Return the patch scores of images under one expert, (N, h, w) float32; see :meth:`fuse`.
 
         Features of one feature set at a time are in memory, besides ``features``.
 
         Args:
-            paths: The images.
+            images: The images: files, or images in memory.
             expert: Name of the expert.
             features: Patch features of the images by which they are routed, if they are at hand.
             training: Whether these are the expert's training images, all of them in order; see
@@ -78,8 +78,8 @@ class ExpertScorer:
         """
         scores = {}
         for name, extractor in self.experts[expert].extractors.items():
-            own = extractor.features(paths) if features is None or extractor is not self.extractor else features
-            scores[name] = self.feature_sets[name].patch_scores(own, expert, paths, training)
+            own = extractor.features(images) if features is None or extractor is not self.extractor else features
+            scores[name] = self.feature_sets[name].patch_scores(own, expert, images, training)
         return self.fuse(scores, expert)
 
     @torch.inference_mode()
@@ -130,3 +130,20 @@ class ExpertScorer:
         """Drop the merged copies of experts; they are built again from the current weights on demand."""
         for feature_set in self.feature_sets.values():
             feature_set.clear_merged_cache()
+
+
+def training_scores(
+    scorer: Scorer, expert: str, patch_scores: Sequence[Tensor] | Tensor, image_features: Tensor
+) -> TrainingScores:
+    """Return the training scores of an expert.
+
+    Args:
+        scorer: The scorer.
+        expert: Name of the expert.
+        patch_scores: Patch scores of its N training images, each scored as a new image.
+        image_features: Their image features (N, D).
+    """
+    experts = [expert] * len(patch_scores)
+    # One map at a time: those of all training images may not fit into memory.
+    maxima = [float(scorer.anomaly_maps(patch_scores[i : i + 1], experts[:1]).max()) for i in range(len(experts))]
+    return TrainingScores(image_features, scorer.image_scores(patch_scores, experts), torch.tensor(maxima))

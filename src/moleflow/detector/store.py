@@ -24,7 +24,10 @@ from moleflow.utils.errors import UserError
 from moleflow.utils.io import read_checksummed_json, sha256, shorten_name, write_bytes, write_checksummed_json
 from moleflow.utils.serialization import bytes_to_tensors, tensors_to_bytes
 
-FORMAT = 1
+FORMAT = 2
+"""Format of the manifest and of the tensors of an expert that is written."""
+READABLE_FORMATS = (1, FORMAT)
+"""Formats that are read. In format 1 an expert has no ``training.maxima``."""
 ENSEMBLE_FILE = "ensemble.json"
 """File of a run folder that has an ensemble of other runs in place of a model."""
 _OVERRIDABLE_COMPONENTS = ("transform", "model", "scoring")
@@ -45,6 +48,15 @@ def model_folder(path: Path) -> Path:
     if not (path / "model" / "manifest.json").is_file():
         raise UserError(f"{path} has no model: {path / 'model' / 'manifest.json'} is missing.")
     return path / "model"
+
+
+def detector_folder(path: Path) -> Path:
+    """Return the folder of a detector's files: of a model, or the run folder of an ensemble.
+
+    Raises:
+        UserError: If the folder has neither.
+    """
+    return path if (path / ENSEMBLE_FILE).is_file() else model_folder(path)
 
 
 class ModelStore:
@@ -69,8 +81,9 @@ class ModelStore:
             UserError: If it is missing, damaged, or of another format.
         """
         manifest = read_checksummed_json(self.manifest_path)
-        if manifest.get("format") != FORMAT or not _is_valid(manifest):
-            raise UserError(f"{self.manifest_path} is not a model manifest of format={FORMAT}.")
+        if manifest.get("format") not in READABLE_FORMATS or not _is_valid(manifest):
+            formats = " or ".join(map(str, READABLE_FORMATS))
+            raise UserError(f"{self.manifest_path} is not a model manifest of format={formats}.")
         return manifest
 
     def save(

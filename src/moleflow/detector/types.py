@@ -22,7 +22,7 @@ class ScoredImage:
     """Score and anomaly map of one image.
 
     Attributes:
-        path: The image file.
+        path: The image file; None for an image in memory.
         score: Image score; larger is more anomalous.
         anomaly_map: (H, W) float32 at the map size of the score postprocessor.
         expert: The expert that scored the image.
@@ -30,7 +30,7 @@ class ScoredImage:
         distance: Router distance to ``expert``.
     """
 
-    path: Path
+    path: Path | None
     score: float
     anomaly_map: Tensor
     expert: str
@@ -44,10 +44,12 @@ class TrainingScores(NamedTuple):
     Attributes:
         features: Image features (N, D) float32.
         scores: Image scores (N,) float32 of the trained expert.
+        maxima: Largest value (N,) float32 of each image's anomaly map.
     """
 
     features: Tensor
     scores: Tensor
+    maxima: Tensor
 
 
 @dataclass

@@ -14,6 +14,7 @@ from moleflow.data.samples import Sample
 from moleflow.data.transforms import ImageTransform
 from moleflow.detector.base import Detector
 from moleflow.metrics.category import CategoryMetrics
+from moleflow.metrics.decisions import decision_metrics
 from moleflow.metrics.streaming import pixel_metrics
 
 
@@ -95,6 +96,32 @@ class Evaluator:
     def image_features(self, category: str) -> Tensor:
         """Return the image features (N, D) of a category's test images, by which they are routed."""
         return self._set(category).image_features
+
+    def decisions(self, category: str, result: CategoryResult) -> dict[str, float]:
+        """Return the metrics of the decisions on a category's test images.
+
+        See :func:`~moleflow.metrics.decisions.decision_metrics`. The thresholds are those of the expert that scored the
+        image, at the default rates.
+
+        Args:
+            category: The category.
+            result: Its result.
+        """
+        detector = self.detector
+        thresholds = {route: detector.thresholds(route) for route in set(result.routes)}
+        distances = detector.router.distances(self.image_features(category)).tolist()
+        columns = [detector.router.names.index(route) for route in result.routes]
+        limits = [thresholds[route].distance.value for route in result.routes]
+        unknown = [
+            limit is not None and row[column] > limit
+            for row, column, limit in zip(distances, columns, limits, strict=True)
+        ]
+        return decision_metrics(
+            result.scores.numpy(),
+            [sample.label for sample in result.samples],
+            [thresholds[route].score.value for route in result.routes],
+            unknown,
+        )
 
     def _bar(self, categories: Sequence[str], title: str) -> Iterable[str]:
         return tqdm(categories, title, leave=False, disable=not self.progress)

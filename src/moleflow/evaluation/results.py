@@ -34,6 +34,7 @@ def collect_metrics(
     progress: Progress,
     routed: Mapping[str, CategoryResult],
     oracle: Mapping[str, CategoryResult],
+    decisions: Mapping[str, Mapping[str, float]],
 ) -> dict[str, Any]:
     """Return the content of ``metrics.json`` except dates and command; None for a metric that does not exist.
 
@@ -44,6 +45,7 @@ def collect_metrics(
         progress: Steps, times and the task matrix.
         routed: Results by category, each image scored by the router's choice.
         oracle: Results by category, each image scored by the expert of its true category.
+        decisions: Metrics of the decisions by category; see :meth:`~.evaluator.Evaluator.decisions`.
     """
     means = mean_over_categories({category: result.metrics for category, result in routed.items()})
     count = sum(len(result.samples) for result in routed.values())
@@ -51,15 +53,17 @@ def collect_metrics(
     matrix = progress.matrix
     return {
         "status": "finished",
-        **{name: means.get(name) for name in METRICS},
+        **{name: means.get(name) for name in (*METRICS, "pro_5")},
         "routing_accuracy": correct / count,
+        "decisions": mean_over_categories(decisions),
         "forgetting": {name: matrix.forgetting(name) for name in matrix.metrics},
         "backward_transfer": {name: matrix.backward_transfer(name) for name in matrix.metrics},
         "oracle": mean_over_categories({category: result.metrics for category, result in oracle.items()}),
         "per_category": {
             category: {
-                **{name: result.metrics.get(name) for name in METRICS},
+                **{name: result.metrics.get(name) for name in (*METRICS, "pro_5")},
                 "routing_accuracy": result.routing_accuracy,
+                "decisions": dict(decisions[category]),
                 "oracle": oracle[category].metrics,
                 "expert": detector.expert_of(category),
                 "train_pictures": len(data.split(category)[0]),

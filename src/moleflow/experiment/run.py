@@ -101,7 +101,10 @@ def finish_run(context: RunContext, routed: Mapping[str, CategoryResult], starte
     """
     with context.progress.clock("evaluation"):
         oracle = context.evaluator.oracle(context.categories, "oracle")
-    metrics = collect_metrics(context.detector, context.data, context.tasks, context.progress, routed, oracle)
+    decisions = {category: context.evaluator.decisions(category, result) for category, result in routed.items()}
+    metrics = collect_metrics(
+        context.detector, context.data, context.tasks, context.progress, routed, oracle, decisions
+    )
     metrics["overrides"] = list(context.command)
     metrics["finished"] = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     metrics["started"] = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(started))
@@ -109,6 +112,7 @@ def finish_run(context: RunContext, routed: Mapping[str, CategoryResult], starte
         if isinstance(callback, RunCallback):
             callback.on_run_complete(context, metrics)
     final = {f"final/{name}": metrics[name] for name in (*METRICS, "routing_accuracy") if metrics[name] is not None}
+    final |= {f"final/{name}": value for name, value in metrics["decisions"].items() if value is not None}
     for logger in context.loggers:
         logger.log_metrics(final, step=context.progress.step)
     return write_results(context.folder, metrics, routed, context.data.root)

@@ -9,6 +9,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from moleflow.data.dataset import ImageLoader, image_loader
+from moleflow.data.image_io import ImageSource, rgb_image
 from moleflow.data.samples import ImageT, image_path
 from moleflow.data.transforms import Transform
 from moleflow.features.backbone import PatchBackbone
@@ -120,11 +121,11 @@ class FeatureExtractor:
         for _ in self._compute(loader, progress):
             pass  # cached only: the features of a data set may not fit into memory
 
-    def features(self, paths: Sequence[Path]) -> Tensor:
-        """Return the features of images, from the cache where possible.
+    def features(self, images: Sequence[ImageSource]) -> Tensor:
+        """Return the features of images; those of files are taken from the cache where possible.
 
         Args:
-            paths: At least one image.
+            images: At least one file or image in memory; the latter are not cached.
 
         Returns:
             Float32 tensor (N, h, w, D) on the CPU.
@@ -132,15 +133,36 @@ class FeatureExtractor:
         Raises:
             UserError: If an image cannot be read, its features are not finite, or the cache cannot be written.
         """
-        keys = [self.cache.key(Path(path)) for path in paths]
+        grids: list[Tensor | None] = [None] * len(images)
+        paths = {i: Path(image) for i, image in enumerate(images) if isinstance(image, (str, Path))}
+        for i, grid in zip(paths, self._features_of_files(list(paths.values())), strict=True):
+            grids[i] = grid
+        for i, image in enumerate(images):
+            if i not in paths:
+                grids[i] = self._features_in_memory(image)
+        return torch.stack([grid.float() for grid in grids if grid is not None])
+
+    def _features_of_files(self, paths: Sequence[Path]) -> Iterator[Tensor]:
+        """Yield the patch grid (h, w, D) of each file, in the cache's type."""
+        keys = [self.cache.key(path) for path in paths]
         grids = {key: self.cache.load(key) for key in dict.fromkeys(keys)}  # None if missing or damaged
-        missing = {key: Path(path) for key, path in zip(keys, paths, strict=True) if grids[key] is None}
+        missing = {key: path for key, path in zip(keys, paths, strict=True) if grids[key] is None}
         self.hits += len(keys) - len(missing)
         loader = image_loader(
             list(missing.values()), self.transform, batch_size=self.batch_size, num_workers=self.num_workers
         )
         grids.update(self._compute(loader))
-        return torch.stack([grid.float() for key in keys if (grid := grids[key]) is not None])
+        return (grid for key in keys if (grid := grids[key]) is not None)
+
+    def _features_in_memory(self, image: ImageSource) -> Tensor:
+        """Return the patch grid (h, w, D) of an image in memory, in the cache's type.
+
+        Raises:
+            UserError: If it is no image, or its features are not finite.
+        """
+        (grid,) = self._grids([self.transform(rgb_image(image, self.transform.input_range))[None]])
+        self.misses += 1
+        return self._checked(grid, "an image in memory")
 
     def _compute(self, loader: ImageLoader, progress: str | None = None) -> Iterator[tuple[str, Tensor]]:
         """Yield key and patch grid (h, w, D) of each image of a loader, after it is cached; in the cache's type."""
@@ -154,15 +176,23 @@ class FeatureExtractor:
             for batch in loader:
                 images, indices = batch["image"].split(self.batch_size), batch["index"].tolist()
                 for index, grid in zip(indices, self._grids(images), strict=True):
-                    if not grid.isfinite().all():
-                        raise UserError(
-                            f"The features of {paths[index]} are not finite in {self.cache.dtype}. Set "
-                            "features.dtype=float32, and check the image and the weights of the backbone."
-                        )
-                    self.cache.store(keys[index], grid)
+                    self.cache.store(keys[index], self._checked(grid, str(paths[index])))
                     self.misses += 1
                     yield keys[index], grid
                 bar.update(len(indices))
+
+    def _checked(self, grid: Tensor, image: str) -> Tensor:
+        """Return a patch grid after a check that it is finite.
+
+        Raises:
+            UserError: If it is not.
+        """
+        if not grid.isfinite().all():
+            raise UserError(
+                f"The features of {image} are not finite in {self.cache.dtype}. Set features.dtype=float32, and check "
+                "the image and the weights of the backbone."
+            )
+        return grid
 
     def _grids(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
         """Yield the patch grid (h, w, D) of each image, in the cache's type.

@@ -10,10 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from moleflow.data.image_io import ImageSource
 from moleflow.data.transforms import ImageTransform
 from moleflow.detector.base import Detector
+from moleflow.detector.calibration import read_calibrations
 from moleflow.detector.detector import MoLEFlow
 from moleflow.detector.feature_set import image_region
+from moleflow.detector.scorer import training_scores
 from moleflow.detector.store import ENSEMBLE_FILE
 from moleflow.detector.types import ExpertRecord, TrainingScores
 from moleflow.scoring.calibration import Moments, ScoreStandardizer
@@ -39,18 +42,18 @@ class EnsembleScorer:
         return self.members[0].scorer.map_shape
 
     def score_images(
-        self, paths: Sequence[Path], expert: str, features: Tensor | None = None, training: bool = False
+        self, images: Sequence[ImageSource], expert: str, features: Tensor | None = None, training: bool = False
     ) -> Tensor:
         """Return the patch scores of all members, (N, P) float32.
 
         Args:
-            paths: The images.
+            images: The images: files, or images in memory.
             expert: Name of the expert.
             features: Patch features of the images at the first member's image size, if they are at hand.
             training: Whether these are the expert's training images, all of them in order.
         """
         rows = [
-            member.scorer.score_images(paths, expert, features if i == 0 else None, training).flatten(1)
+            member.scorer.score_images(images, expert, features if i == 0 else None, training).flatten(1)
             for i, member in enumerate(self.members)
         ]
         return torch.cat(rows, 1)
@@ -125,6 +128,7 @@ class EnsembleDetector(Detector):
         self.extractor = first.extractor
         self.router = first.router
         self.scorer = EnsembleScorer(self.members)
+        self.calibrations = {}
         self.experts: dict[str, ExpertRecord] = {name: replace(record) for name, record in first.experts.items()}
 
     @classmethod
@@ -165,7 +169,14 @@ class EnsembleDetector(Detector):
                 standardizer = ScoreStandardizer(**{key: Moments(*values) for key, values in moments.items()})
                 model.experts[name].standardizer = standardizer
         for name, scores in content["scores"].items():
-            ensemble._set_training_scores(name, torch.tensor(scores))
+            training = ensemble.experts[name].training
+            assert training is not None
+            # Files of version 0.1 have no maxima.
+            maxima = content.get("maxima", content["scores"])[name]
+            ensemble.experts[name].training = TrainingScores(
+                training.features, torch.tensor(scores), torch.tensor(maxima)
+            )
+        ensemble.calibrations = read_calibrations(path.parent, ensemble.experts)
         return ensemble
 
     def write(self, path: Path) -> None:
@@ -178,8 +189,10 @@ class EnsembleDetector(Detector):
             }
             for folder, member in zip(self.folders, self.members, strict=True)
         ]
-        scores = {name: r.training.scores.tolist() for name, r in self.experts.items() if r.training is not None}
-        write_checksummed_json(path, {"members": members, "scores": scores})
+        training = {name: record.training for name, record in self.experts.items() if record.training is not None}
+        scores = {name: expert.scores.tolist() for name, expert in training.items()}
+        maxima = {name: expert.maxima.tolist() for name, expert in training.items()}
+        write_checksummed_json(path, {"members": members, "scores": scores, "maxima": maxima})
 
     def calibrate_members(self, training_images: Sequence[Callable[[str], Sequence[Path]]]) -> None:
         """Standardize every member's scores where its training did not, and compute the ensemble's training scores.
@@ -195,7 +208,8 @@ class EnsembleDetector(Detector):
                     member_record.standardizer = ScoreStandardizer.from_training(patches, member_record.postprocessor)
             paths = _paths(training_images[0], record)
             patches = self.scorer.score_images(paths, name, training=True)
-            self._set_training_scores(name, self.scorer.image_scores(patches, [name] * len(paths)))
+            assert record.training is not None
+            record.training = training_scores(self.scorer, name, patches, record.training.features)
 
     def parameter_counts(self) -> dict[str, Any]:
         """Return the sums of the counts over the members."""
@@ -205,11 +219,6 @@ class EnsembleDetector(Detector):
                 total[part] += counts[part]
             total["experts"] = {name: n + counts["experts"][name] for name, n in total["experts"].items()}
         return total
-
-    def _set_training_scores(self, name: str, scores: Tensor) -> None:
-        training = self.experts[name].training
-        assert training is not None
-        self.experts[name].training = TrainingScores(training.features, scores)
 
 
 def load_detector(folder: str | Path, device: str | torch.device = "cpu") -> Detector:

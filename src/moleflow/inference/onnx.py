@@ -12,6 +12,7 @@ from moleflow.data.transforms import ImageTransform
 from moleflow.detector.detector import MoLEFlow
 from moleflow.detector.feature_set import FIRST, FeatureSet
 from moleflow.scoring.postprocessor import ScorePostprocessor, subtract_median, upsampling_matrix
+from moleflow.scoring.thresholds import Thresholds
 from moleflow.utils.errors import UserError
 from moleflow.utils.io import atomic_write
 
@@ -170,6 +171,32 @@ def _metadata(model: MoLEFlow, expert: str, inputs: Mapping[str, Mapping[str, An
         "expert": expert,
         "categories": json.dumps(list(model.experts[expert].categories)),
         "threshold": repr(model.thresholds(expert).score),
+def _threshold_metadata(thresholds: Thresholds) -> dict[str, str]:
+    """Return the thresholds and the scales of normalization; empty strings without a threshold."""
+    return {
+        "threshold": _number(thresholds.score.value),
+        "threshold_scale": _number(thresholds.score.scale),
+        "pixel_threshold": _number(thresholds.pixel.value),
+        "pixel_threshold_scale": _number(thresholds.pixel.scale),
+        "false_alarm_rate": _number(thresholds.rate),
+    }
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else repr(float(value))
+
+
+def _metadata(model: MoLEFlow, expert: str) -> dict[str, str]:
+    record = model.experts[expert]
+    spec = record.transform.spec()
+    metadata = {
+        "expert": expert,
+        "categories": json.dumps(list(record.categories)),
+        "mode": spec["mode"],
+        "size": json.dumps(spec["size"]),
+        "filter": spec["filter"],
+        "input_range": json.dumps(spec.get("input_range", "auto")),
+        **_threshold_metadata(model.thresholds(expert)),
     }
     texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in inputs[first].items()}
     texts["input_range"] = json.dumps(inputs[first]["input_range"])

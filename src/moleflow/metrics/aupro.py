@@ -11,6 +11,9 @@ from torch import Tensor
 
 from moleflow.metrics.ranking import RankCounts, Ranking, flatten_scores, rank, select
 
+LOW_FPR_LIMIT = 0.05
+"""False-positive rate up to which the metric ``pro_5`` is integrated, as in MVTec AD 2 (Heckler-Kram et al., 2025)."""
+
 _EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=bool)  # as in MVTec's evaluation code
 
 

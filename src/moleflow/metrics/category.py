@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from moleflow.metrics.aupro import per_region_overlap
+from moleflow.metrics.aupro import LOW_FPR_LIMIT, per_region_overlap
 from moleflow.metrics.ranking import auroc, average_precision, rank
 
 
@@ -59,7 +59,7 @@ class CategoryMetrics(Metric):
             raise ValueError("Some batches of the category have masks and others have none.")
 
     def compute(self) -> dict[str, float]:
-        """Return ``image_auroc``, ``image_ap`` and, with masks, ``pixel_auroc``, ``pixel_ap`` and ``pro``.
+        """Return ``image_auroc``, ``image_ap``; with masks ``pixel_auroc``, ``pixel_ap``, ``pro`` and ``pro_5``.
 
         A value is nan if only one class is present, for example in a category without a test defect.
 
@@ -72,9 +72,10 @@ class CategoryMetrics(Metric):
         metrics = {"image_auroc": auroc(scores, labels), "image_ap": average_precision(scores, labels)}
         if self.masks:
             maps, masks = torch.cat(self.maps), torch.cat(self.masks)
-            ranking = rank(maps, masks)  # one sort for all three metrics
+            ranking = rank(maps, masks)  # one sort for all pixel metrics
             counts = ranking.counts()
             metrics["pixel_auroc"] = counts.auroc()
             metrics["pixel_ap"] = counts.average_precision()
             metrics["pro"] = per_region_overlap(maps, masks, ranking=ranking)
+            metrics["pro_5"] = per_region_overlap(maps, masks, LOW_FPR_LIMIT, ranking)
         return metrics

@@ -10,14 +10,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from moleflow.metrics.aupro import overlap_area, region_weights
+from moleflow.metrics.aupro import LOW_FPR_LIMIT, overlap_area, region_weights
 from moleflow.metrics.ranking import RankCounts, flatten_scores, lookup, select, sort_scores
 
 
 def pixel_metrics(
     count: int, map_of: Callable[[int], Tensor], mask_of: Callable[[int], Tensor | None]
 ) -> dict[str, float]:
-    """Return ``pixel_auroc``, ``pixel_ap`` and ``pro``; nan without a defect pixel or without a normal one.
+    """Return ``pixel_auroc``, ``pixel_ap``, ``pro`` and ``pro_5``; nan without a defect pixel or without a normal one.
 
     Memory: one image and about 40 bytes per defect pixel. Both functions are called twice per image.
 
@@ -48,10 +48,12 @@ def pixel_metrics(
         up_to += image_up_to
         normal += len(values)
     counts = RankCounts(defect_scores, below, up_to, normal)
+    pixel_weights = torch.cat(weights)[order] / regions
     return {
         "pixel_auroc": counts.auroc(),
         "pixel_ap": counts.average_precision(),
-        "pro": overlap_area(counts, torch.cat(weights)[order] / regions),
+        "pro": overlap_area(counts, pixel_weights),
+        "pro_5": overlap_area(counts, pixel_weights, LOW_FPR_LIMIT),
     }
 
 

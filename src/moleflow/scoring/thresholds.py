@@ -1,24 +1,76 @@
-"""Thresholds of an expert's image scores and router distances, from its training images."""
+"""Thresholds by false-alarm rate, from the scores of normal images.
 
-from __future__ import annotations  # the command line imports SCORE_DEVIATIONS without torch
+A threshold is a quantile of the scores of new normal images. It is estimated from n normal images that were scored as
+new ones: training images without their own patches and statistics (leave-one-out), or images for calibration.
+
+Where n suffices, the threshold is the conformal quantile, the r-th smallest score with r = ceil((n + 1) (1 - rate)):
+a new image is above it with a probability of at most ``rate``, whatever the distribution, if all images are
+exchangeable (Vovk et al., "Algorithmic Learning in a Random World", 2005, section 2.2). This requires
+n >= 1 / rate - 1 images. With fewer, the tail is extrapolated from the mean excess of the k largest scores over the
+next smaller one, ``u``. For an exponential tail, the excess of a new score over u, divided by that mean, has an F
+distribution with 2 and 2 k degrees of freedom, so that
+
+    P(score > t) = (k + 1) / (n + 1) (1 + (t - u) / (k m))^-k,
+
+a generalized Pareto tail of shape 1 / k. The uncertainty of the mean m is part of the equation, so that the rate holds
+for a few images, too. Tails lighter than exponential, such as that of a normal distribution, give fewer false alarms.
+"""
+
+from __future__ import annotations  # the command line imports the rates without torch
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from moleflow.utils.errors import UserError, check_range
+
 if TYPE_CHECKING:
-    from torch import Tensor
+    import numpy as np
+    from numpy.typing import NDArray
 
-SCORE_DEVIATIONS = 3.0
-"""Standard deviations between the mean training score and the score threshold."""
+FALSE_ALARM_RATE = 0.01
+"""Default share of normal images whose score is above the score threshold."""
 
-_DISTANCE_DEVIATIONS = 6.0
-"""Standard deviations between the mean training distance and the distance threshold.
+UNKNOWN_RATE = 0.001
+"""Default share of images of a trained category that are classified as unknown.
 
-Other categories are so far away that the threshold can be high, and it has to be, because large defects move an image,
-too. ``benchmarks/unknown.py`` on the generated products: with 3 deviations 56 % of the defects were classified as
-unknown, with 6 deviations 8 %. With 6, no normal validation image was unknown, and all images of other categories were.
+It is smaller than the false-alarm rate because a large defect moves the features of an image as well, and other
+categories are far away.
 """
+
+_MIN_EXCESSES, _SHARE_OF_EXCESSES = 5, 0.1  # of the n scores, in the estimate of the tail
+_NORMAL_LEVEL = 0.05  # normalized score of a typical normal image
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """A threshold, and the scale on which scores are normalized.
+
+    Attributes:
+        value: Scores above it are anomalous; None if the normal scores determine no threshold.
+        scale: Unit of the normalization, above 0.
+    """
+
+    value: float | None
+    scale: float
+
+    def normalize(self, score: float) -> float | None:
+        """Return a score as a value from 0 to 1: 0.5 at the threshold, 0.05 at the median of normal images.
+
+        The normalized score is the logistic function of (score - threshold) / scale.
+
+        Returns:
+            The value, or None without a threshold.
+        """
+        if self.value is None:
+            return None
+        exponent = (self.value - score) / self.scale
+        return 1 / (1 + math.exp(min(exponent, 700.0)))
+
+    def at(self, value: float) -> Threshold:
+        """Return a threshold of the same scale at another value."""
+        return Threshold(value, self.scale)
 
 
 @dataclass(frozen=True)
@@ -26,33 +78,95 @@ class Thresholds:
     """Thresholds of one expert.
 
     Attributes:
-        mean_score: Mean image score of the training images.
-        score: Images with a higher score are defective.
-        distance: Images with a larger router distance are of an unknown category.
+        score: Threshold of the image score: images above it are defective.
+        pixel: Threshold of the anomaly map: pixels above it belong to a defect. A map of a normal image exceeds it
+            anywhere with the false-alarm rate.
+        distance: Threshold of the router distance: images above it are of an unknown category.
+        normal_scores: Image scores (n,) of the normal images from which the thresholds were computed, ascending.
+        rate: False-alarm rate of ``score`` and ``pixel``; None if they were set or chosen by labeled defects.
+        source: ``training``, ``calibration`` or ``manual``.
     """
 
-    mean_score: float
-    score: float
-    distance: float
+    score: Threshold
+    pixel: Threshold
+    distance: Threshold
+    normal_scores: Sequence[float]
+    rate: float | None = FALSE_ALARM_RATE
+    source: str = "training"
 
 
-def thresholds(scores: Tensor, distances: Tensor, deviations: float = SCORE_DEVIATIONS) -> Thresholds:
-    """Return the thresholds of an expert, each some standard deviations above the mean over its training images.
+def threshold_at_rate(scores: NDArray[np.floating], rate: float) -> Threshold:
+    """Return the threshold that new normal images exceed with a given rate.
 
     Args:
-        scores: (N,) image scores of the expert's training images.
-        distances: (N,) their leave-one-out distances to the expert. Plain distances are too small: an image is nearer
-            to a mean and covariance that were computed with it than a new image of the same category.
-        deviations: Number of standard deviations for the score. For the distance it is always 6.
+        scores: (n,) scores of normal images, each scored as a new image.
+        rate: Share of new normal images above the threshold, in (0, 1).
 
     Returns:
-        The thresholds. With a single image, whose spread is undefined, both are infinite.
+        The threshold; its value is None with fewer than two images, or if all scores are equal.
+
+    Raises:
+        UserError: If the rate is not allowed, or a score is not finite: the statistics are damaged.
     """
-    scores = scores.double()
-    if len(scores) < 2:
-        return Thresholds(float(scores.mean()), math.inf, math.inf)
-    return Thresholds(
-        float(scores.mean()),
-        float(scores.mean() + deviations * scores.std()),
-        float(distances.mean() + _DISTANCE_DEVIATIONS * distances.std()),
+    import numpy as np
+
+    check_range("rate", rate, 0, 1, low_open=True, high_open=True)
+    values = np.sort(np.asarray(scores, dtype=np.float64))
+    if not np.isfinite(values).all():
+        raise UserError("A normal score is not finite, so no threshold can be computed. Retrain or calibrate again.")
+    if len(values) < 2 or values[0] == values[-1]:
+        return Threshold(None, 1.0)
+    value = quantile_of_new_scores(values, rate)
+    return Threshold(value, _scale(values, value))
+
+
+def quantile_of_new_scores(scores: NDArray[np.floating], rate: float) -> float:
+    """Return the value that a new score exceeds with a given probability.
+
+    Args:
+        scores: (n,) at least two finite scores, ascending.
+        rate: The probability, in (0, 1).
+    """
+    count = len(scores)
+    rank = math.ceil((count + 1) * (1 - rate) - 1e-9)
+    if rank <= count:
+        return float(scores[max(rank, 1) - 1])
+    excesses = min(count - 1, max(_MIN_EXCESSES, round(_SHARE_OF_EXCESSES * count)))
+    start = float(scores[count - excesses - 1])
+    mean = float((scores[count - excesses :] - start).mean())
+    tail = rate * (count + 1) / (excesses + 1)
+    return float(start + excesses * mean * (tail ** (-1 / excesses) - 1))
+
+
+def images_for_rate(rate: float) -> int:
+    """Return the number of normal images from which a rate is guaranteed without assumptions on the scores."""
+    return math.ceil(1 / rate - 1 - 1e-9)
+
+
+def describe_rate(count: int, rate: float) -> str:
+    """Return in one sentence which false-alarm rate a number of normal images can promise.
+
+    Args:
+        count: Number of normal images.
+        rate: The rate of the threshold.
+    """
+    required = images_for_rate(rate)
+    if count >= required:
+        return (
+            f"{count} normal images guarantee a false-alarm rate of at most {rate:.2%} on average, if new images "
+            "resemble them."
+        )
+    return (
+        f"{count} normal images guarantee a false-alarm rate of {1 / (count + 1):.1%} at best; {rate:.2%} is "
+        f"extrapolated from their largest scores. {required} images would guarantee it."
     )
+
+
+def _scale(values: NDArray[np.floating], threshold: float) -> float:
+    """Return the scale at which the median of normal scores is normalized to 0.05; its spread if that is undefined."""
+    import numpy as np
+
+    distance = threshold - float(np.median(values))
+    if distance <= 0:
+        distance = float(values[-1] - values[0])
+    return distance / math.log(1 / _NORMAL_LEVEL - 1)

@@ -1,6 +1,5 @@
 """Figures of example images with ground truth, anomaly map and contour."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,7 +20,8 @@ class Example:
         mask: (H, W) bool, true on the defect; None without marked pixels.
         anomaly_map: (h, w) float32.
         score: Image score.
-        threshold: Score threshold of the expert.
+        threshold: Score threshold of the expert; None if there is none.
+        pixel_threshold: Threshold of the expert's anomaly maps; None if there is none.
         title: File name.
         reason: Defect and why the image was selected.
         expert: The expert that scored the image.
@@ -31,7 +31,8 @@ class Example:
     mask: NDArray[np.bool_] | None
     anomaly_map: NDArray[np.float32]
     score: float
-    threshold: float
+    threshold: float | None
+    pixel_threshold: float | None
     title: str
     reason: str
     expert: str
@@ -85,11 +86,12 @@ def examples_figure(category: str, examples: Sequence[Example]) -> Figure:
         cells[1].imshow(mask, cmap="gray", vmin=0, vmax=1)
         drawn = cells[2].imshow(example.anomaly_map, cmap="inferno", vmin=low, vmax=high, extent=extent)
         cells[3].imshow(example.image, extent=extent)
-        _draw_contour(cells[3], example.anomaly_map, example.threshold, extent)
+        _draw_contour(cells[3], example.anomaly_map, example.pixel_threshold, extent)
         titles = (
             example.title,
             example.reason,
-            f"score {example.score:.5g}, threshold {example.threshold:.5g}",
+            f"score {example.score:.5g}, "
+            + ("no threshold" if example.threshold is None else f"threshold {example.threshold:.5g}"),
             f"expert {example.expert}",
         )
         for ax, title in zip(cells, titles, strict=True):
@@ -97,14 +99,14 @@ def examples_figure(category: str, examples: Sequence[Example]) -> Figure:
             ax.set_axis_off()
     result.set_layout_engine("compressed")  # cells of fixed aspect: avoids gaps between them and the color bar
     result.colorbar(drawn, ax=axes, location="bottom", shrink=0.25, aspect=12, pad=0.01).ax.tick_params(labelsize=6)
-    result.suptitle(f"{category}: image, ground truth, anomaly map, contour at the score threshold", fontsize=9)
+    result.suptitle(f"{category}: image, ground truth, anomaly map, contour at the pixel threshold", fontsize=9)
     return result
 
 
 def _draw_contour(
-    ax: Axes, anomaly_map: NDArray[np.float32], level: float, extent: tuple[float, float, float, float]
+    ax: Axes, anomaly_map: NDArray[np.float32], level: float | None, extent: tuple[float, float, float, float]
 ) -> None:
-    if math.isfinite(level) and float(anomaly_map.min()) < level < float(anomaly_map.max()):
+    if level is not None and float(anomaly_map.min()) < level < float(anomaly_map.max()):
         # Black on white is visible on any image, also when printed without colors.
         for color, width in (("white", 2.4), ("black", 1.0)):
             ax.contour(anomaly_map, levels=[level], colors=color, linewidths=width, origin="upper", extent=extent)

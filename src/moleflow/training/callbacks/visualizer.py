@@ -58,6 +58,7 @@ class ExampleVisualizer(RunCallback):
         maps = detector.scorer.anomaly_maps(
             [result.patch_scores[i] for _, i in selected], [result.routes[i] for _, i in selected]
         )
+        thresholds = {route: detector.thresholds(route) for route in {result.routes[i] for _, i in selected}}
         examples = []
         for (reason, i), anomaly_map in zip(selected, maps, strict=True):
             sample, route = result.samples[i], result.routes[i]
@@ -67,7 +68,8 @@ class ExampleVisualizer(RunCallback):
                     mask=None if sample.mask is None else transform.mask(read_mask(sample.mask)).numpy(),
                     anomaly_map=anomaly_map.numpy(),
                     score=float(result.scores[i]),
-                    threshold=detector.thresholds(route).score,
+                    threshold=thresholds[route].score.value,
+                    pixel_threshold=thresholds[route].pixel.value,
                     title=escape_undecodable(f"{sample.path.parent.name}/{sample.path.name}"),
                     reason=escape_undecodable(f"{sample.defect}: {reason}"),
                     expert=escape_undecodable(route),
