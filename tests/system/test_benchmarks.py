@@ -20,7 +20,7 @@ COMPARISONS = {
     "router": ["routers"],
 }
 """Benchmarks that compare two sides, and keys of their results."""
-OTHERS = ("expert_size", "false_alarms", "parallel", "unknown")
+OTHERS = ("decisions", "expert_size", "parallel")
 MODULES = ("inputs", "side_by_side", "freia_form")
 """Modules of the benchmarks without a command."""
 
@@ -82,19 +82,14 @@ def test_expert_size_is_the_size_of_its_file(tmp_path: Path) -> None:
     assert 0 < row["bytes"] - row["model"] - row["training"] < 20_000  # the header
 
 
-def test_false_alarms_counts_all_test_images(tmp_path: Path) -> None:
-    result = run("false_alarms", tmp_path)
-    assert [row["category"] for row in result["rows"]] == ["first", "second", "all"]
-    assert [row["normal_images"] for row in result["rows"]] == [2, 2, 4]
-    assert [row["defective_images"] for row in result["rows"]] == [2, 2, 4]
-    assert all(0 <= row["normal_called_defect"] <= 1 for row in result["rates"])
-
-
-def test_unknown_reports_fewer_unknown_images_for_higher_thresholds(tmp_path: Path) -> None:
-    rows = run("unknown", tmp_path)["rows"]
-    for key, sign in (("normal_unknown", -1), ("defective_unknown", -1), ("untrained_known", 1)):
-        values = [sign * row[key] for row in rows]
-        assert values == sorted(values)
+def test_decisions_count_all_test_images(tmp_path: Path) -> None:
+    rows = run("decisions", tmp_path)["rows"]
+    assert [(row["category"], row["rate"]) for row in rows] == [
+        ("first", "0.01"), ("first", "0.05"), ("second", "0.01"), ("second", "0.05"), ("all", "0.01"), ("all", "0.05")
+    ]  # fmt: skip
+    assert [int(row["false_alarms"].split("/")[1]) for row in rows] == [2, 2, 2, 2, 4, 4]
+    for row in rows:
+        assert float(row["recall"]) <= float(row["best_recall"])
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Duplicates: test images with the content of a training image, and repeated images of one split."""
+"""Images with equal content: between training and test, within one split, and too few different ones."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -39,3 +39,27 @@ def repeated_images(samples: Sequence[Sample], key: Callable[[Path], str]) -> It
             message = f"{len(paths)} {split} images have the same content: {', '.join(map(str, paths))}."
             plural = f"{{count}} contents occur in several {split} images, such as {paths[0]} and {paths[1]}."
             yield Finding("warning", category, message, f"repeated {split} images", plural)
+
+
+def too_few_training_images(samples: Sequence[Sample], key: Callable[[Path], str]) -> Iterator[Finding]:
+    """Yield one error for each category whose training images have a single content.
+
+    They determine no spread of scores, and therefore no threshold. Categories without any are left out.
+
+    Args:
+        samples: The images.
+        key: Returns the same text for the same content of an image file, such as a digest.
+    """
+    contents: dict[str, list[str]] = defaultdict(list)
+    for sample in samples:
+        if sample.split == "train":
+            contents[sample.category].append(key(sample.path))
+    for category, keys in contents.items():
+        if len(set(keys)) == 1:
+            number = "one training image" if len(keys) == 1 else f"{len(keys)} training images that are copies of one"
+            yield Finding(
+                "error",
+                category,
+                f"{category} has {number}: no threshold can be computed. Add images of other good parts, at least one "
+                "and better 30 or more.",
+            )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from moleflow.data.duplicates import repeated_images, train_test_duplicates
+from moleflow.data.duplicates import repeated_images, too_few_training_images, train_test_duplicates
 from moleflow.data.findings import Finding
 from moleflow.data.image_io import image_size, read_image, read_mask
 from moleflow.data.layouts import (
@@ -165,6 +165,7 @@ def _common_findings(
         plural = f"{{count}} test images have the content of a training image, such as: {pair}"
         yield Finding("error", test.category, f"The test image {pair}", "test image in training", plural)
     yield from repeated_images(samples, key)
+    yield from too_few_training_images(samples, key)
     masks: dict[str, list[MaskCoverage]] = defaultdict(list)
     for sample in samples:
         if sample.mask is not None and (mask := coverage(sample)) is not None:

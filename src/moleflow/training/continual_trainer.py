@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 
+from moleflow.data.duplicates import too_few_training_images
 from moleflow.data.findings import summarize
 from moleflow.data.samples import SPLITS, Sample
 from moleflow.data.tasks import Task
@@ -112,6 +113,8 @@ class ContinualTrainer:
         context, model = self.context, self.context.model
         training = {category: context.split_samples(category)[0] for category in context.categories}
         samples = [s for c in context.categories for split in SPLITS for s in context.data.samples(split, c)]
+        for finding in too_few_training_images([s for c in training.values() for s in c], model.extractor.cache.key):
+            raise UserError(finding.message)
         for finding in summarize(dataset_findings(context.data, model.extractor.cache.key)):
             log.log(logging.INFO if finding.severity == "note" else logging.WARNING, "%s", finding.message)
         with context.progress.clock("features"):

@@ -1,0 +1,219 @@
+"""Decisions of trained models on their test images: false alarms, recall and unknown images, per category.
+
+    python benchmarks/decisions.py RUN...
+    python benchmarks/decisions.py RUN... --calibrate leather=16
+
+The counts of several runs, such as seeds, are summed. Per category and false-alarm rate:
+
+* ``false_alarms`` of ``normal`` test images, the interval of 95 % of a binomial distribution with the rate that was
+  asked for, and whether the count is inside;
+* ``recall``, and ``best_recall``, that of the lowest threshold with as many false alarms;
+* ``sound_unknown``, the share of normal images that are classified as unknown, and ``foreign_unknown``, the share of
+  all test images of the category that a router without it classifies as unknown;
+* ``drifted``, whether `predict` reports that the normal test images no longer resemble the training images.
+
+With ``--calibrate`` the thresholds of a category are computed from so many of its normal test images, drawn by the
+seed of the run, and measured on the others.
+"""
+
+import tempfile
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from inputs import write_tree
+from scipy.stats import binom
+from side_by_side import Row, benchmark_parser, parse_args, print_table, write_result
+
+from moleflow.detector.base import Detector
+from moleflow.detector.types import ScoredImage
+from moleflow.experiment.build import build_data
+from moleflow.experiment.compose import run_in_process
+from moleflow.inference.calibrate import calibrate_expert
+from moleflow.inference.ensemble import load_detector
+from moleflow.routing.router import Router
+from moleflow.routing.statistics import FeatureStatistics
+from moleflow.runs.reader import load_config
+from moleflow.scoring.drift import compare_scores
+from moleflow.scoring.thresholds import UNKNOWN_RATE, threshold_at_rate
+from moleflow.utils.random import generator
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Print one row per category and rate, and the sums over the categories."""
+    parser = benchmark_parser(__doc__)
+    parser.add_argument("runs", type=Path, nargs="*", metavar="RUN", help="finished runs; not needed with --smoke")
+    parser.add_argument("--rates", type=float, nargs="+", default=[0.01, 0.05], help="false-alarm rates to compare")
+    parser.add_argument("--calibrate", nargs="+", default=[], metavar="CATEGORY=COUNT", help="images for calibration")
+    options = parse_args(parser, args)
+    if not options.runs and not options.smoke:
+        parser.error("the argument RUN is required")
+    calibrate = {name: int(count) for name, _, count in (text.partition("=") for text in options.calibrate)}
+    with tempfile.TemporaryDirectory() as temporary:
+        runs = options.runs or [_train_small_run(Path(temporary))]
+        rows = measure(runs, options.rates, calibrate, options.device)
+    print_table(rows, dict.fromkeys(rows[0], ""))
+    write_result(options.out, {"rows": rows}, options.device)
+
+
+@dataclass
+class Counts:
+    """Counts of one category at one rate, summed over runs."""
+
+    training: int = 0
+    normal: int = 0
+    false_alarms: int = 0
+    defective: int = 0
+    hits: int = 0
+    best_hits: int = 0
+    sound_unknown: int = 0
+    foreign: int = 0
+    foreign_unknown: int = 0
+    drifted: list[bool] = field(default_factory=list)
+
+    def __add__(self, other: "Counts") -> "Counts":
+        """Return the sums of both."""
+        return Counts(**{key: value + getattr(other, key) for key, value in vars(self).items()})
+
+    def row(self, category: str, rate: float) -> Row:
+        """Return the row of the table."""
+        low, high = binom.interval(0.95, self.normal, rate) if self.normal else (0, 0)
+        return {
+            "category": category,
+            "training": self.training,
+            "rate": f"{rate:g}",
+            "false_alarms": f"{self.false_alarms}/{self.normal}",
+            "interval": f"{low:.0f}-{high:.0f}",
+            "inside": "yes" if low <= self.false_alarms <= high else "no",
+            "recall": _share(self.hits, self.defective),
+            "best_recall": _share(self.best_hits, self.defective),
+            "sound_unknown": _share(self.sound_unknown, self.normal),
+            "foreign_unknown": _share(self.foreign_unknown, self.foreign),
+            "drifted": f"{sum(self.drifted)}/{len(self.drifted)}",
+        }
+
+
+def measure(runs: Sequence[Path], rates: Sequence[float], calibrate: Mapping[str, int], device: str) -> list[Row]:
+    """Return the rows of the table.
+
+    Args:
+        runs: Finished runs of the same categories.
+        rates: False-alarm rates.
+        calibrate: Number of normal test images for the calibration of some categories.
+        device: Where the models compute.
+    """
+    counts: dict[tuple[str, float], Counts] = defaultdict(Counts)
+    for run in runs:
+        config = load_config(run)
+        detector, data = load_detector(run, device), build_data(config)
+        images = {
+            category: {
+                label: [sample.path for sample in data.samples("test", category) if sample.label == label]
+                for label in (0, 1)
+            }
+            for category in data.categories
+        }
+        calibrations = {}
+        for category, count in calibrate.items():
+            order = torch.randperm(len(images[category][0]), generator=generator(int(config["seed"]), "calibrate"))
+            drawn = [images[category][0][i] for i in order[:count].tolist()]
+            images[category][0] = [path for path in images[category][0] if path not in drawn]
+            name = detector.expert_of(category)
+            calibrations[name] = calibrate_expert(detector, name, drawn)
+        detector.calibrations = calibrations
+        for category in data.categories:
+            scored = {label: detector.score(paths) for label, paths in images[category].items()}
+            unknown = _foreign_unknown(detector, category, [*images[category][0], *images[category][1]])
+            for rate in rates:
+                counts[category, rate] += _count(detector, category, scored, rate, unknown)
+    rows = [entry.row(category, rate) for (category, rate), entry in counts.items()]
+    for rate in rates:
+        total = sum((entry for (_, other), entry in counts.items() if other == rate), Counts())
+        rows.append(total.row("all", rate))
+    return rows
+
+
+def _count(
+    detector: Detector, category: str, scored: Mapping[int, Sequence[ScoredImage]], rate: float, unknown: Sequence[bool]
+) -> Counts:
+    """Return the counts of one run.
+
+    Args:
+        detector: The detector.
+        category: The category of the images.
+        scored: The scored normal (0) and defective (1) images.
+        rate: False-alarm rate.
+        unknown: Whether a router without the category classifies each image as unknown.
+    """
+    thresholds = {name: detector.thresholds(name, rate) for name in detector.experts}
+
+    def excess(image: ScoredImage) -> float:
+        value = thresholds[image.expert].score.value
+        return float("nan") if value is None else image.score - value
+
+    normal, defective = (np.array([excess(image) for image in scored[label]]) for label in (0, 1))
+    alarms = int((normal > 0).sum())
+    best = np.sort(normal)[::-1][alarms] if alarms < len(normal) else -np.inf
+    own = thresholds[detector.expert_of(category)]
+    training = detector.experts[detector.expert_of(category)].training
+    assert training is not None
+    comparison = compare_scores([image.score for image in scored[0]], own.normal_scores, own.score.value or 0.0, rate)
+    limits = [thresholds[image.expert].distance.value for image in scored[0]]
+    return Counts(
+        training=len(training.scores),
+        normal=len(normal),
+        false_alarms=alarms,
+        defective=len(defective),
+        hits=int((defective > 0).sum()),
+        best_hits=int((defective > best).sum()),
+        sound_unknown=sum(
+            limit is not None and image.distance > limit for image, limit in zip(scored[0], limits, strict=True)
+        ),
+        foreign=len(unknown),
+        foreign_unknown=sum(unknown),
+        drifted=[comparison.drifted],
+    )
+
+
+def _foreign_unknown(detector: Detector, category: str, paths: Sequence[Path]) -> list[bool]:
+    """Return whether a router without the category's expert classifies its images as unknown."""
+    router = Router(detector.router.rule, detector.router.shrinkage)
+    limits = []
+    others = [name for name in detector.experts if name != detector.expert_of(category)]
+    if not others:
+        return []
+    features = {}
+    for name in others:
+        training = detector.experts[name].training
+        assert training is not None
+        features[name] = training.features
+        router.add(name, FeatureStatistics.from_features(training.features))
+    for name in others:
+        distances = router.leave_one_out_distances(name, features[name]).numpy()
+        limits.append(threshold_at_rate(distances, UNKNOWN_RATE).value or float("inf"))
+    images = torch.cat([grid.flatten(1, 2).mean(1) for grid in (detector.extractor.features([path]) for path in paths)])
+    nearest = router.distances(images).min(1)
+    return (nearest.values > torch.tensor(limits)[nearest.indices]).tolist()
+
+
+def _share(count: int, total: int) -> str:
+    return f"{count / total:.3f}" if total else "-"
+
+
+def _train_small_run(folder: Path) -> Path:
+    """Train a small closed-form model on generated images and return the run folder."""
+    root = write_tree(folder / "data", ("first", "second"), size=64, train=6, test=2)
+    overrides = (
+        "dataset=folder", f"dataset.root={root}", "backbone=resnet18", "backbone.pretrained=false", "backbone.dim=16",
+        "transform.size=64", "model=gaussian", "epochs=1", "trainer=cpu", "features.cache_dir=null", "progress=false",
+        "callbacks=minimal",
+    )  # fmt: skip
+    run_in_process(overrides, folder / "run")
+    return folder / "run"
+
+
+if __name__ == "__main__":
+    main()
