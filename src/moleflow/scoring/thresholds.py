@@ -4,7 +4,7 @@ A threshold is a quantile of the scores of new normal images. It is estimated fr
 new ones: training images without their own patches and statistics (leave-one-out), or images for calibration.
 
 Where n suffices, the threshold is the conformal quantile, the r-th smallest score with r = ceil((n + 1) (1 - rate)):
-a new image is above it with a probability of at most ``rate``, whatever the distribution, if all images are
+a new image is above it with a probability of at most ``rate`` for any distribution, if all images are
 exchangeable (Vovk et al., "Algorithmic Learning in a Random World", 2005, section 2.2). This requires
 n >= 1 / rate - 1 images. With fewer, the tail is extrapolated from the mean excess of the k largest scores over the
 next smaller one, ``u``. For an exponential tail, the excess of a new score over u, divided by that mean, has an F
