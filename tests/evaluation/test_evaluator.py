@@ -14,8 +14,8 @@ from helpers.detectors import fit_detector, small_settings
 from helpers.program import TINY, run_program
 from helpers.trees import write_mvtec_tree
 from moleflow.data.datamodule import FolderDataModule
+from moleflow.detector.feature_set import FeatureSet
 from moleflow.detector.registry import build_component
-from moleflow.detector.scorer import ExpertScorer
 from moleflow.evaluation.evaluator import Evaluator
 from moleflow.features.backbone import PatchBackbone
 from moleflow.metrics.category import CategoryMetrics
@@ -29,7 +29,7 @@ def test_no_computation_is_repeated_in_a_run_of_four_tasks(tmp_path: Path, monke
     scored: Counter[tuple[Path, str]] = Counter()
     measured: Counter[int] = Counter()  # by the number of experts at that time
     experts = 0
-    forward, score_features = PatchBackbone.forward, ExpertScorer.score_features
+    forward, patch_scores = PatchBackbone.forward, FeatureSet.patch_scores
     route, update = Router.route, CategoryMetrics.update
 
     def counted_forward(self: PatchBackbone, images: Tensor) -> Tensor:
@@ -37,10 +37,10 @@ def test_no_computation_is_repeated_in_a_run_of_four_tasks(tmp_path: Path, monke
         return forward(self, images)
 
     def counted_scores(
-        self: ExpertScorer, features: Tensor, expert: str, paths: Sequence[Path], training: bool = False
+        self: FeatureSet, features: Tensor, expert: str, paths: Sequence[Path], training: bool = False
     ) -> Tensor:
         scored.update((path, expert) for path in paths)
-        return score_features(self, features, expert, paths, training)
+        return patch_scores(self, features, expert, paths, training)
 
     def changing_route(self: Router, features: Tensor) -> Routing:
         """Route the first image of every category to the third expert, if there are three."""
@@ -54,7 +54,7 @@ def test_no_computation_is_repeated_in_a_run_of_four_tasks(tmp_path: Path, monke
         update(self, *values)
 
     monkeypatch.setattr(PatchBackbone, "forward", counted_forward)
-    monkeypatch.setattr(ExpertScorer, "score_features", counted_scores)
+    monkeypatch.setattr(FeatureSet, "patch_scores", counted_scores)
     monkeypatch.setattr(Router, "route", changing_route)
     monkeypatch.setattr(CategoryMetrics, "update", counted_update)
 

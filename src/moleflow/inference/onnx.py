@@ -170,7 +170,13 @@ def _metadata(model: MoLEFlow, expert: str, inputs: Mapping[str, Mapping[str, An
     metadata = {
         "expert": expert,
         "categories": json.dumps(list(model.experts[expert].categories)),
-        "threshold": repr(model.thresholds(expert).score),
+        **_threshold_metadata(model.thresholds(expert)),
+    }
+    texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in inputs[first].items()}
+    texts["input_range"] = json.dumps(inputs[first]["input_range"])
+    return metadata | texts | {name: json.dumps(inputs[name]) for name in further}
+
+
 def _threshold_metadata(thresholds: Thresholds) -> dict[str, str]:
     """Return the thresholds and the scales of normalization; empty strings without a threshold."""
     return {
@@ -184,23 +190,6 @@ def _threshold_metadata(thresholds: Thresholds) -> dict[str, str]:
 
 def _number(value: float | None) -> str:
     return "" if value is None else repr(float(value))
-
-
-def _metadata(model: MoLEFlow, expert: str) -> dict[str, str]:
-    record = model.experts[expert]
-    spec = record.transform.spec()
-    metadata = {
-        "expert": expert,
-        "categories": json.dumps(list(record.categories)),
-        "mode": spec["mode"],
-        "size": json.dumps(spec["size"]),
-        "filter": spec["filter"],
-        "input_range": json.dumps(spec.get("input_range", "auto")),
-        **_threshold_metadata(model.thresholds(expert)),
-    }
-    texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in inputs[first].items()}
-    texts["input_range"] = json.dumps(inputs[first]["input_range"])
-    return metadata | texts | {name: json.dumps(inputs[name]) for name in further}
 
 
 def _geometry(transform: ImageTransform) -> dict[str, Any]:
