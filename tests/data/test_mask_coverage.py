@@ -41,5 +41,15 @@ def test_keys_of_the_loss_in_metrics_json() -> None:
 
 def test_message_names_category_transform_and_counts() -> None:
     message = CoverageLoss(3, 1, 0.25).message("bottle", ImageTransform((32, 48)))
-    assert message.startswith("bottle: after cropping and resizing (transform.mode=crop, 32 x 48), 1 of 3 masks")
+    assert message.startswith("bottle: after cropping and resizing (transform.mode=crop, 32 x 48), 25.0% of all defect")
+    assert "1 of 3 masks have no defect pixel" in message
+    assert message.endswith("Consider view=full.")
+
+
+def test_message_leaves_out_losses_of_zero() -> None:
+    message = CoverageLoss(3, 0, 0.25).message("bottle", ImageTransform(32))
     assert "25.0%" in message
+    assert "masks" not in message
+    message = CoverageLoss(3, 1, 0.0).message("bottle", ImageTransform(32, "squash"))
+    assert "%" not in message
+    assert message.endswith("Consider a larger transform.size.")

@@ -48,10 +48,17 @@ class CoverageLoss(NamedTuple):
             category: The category of the masks.
             transform: The transform by which pixels are lost.
         """
+        losses = []
+        if self.pixels:
+            losses.append(f"{self.pixels:.1%} of all defect pixels are cropped")
+        if self.emptied:
+            losses.append(
+                f"{self.emptied} of {self.masks} masks have no defect pixel, but their images are labeled defective"
+            )
+        remedy = "view=full" if transform.mode == "crop" else "a larger transform.size"
         return (
             f"{category}: after cropping and resizing (transform.mode={transform.mode}, {transform.height} x "
-            f"{transform.width}), {self.emptied} of {self.masks} masks have no defect pixel, and {self.pixels:.1%} "
-            "of all defect pixels are cropped. These images are still labeled defective."
+            f"{transform.width}), {', and '.join(losses)}. Consider {remedy}."
         )
 
 
