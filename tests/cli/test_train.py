@@ -6,7 +6,8 @@ import pytest
 
 from helpers.program import CONF, ROOT, run_command
 from moleflow.cli import train
-from moleflow.cli.train import former_names, hints
+from moleflow.cli.train import former_names, hints, hydra_arguments
+from moleflow.utils.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -14,6 +15,7 @@ from moleflow.cli.train import former_names, hints
     [
         (["+experiment=quickstrt"], "experiment=quickstrt is unknown. Did you mean 'quickstart'"),
         (["optimizer.learning_rate=1"], "The key optimizer.learning_rate is unknown. Did you mean 'optimizer.lr"),
+        (["dataset.size=64"], "The key dataset.size is unknown. Did you mean 'model.size' or 'transform.size'?"),
         (["learning_rate=1"], "The key learning_rate is unknown."),
         (["top_k=3"], "The key top_k is unknown. Did you mean 'scoring.top_k'"),
         (["per_category.hide.epochs=3"], "write +per_category.hide.epochs=3, with the plus"),
@@ -37,6 +39,18 @@ def test_plugin_is_advised_only_if_it_is_not_installed(installed: bool, monkeypa
     advice = "hydra/launcher=submitit_local is a plugin that is not installed. Run: pip install 'moleflow[sweep]'"
     assert sentences == ([] if installed else [advice])
     assert requested == ["hydra_plugins.hydra_submitit_launcher"]
+
+
+@pytest.mark.parametrize("flag", ["-m", "--multirun"])
+def test_multirun_may_stand_between_overrides(flag: str) -> None:
+    assert hydra_arguments(["seed=0,1", flag, "epochs=2"]) == [flag, "seed=0,1", "epochs=2"]
+    assert hydra_arguments(["seed=0", "--cfg", "job"]) == ["seed=0", "--cfg", "job"]
+
+
+@pytest.mark.parametrize("option", [["--cfg", "job"], ["--cfg=job"], ["-c", "job"], ["--info"]])
+def test_configuration_of_several_jobs_cannot_be_printed(option: list[str]) -> None:
+    with pytest.raises(UserError, match=r"cannot be combined with -m\. Leave out -m, and set each key to one value"):
+        hydra_arguments(["seed=0,1", *option, "-m"])
 
 
 def test_long_lists_of_options_are_cut() -> None:

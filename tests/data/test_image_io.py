@@ -70,7 +70,7 @@ def test_floats_of_both_ranges(tmp_path: Path, scale: float) -> None:
 def color_png(values: NDArray[np.uint16]) -> bytes:
     """Return a PNG file with 16 bits per channel, which Pillow cannot write, of values (H, W, C)."""
     height, width, channels = values.shape
-    header = struct.pack(">IIBBBBB", width, height, 16, {3: 2, 4: 6}[channels], 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, 16, {2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
     return _png((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
 
@@ -82,30 +82,34 @@ def _png(*chunks: tuple[bytes, bytes]) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
-def color_tiff(values: NDArray[np.uint16], order: str, compress: bool) -> bytes:
-    """Return a TIFF file with 16 bits per channel of values (H, W, 3); order is ``<`` or ``>``."""
-    height, width, _ = values.shape
+def color_tiff(values: NDArray[np.uint16], order: str, compress: bool, tags: dict[int, int] | None = None) -> bytes:
+    """Return a TIFF file with 16 bits per channel of values (H, W, C); order is ``<`` or ``>``.
+
+    Further tags are added to those of RGB without opacity, or replace them.
+    """
+    height, width, channels = values.shape
     pixels = values.astype(f"{order}u2").tobytes()
     pixels = zlib.compress(pixels) if compress else pixels
     pixels += b"\0" * (len(pixels) % 2)
-    tags = [
-        (256, width),
-        (257, height),
-        (258, 16),
-        (259, 8 if compress else 1),
-        (262, 2),
-        (273, 8),
-        (277, 3),
-        (278, height),
-    ]
-    entries = [
-        struct.pack(f"{order}HHII", tag, 4, 1, value) for tag, value in [*tags, (278, height), (279, len(pixels))]
-    ]
-    entries[2] = struct.pack(f"{order}HHII", 258, 3, 3, 8 + len(pixels))  # bits of three channels, after the pixels
-    start = 8 + len(pixels) + 6
+    start = 8 + len(pixels) + 2 * channels  # the bits of the channels follow the pixels
+    entries = {
+        256: width,
+        257: height,
+        258: 8 + len(pixels),
+        259: 8 if compress else 1,
+        262: 2,
+        273: 8,
+        277: channels,
+        278: height,
+        279: len(pixels),
+        **(tags or {}),
+    }
+    directory = struct.pack(f"{order}H", len(entries))
+    for tag, value in sorted(entries.items()):
+        directory += struct.pack(f"{order}HHII", tag, *((3, channels) if tag == 258 else (4, 1)), value)
     magic = b"II" if order == "<" else b"MM"
-    directory = struct.pack(f"{order}H", len(entries)) + b"".join(entries) + struct.pack(f"{order}I", 0)
-    return magic + struct.pack(f"{order}HI", 42, start) + pixels + struct.pack(f"{order}HHH", 16, 16, 16) + directory
+    bits = struct.pack(f"{order}{channels}H", *[16] * channels)
+    return magic + struct.pack(f"{order}HI", 42, start) + pixels + bits + directory + bytes(4)
 
 
 TWELVE_BITS = np.random.default_rng(2).integers(0, 4096, (5, 7), dtype=np.uint16)
@@ -153,6 +157,53 @@ def test_colors_of_16_bits_are_read_completely(tmp_path: Path, kind: str) -> Non
     np.testing.assert_array_equal(np.asarray(read_image(path)), TWELVE_BIT_COLORS >> 8)
     expected = (TWELVE_BIT_COLORS / 4095 * 255).round().astype(np.uint8)
     np.testing.assert_array_equal(np.asarray(read_image(path, (0, 4095))), expected)
+
+
+def test_gray_of_16_bits_with_opacity_is_read_completely(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(color_png(np.dstack([TWELVE_BITS, 65535 - TWELVE_BITS])))
+    np.testing.assert_array_equal(read_deep_values(path), TWELVE_BITS)
+    np.testing.assert_array_equal(np.asarray(read_image(path))[..., 0], TWELVE_BITS >> 8)
+    expected = (TWELVE_BITS / 4095 * 255).round().astype(np.uint8)
+    np.testing.assert_array_equal(np.asarray(read_image(path, (0, 4095))), np.repeat(expected[..., None], 3, axis=-1))
+
+
+@pytest.mark.parametrize("order", "<>")
+def test_cmyk_of_16_bits_is_converted_to_rgb(tmp_path: Path, order: str) -> None:
+    inks = np.random.default_rng(5).integers(0, 65536, (5, 7, 4), dtype=np.uint16)
+    path = tmp_path / "a.tif"
+    path.write_bytes(color_tiff(inks, order, False, {262: 5}))
+    light = 1 - inks / 65535
+    expected = light[..., :3] * light[..., 3:]
+    values = read_deep_values(path)
+    assert values is not None
+    np.testing.assert_allclose(values / 65535, expected, atol=1e-5)
+    for image in (read_image(path), read_image(path, (0, 65535))):
+        np.testing.assert_allclose(np.asarray(image) / 255, expected, atol=0.012)
+
+
+@pytest.mark.parametrize("order", "<>")
+def test_colors_of_16_bits_multiplied_by_their_opacity(tmp_path: Path, order: str) -> None:
+    opacity = np.random.default_rng(6).integers(6000, 65536, (5, 7, 1), dtype=np.uint16)
+    stored = np.concatenate([(TWELVE_BIT_COLORS * (opacity / 65535)).round().astype(np.uint16), opacity], axis=-1)
+    path = tmp_path / "a.tif"
+    path.write_bytes(color_tiff(stored, order, False, {338: 1}))
+    values = read_deep_values(path)
+    assert values is not None
+    np.testing.assert_allclose(values.astype(int), TWELVE_BIT_COLORS, atol=6)
+
+
+@pytest.mark.parametrize("name", ["a.webp", "a.jp2", "a.bmp", "565.bmp"])
+def test_images_of_8_bits_in_other_formats_are_not_deep(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    if name == "565.bmp":  # Pillow calls the layout of its bytes BGR;16
+        masks = struct.pack("<III", 0xF800, 0x07E0, 0x001F)
+        header = struct.pack("<IiiHHIIiiII", 40, 2, 2, 1, 16, 3, 8, 0, 0, 0, 0)
+        path.write_bytes(b"BM" + struct.pack("<IHHI", 74, 0, 0, 66) + header + masks + struct.pack("<4H", *range(4)))
+    else:
+        Image.fromarray(RGB).save(path)
+    assert read_deep_values(path) is None
+    assert read_image(path, (0, 4095)).tobytes() == read_image(path).tobytes()
 
 
 def test_deep_values_are_upright(tmp_path: Path) -> None:

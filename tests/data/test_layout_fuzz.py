@@ -6,11 +6,13 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import ExifTags, Image
 
 from helpers.trees import write_mvtec_tree
 from moleflow.data.datamodule import FolderDataModule
-from moleflow.data.image_io import mask_files
+from moleflow.data.image_io import ImageError, mask_files, read_image, read_mask
 from moleflow.data.layouts import available_categories, files_outside_categories, layout_findings, scan_categories
 from moleflow.data.transforms import ImageTransform
 from moleflow.data.validation import check_dataset
@@ -22,6 +24,9 @@ NAMES = (
     "train", "Train", "test", "Test", "validation", "000", "000_mask", "Prüfling", "스크루",
 )  # fmt: skip
 SUFFIXES = (".png", ".PNG", ".jpg", ".webp", ".gif", ".heic", ".txt", ".bmp", ".img", "", ".tif", ".jp2")
+
+
+WRITABLE = (".png", ".PNG")
 
 
 def entries(root: Path, folders: bool) -> list[Path]:
@@ -93,9 +98,29 @@ def remove_folder(root: Path, rng: random.Random) -> None:
     shutil.rmtree(rng.choice([path for path in entries(root, folders=True) if path.parent != root]))
 
 
+def change_mode(root: Path, rng: random.Random) -> None:
+    path = rng.choice(entries(root, folders=False))
+    if path.exists() and path.suffix in WRITABLE:
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = rng.randint(1, 8)
+        with Image.open(path) as image:
+            image.convert(rng.choice(("1", "L", "LA", "P", "RGB", "RGBA"))).save(path, "PNG", exif=exif)
+
+
+def change_bits(root: Path, rng: random.Random) -> None:
+    path = rng.choice(entries(root, folders=False))
+    if path.exists() and path.suffix in WRITABLE:
+        with Image.open(path) as image:
+            values = np.asarray(image.convert("L"))
+        if rng.random() < 0.5:
+            Image.fromarray(values.astype(np.uint16) * rng.choice((1, 16, 257))).save(path, "PNG")
+        else:
+            Image.fromarray((values * rng.choice((1 / 255, 1.0, 100.0))).astype(np.float32)).save(path, "TIFF")
+
+
 CHANGES: tuple[Callable[[Path, random.Random], None], ...] = (
     rename_folder, rename_folder, rename_file, change_suffix, change_suffix, add_file, add_file, move_into_sub_folder,
-    move_up, break_link, link_file, remove_file, remove_folder,
+    move_up, break_link, link_file, remove_file, remove_folder, change_mode, change_bits,
 )  # fmt: skip
 
 
@@ -124,6 +149,13 @@ def test_every_file_is_used_or_listed(original: Path, tmp_path: Path, block: int
     assert outcomes == {True, False}  # some trees can be trained on, others cannot
 
 
+def is_readable(path: Path, read: Callable[[Path], Image.Image]) -> bool:
+    try:
+        return read(path).size > (0, 0)
+    except ImageError:
+        return False
+
+
 def check_one(root: Path, seed: int) -> bool:
     """Check one tree; return whether a run accepts it."""
     categories = available_categories(root)
@@ -144,6 +176,10 @@ def check_one(root: Path, seed: int) -> bool:
     findings, count = check_dataset(root)
     assert count == len(samples)
     assert {file.finding() for file in unused} <= set(findings)
+    errors = " ".join(finding.message for finding in findings if finding.severity == "error")
+    for sample in samples:
+        assert is_readable(sample.path, read_image) or f"{sample.path} cannot be read" in errors, seed
+        assert sample.mask is None or is_readable(sample.mask, read_mask) or str(sample.mask) in errors, seed
     data = FolderDataModule(root, ImageTransform(8))
     fault = ""
     try:

@@ -5,6 +5,7 @@ import shutil
 import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -530,6 +531,32 @@ def test_files_that_the_visa_csv_does_not_name_are_listed(visa: Path) -> None:
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="requires ../shared/data/realad_mini")
+@pytest.mark.parametrize(("on_disk", "in_csv"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_paths_of_the_visa_csv_in_another_unicode_form_or_with_backslashes(
+    visa: Path, on_disk: Literal["NFC", "NFD"], in_csv: Literal["NFC", "NFD"]
+) -> None:
+    folder = visa / "candle/Data/Images/Anomaly"
+    folder.rename(folder.with_name(unicodedata.normalize(on_disk, "Prüfling")))
+    expected = {path.name for path in folder.parent.rglob("*.JPG")}
+    name = unicodedata.normalize(in_csv, "Prüfling")
+    edit(
+        visa,
+        lambda rows: [
+            row
+            | {
+                "image": row["image"].replace("Anomaly", name).replace("/", "\\"),
+                "mask": row["mask"].replace("/", "\\"),
+            }
+            for row in rows
+        ],
+    )
+    scan = scan_category(visa, "candle")
+    assert {sample.path.name for sample in scan.samples} == expected
+    assert all(sample.path.is_file() for sample in scan.samples)
+    assert all(sample.mask and sample.mask.is_file() for sample in scan.samples if sample.label)
+    assert (scan.unused, scan.faults) == ((), ())
+
+
 def test_real_images() -> None:
     assert available_categories(REAL) == ("alien", "cookie", "leather", "screw", "solar_mono")
     expected = {

@@ -34,10 +34,11 @@ DAMAGES: dict[str, Callable[[bytes, random.Random], bytes | None]] = {
 """Kinds of damage: functions from the content of a file to its new content; None removes the file."""
 
 UNFINISHED = ("model/base.safetensors", "model/experts/bottle.safetensors", "model/manifest.json",
-              "state/progress.json", "state/*.ckpt", "config.yaml", "status.json")  # fmt: skip
+              "state/progress.json", "state/*.ckpt", "config.yaml", "data.json",
+              "status.json")  # fmt: skip
 """Files of an unfinished run that are damaged."""
 FINISHED = ("model/base.safetensors", "model/experts/screw.safetensors", "model/manifest.json", "metrics.json",
-            "scores.csv", "status.json", "config.yaml", "state/progress.json")  # fmt: skip
+            "scores.csv", "status.json", "config.yaml", "data.json", "state/progress.json")  # fmt: skip
 """Files of a finished run that are damaged."""
 
 

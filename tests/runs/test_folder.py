@@ -1,12 +1,15 @@
 """Tests of the run folder: differences of configurations, status, and files of killed processes."""
 
 import logging
+import random
+import unicodedata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import yaml
 
+from fault_injection.scenarios import DAMAGES, damage
 from moleflow.runs.folder import RESULTS, RunFolder
 from moleflow.utils.errors import UserError
 
@@ -24,6 +27,19 @@ def test_equal_configuration_may_continue(tmp_path: Path) -> None:
     RunFolder(tmp_path, CONFIG).claim(force=False)
     elsewhere = CONFIG | {"trainer": {"devices": 4, "precision": "32-true"}, "resume": "force"}
     RunFolder(tmp_path, elsewhere).claim(force=False)
+
+
+@pytest.mark.parametrize(("before", "after"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_unicode_forms_of_a_category_are_the_same(
+    tmp_path: Path, before: Literal["NFC", "NFD"], after: Literal["NFC", "NFD"]
+) -> None:
+    def config(form: Literal["NFC", "NFD"]) -> dict[str, Any]:
+        name = unicodedata.normalize(form, "Prüfling")
+        return CONFIG | {"dataset": {"categories": ["screw", name]}, "per_category": {name: {"epochs": 5}}}
+
+    assert config(before) != config(after)
+    RunFolder(tmp_path, config(before)).claim(force=False)
+    RunFolder(tmp_path, config(after)).claim(force=False)
 
 
 def test_error_lists_the_differences_and_both_remedies(tmp_path: Path) -> None:
@@ -84,7 +100,8 @@ def test_finished_run_with_a_damaged_result_is_unfinished(
     assert folder.is_finished()
     (tmp_path / name).write_text("other content")
     assert not folder.is_finished()
-    assert f"{tmp_path / name} is missing or damaged. It is written again." in caplog.text
+    assert not folder.is_finished()  # a command looks several times
+    assert caplog.text.count(f"{tmp_path / name} is missing or damaged. It is written again.") == 1
     (tmp_path / "status.json").write_text("{")
     assert not folder.is_finished()
     assert "The status is not used." in caplog.text
@@ -149,3 +166,26 @@ def test_a_rejected_command_leaves_no_empty_folder(tmp_path: Path) -> None:
         (path / "train.log").write_text("a warning")
         folder.discard()
     assert not list(tmp_path.iterdir())
+
+
+FINGERPRINT = {"bottle": {"train": {"bottle/train/good/000.png": "ab12"}}}
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+@pytest.mark.parametrize("finished", [True, False])
+def test_damaged_record_of_the_data_is_reported_and_not_compared(
+    kind: str, finished: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = RunFolder(tmp_path, CONFIG)
+    folder.claim_data(FINGERPRINT, force=False)
+    finish(folder)
+    if not finished:
+        folder.set_status("interrupted")
+    path = damage(tmp_path, "data.json", kind, random.Random(0))
+    again = RunFolder(tmp_path, CONFIG)
+    again.claim_data({"bottle": {"train": {}}}, force=False)
+    assert f"{path}" in caplog.text
+    assert "The data are not compared with those of the run." in caplog.text
+    if not finished:  # the record is written again
+        with pytest.raises(UserError, match="1 added"):
+            again.claim_data(FINGERPRINT, force=False)

@@ -1,5 +1,7 @@
 """Tests of the names of run folders."""
 
+import unicodedata
+
 from moleflow.runs.naming import folder_name, override_key, run_label
 
 
@@ -26,6 +28,12 @@ def test_long_names_are_shortened_and_distinct() -> None:
     long = [f"model.key{i}=1" for i in range(30)]
     assert len(folder_name(long)) < 130
     assert folder_name([*long, "a=1"]) != folder_name([*long, "a=2"])
+
+
+def test_unicode_forms_of_a_name_have_one_folder() -> None:
+    names = [f'dataset.categories=["{unicodedata.normalize(form, "Prüfling")}"]' for form in ("NFC", "NFD")]
+    assert names[0] != names[1]
+    assert run_label(names[:1]) == run_label(names[1:])
 
 
 def test_key_of_an_override() -> None:

@@ -11,20 +11,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--normal-dir", default="good", metavar="NAME", help="dataset.normal_dir (default: good)")
     parser.add_argument("--mask-dir", default="ground_truth", metavar="NAME", help="dataset.mask_dir (ground_truth)")
     parser.add_argument("--mask-suffix", default="_mask", metavar="TEXT", help="dataset.mask_suffix (default: _mask)")
+    parser.add_argument(
+        "--input-range",
+        nargs=2,
+        type=float,
+        metavar=("LOW", "HIGH"),
+        help="transform.input_range for images with more than 8 bits per channel (default: by the type of the file)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Print errors, warnings and notes of a data set, one line per cause; return 1 if it has errors.
 
     Raises:
-        UserError: If the folder does not exist or holds no category.
+        UserError: If the folder does not exist or holds no category, or the input range is empty.
     """
     from moleflow.data.findings import summarize
     from moleflow.data.layouts import LayoutNames
     from moleflow.data.validation import check_dataset
 
     names = LayoutNames(args.normal_dir, args.mask_dir, args.mask_suffix)
-    findings, count = check_dataset(args.root.expanduser(), names)
+    findings, count = check_dataset(args.root.expanduser(), names, args.input_range or "auto")
     lines = findings if args.all else summarize(findings)
     for finding in lines:  # each message has its category, or one of its files
         print(f"{finding.severity:7}  {finding.message}")

@@ -59,6 +59,8 @@ _FORMER_VALUES = {
 _PLUGINS = {"hydra/launcher": ("joblib", "submitit_local", "submitit_slurm"), "hydra/sweeper": ("optuna",)}
 """Launchers and sweepers of the extra ``sweep``."""
 
+_MAX_SUGGESTIONS = 3  # keys of one name in a hint
+
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # with libyaml 10 times faster
 
 
@@ -88,9 +90,10 @@ def main(conf: Path | None = None) -> None:
 
     Raises:
         SystemExit: If the run fails or is interrupted: 1, or 128 plus the signal's number.
-        UserError: If there is no configuration folder.
+        UserError: If there is no configuration folder, or ``--cfg`` does not go together with another argument.
     """
     prepare_process()
+    sys.argv[1:] = hydra_arguments(sys.argv[1:])
     register_resolvers()
     conf = (conf or find_conf()).resolve()
     logging.raiseExceptions = False  # a full disk under the log file: the run itself reports it, in one message
@@ -108,6 +111,23 @@ def main(conf: Path | None = None) -> None:
             for hint in former_names(sys.argv[1:]) if composed else hints(sys.argv[1:], conf):
                 print(hint, file=sys.stderr)
         raise
+
+
+def hydra_arguments(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with ``-m`` first: Hydra's parser accepts no override before and after an option.
+
+    Raises:
+        UserError: If the configuration of several jobs is to be printed.
+    """
+    multirun = [argument for argument in arguments if argument in ("-m", "--multirun")]
+    others = [argument for argument in arguments if argument not in multirun]
+    printing = [argument for argument in others if argument.partition("=")[0] in ("--cfg", "-c", "--info", "-i")]
+    if multirun and printing:
+        raise UserError(
+            f"{printing[0]} prints the configuration of one job and cannot be combined with {multirun[0]}. Leave out "
+            f"{multirun[0]}, and set each key to one value."
+        )
+    return multirun[:1] + others
 
 
 def run_job(config: DictConfig) -> float | None:
@@ -213,7 +233,12 @@ def hints(arguments: Sequence[str], conf: Path) -> Iterator[str]:
             matches = sorted(
                 (key for key in keys if key.rpartition(".")[2] == leaf), key=lambda key: (key.count("."), key)
             )
-            suggestion = f" Did you mean {matches[0]!r}?" if matches else did_you_mean(name, sorted({*groups, *keys}))
+            nearest = [key for key in matches if key.count(".") == matches[0].count(".")]
+            suggestion = (
+                f" Did you mean {' or '.join(map(repr, nearest[:_MAX_SUGGESTIONS]))}?"
+                if matches
+                else did_you_mean(name, sorted({*groups, *keys}))
+            )
             yield f"The key {name} is unknown.{suggestion}"
 
 

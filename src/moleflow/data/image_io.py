@@ -1,5 +1,6 @@
 """Decoding of image and mask files."""
 
+import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -39,6 +40,10 @@ MAX_MASK_CODES = 8
 _MIN_GRAY_PEAK = 64  # smallest maximum of a blurred integer mask: below, more values are numbers of instances
 
 _CHANNELS = (1, 3, 4)
+_DEEP_COLORS = re.compile(r"(RGB|RGBX|RGBA|RGBa|LA|CMYK);16[BLN]")
+"""Pillow's layouts of the bytes of colors with 16 bits per channel."""
+_STRIP_PIXELS = 1 << 20  # converted at a time: the float64 values of a whole line scan would fill gigabytes
+
 _SWAPPED_AXES = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 
 
@@ -92,13 +97,23 @@ def read_image(path: Path, input_range: tuple[float, float] | None = None) -> Im
     return _to_rgb(_decode(path))
 
 
+def auto_range(is_float: bool, largest: float) -> tuple[float, float]:
+    """Return the values that `read_image` scales to 0 and 255 by default in an image with more than 8 bits per channel.
+
+    Args:
+        is_float: Whether the values are floats.
+        largest: Largest value of the image.
+    """
+    return (0.0, 65535.0) if not is_float else (0.0, 1.0) if largest <= 1 else (0.0, 255.0)
+
+
 def read_deep_values(path: Path) -> NDArray[Any] | None:
     """Return the stored values of an image with more than 8 bits per channel; None for any other image.
 
     Of images with at most 8 bits per channel, only the header is read.
 
     Returns:
-        (H, W) or (H, W, 3) in upright orientation; integers or floats.
+        (H, W) or (H, W, 3) in upright orientation; integers or floats. Opacity is dropped, CMYK is converted to RGB.
 
     Raises:
         ImageError: If the file is missing, truncated or damaged, or has more than `MAX_PIXELS` pixels.
@@ -106,15 +121,9 @@ def read_deep_values(path: Path) -> NDArray[Any] | None:
     with _open(path) as file:
         if file.mode.startswith("I") or file.mode == "F":
             return np.asarray(ImageOps.exif_transpose(file))
-        if file.mode not in ("RGB", "RGBA") or not all(";16" in _raw_mode(tile) for tile in file.tile):
-            return None
-        high = np.asarray(ImageOps.exif_transpose(file))[..., :3]
-    # Pillow has no mode of 16-bit colors and keeps the high bytes; in the other byte order, these are the low ones.
-    with _open(path) as file:
-        file.tile = [_swap_byte_order(tile) for tile in file.tile]
-        low = np.asarray(ImageOps.exif_transpose(file))[..., :3]
-    values: NDArray[np.uint16] = high.astype(np.uint16) * 256 + low
-    return values
+        layouts = {_raw_mode(tile) for tile in file.tile}
+    layout = layouts.pop() if len(layouts) == 1 else ""
+    return _read_deep_colors(path, layout) if _DEEP_COLORS.fullmatch(layout) else None
 
 
 def rgb_image(image: ImageSource, input_range: tuple[float, float] | None = None) -> Image.Image:
@@ -144,11 +153,7 @@ def rgb_image(image: ImageSource, input_range: tuple[float, float] | None = None
         values = values.astype(np.uint8) * 255
     if values.dtype == np.uint8:
         return Image.fromarray(values).convert("RGB")
-    if input_range is not None:
-        return _scaled(values, input_range)
-    if values.dtype.kind in "iu":
-        return _gray_or_rgb(values.astype(np.float64) / 257)
-    return _gray_or_rgb(values * (255.0 if values.max() <= 1 else 1.0))
+    return _scaled(values, input_range or auto_range(values.dtype.kind == "f", float(values.max())))
 
 
 def _channels_last(image: Any) -> NDArray[Any]:
@@ -178,12 +183,6 @@ def _channels_last(image: Any) -> NDArray[Any]:
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise UserError("An image has values that are not finite. Replace them, or leave the image out.")
     return np.ascontiguousarray(values.astype(np.float64) if values.dtype.kind == "f" else values)
-
-
-def _scaled(values: NDArray[Any], input_range: tuple[float, float]) -> Image.Image:
-    """Return values (H, W) or (H, W, 3) as 8-bit RGB, with the range as black and white."""
-    low, high = input_range
-    return _gray_or_rgb((np.nan_to_num(values.astype(np.float64)) - low) * (255 / (high - low)))
 
 
 def read_mask(path: Path) -> Image.Image:
@@ -281,23 +280,62 @@ def _gray_levels(values: NDArray[Any]) -> int:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):
-        return _gray_or_rgb(np.asarray(image).astype(np.float64) / 257)
-    if image.mode == "F":
-        values = np.nan_to_num(np.asarray(image, dtype=np.float64))
-        return _gray_or_rgb(values * 255 if values.max(initial=0) <= 1 else values)
+    if image.mode.startswith("I") or image.mode == "F":
+        values = np.asarray(image)
+        return _scaled(
+            values, auto_range(values.dtype.kind == "f", float(np.fmax.reduce(values, axis=None, initial=0)))
+        )
     # Pillow warns if a palette with transparency is converted to RGB directly.
-    return (image.convert("RGBA") if "P" in image.mode else image).convert("RGB")
+    return _as_rgb(image.convert("RGBA") if "P" in image.mode else image)
 
 
-def _gray_or_rgb(values: NDArray[np.float64]) -> Image.Image:
-    """Return values (H, W) or (H, W, 3), of which 0 to 255 are kept, as 8-bit RGB."""
-    return Image.fromarray(values.round().clip(0, 255).astype(np.uint8)).convert("RGB")
+def _as_rgb(image: Image.Image) -> Image.Image:
+    return image if image.mode == "RGB" else image.convert("RGB")  # which copies RGB as well
+
+
+def _scaled(values: NDArray[Any], input_range: tuple[float, float]) -> Image.Image:
+    """Return values (H, W) or (H, W, 3) as 8-bit RGB, with the bounds of the range as black and white."""
+    low, high = input_range
+    scaled = np.empty(values.shape, np.uint8)
+    rows = max(1, _STRIP_PIXELS // max(1, values.shape[1]))
+    for start in range(0, len(values), rows):
+        strip = np.nan_to_num(values[start : start + rows].astype(np.float64))
+        scaled[start : start + rows] = ((strip - low) * (255 / (high - low))).round().clip(0, 255)
+    return _as_rgb(Image.fromarray(scaled))
 
 
 def _decode(path: Path) -> Image.Image:
     with _open(path) as file:
-        return ImageOps.exif_transpose(file)  # copies, and therefore decodes the whole file
+        file.load()
+        ImageOps.exif_transpose(file, in_place=True)
+        return file
+
+
+def _read_deep_colors(path: Path, layout: str) -> NDArray[np.uint16]:
+    """Return the values (H, W) or (H, W, 3) of an image in one of the layouts `_DEEP_COLORS`.
+
+    Pillow has no mode of 16-bit colors and keeps the high bytes; in the other byte order, these are the low ones.
+    """
+
+    def read(layout: str) -> NDArray[np.uint8]:
+        with _open(path) as file:
+            file.tile = [_with_raw_mode(tile, layout) for tile in file.tile]
+            return np.asarray(ImageOps.exif_transpose(file))
+
+    kind, order = layout.split(";16")
+    if kind == "LA":  # no other byte order, but Pillow opens it as RGBA, and four bytes per pixel are those of RGBA
+        values = read("RGBA")[..., :2].astype(np.uint16)
+        return values[..., 0] * 256 + values[..., 1]
+    little = order == "L" or (order == "N" and sys.byteorder == "little")
+    stored = "RGBA" if kind == "RGBa" else kind  # Pillow would divide each byte by the opacity
+    high, low = read(f"{stored};16{order}"), read(f"{stored};16{'B' if little else 'L'}")
+    values = high.astype(np.uint16) * 256 + low
+    if kind == "CMYK":
+        return ((65535.0 - values[..., :3]) * (65535.0 - values[..., 3:]) / 65535).round().astype(np.uint16)
+    if kind == "RGBa":
+        opaque = values[..., :3] * (65535 / np.maximum(values[..., 3:], 1))
+        return opaque.round().clip(0, 65535).astype(np.uint16)
+    return values[..., :3]
 
 
 @contextmanager
@@ -314,12 +352,9 @@ def _raw_mode(tile: Any) -> str:
     return str(tile.args if isinstance(tile.args, str) else tile.args[0])
 
 
-def _swap_byte_order(tile: Any) -> Any:
-    """Return a part of an image file with 16 bits per channel, described in the other byte order."""
-    mode = _raw_mode(tile)
-    little = mode.endswith("L") or (mode.endswith("N") and sys.byteorder == "little")
-    swapped = f"{mode[:-1]}{'B' if little else 'L'}"
-    return tile._replace(args=swapped if isinstance(tile.args, str) else (swapped, *tile.args[1:]))
+def _with_raw_mode(tile: Any, mode: str) -> Any:
+    """Return a part of an image file, described with another layout of the bytes."""
+    return tile._replace(args=mode if isinstance(tile.args, str) else (mode, *tile.args[1:]))
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import csv
 import shlex
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from moleflow.data.findings import Finding, summarize
 from moleflow.data.image_io import image_size, images_in, mask_files, mask_size
@@ -425,10 +425,13 @@ def _scan_visa(root: Path, category: str, names: LayoutNames) -> CategoryScan:
     samples: list[Sample] = []
     faults: list[Finding] = []
     files: set[Path] = set()
+    folders = [folder for folder in _folders(root) if nfc(folder.name) == category]
+    on_disk = {nfc(str(path.relative_to(root))): path for folder in folders for path in visible_files(folder)}
     for row in _visa_rows(root):
         if row["object"] != category:
             continue
-        path, mask = root / row["image"], root / row["mask"] if row["mask"] else None
+        path = on_disk.get(nfc(row["image"]), root / row["image"])
+        mask = on_disk.get(nfc(row["mask"]), root / row["mask"]) if row["mask"] else None
         files |= {path} | ({mask} if mask else set())
         missing = [file for file in (path, mask) if file is not None and not file.is_file()]
         faults += [
@@ -453,9 +456,7 @@ def _scan_visa(root: Path, category: str, names: LayoutNames) -> CategoryScan:
     unnamed = UnusedCause("warning", f"not named in {_VISA_TABLE}", "Add a row for each image, or remove the files.")
     unused = [
         UnusedFile(path, category, cause_of_other_file(path, path.parent.parent.name == "Images") or unnamed)
-        for folder in _folders(root)
-        if nfc(folder.name) == category
-        for path in visible_files(folder)
+        for path in on_disk.values()
         if path not in files
     ]
     return CategoryScan(root, category, tuple(samples), tuple(unused), tuple(faults), names)
@@ -499,6 +500,8 @@ def _visa_rows(root: Path) -> Iterator[dict[str, str]]:
         raise UserError(f"{path} has no column {', '.join(missing)}. Its header must be {','.join(_VISA_COLUMNS)}.")
     for row in table:
         values = {column: (row[column] or "").strip() for column in _VISA_COLUMNS}
+        for column in ("image", "mask"):  # a csv that was written on Windows may have backslashes
+            values[column] = str(PurePosixPath(values[column].replace("\\", "/"))) if values[column] else ""
         yield values | {"object": nfc(values["object"])}
 
 

@@ -91,7 +91,8 @@ class ImageTransform:
 
     def __call__(self, image: Image.Image) -> Tensor:
         """Return an RGB image as a float32 tensor (3, H, W), normalized."""
-        resized = image.convert("RGB").resize(self._resized_size(image.size), Image.Resampling.LANCZOS)
+        rgb = image if image.mode == "RGB" else image.convert("RGB")  # which copies RGB as well
+        resized = rgb.resize(self._resized_size(image.size), Image.Resampling.LANCZOS)
         channels = torch.from_numpy(np.array(resized)).permute(2, 0, 1).float().div(255)
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
         return self._crop_or_pad((channels - mean) / std).contiguous()

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
@@ -36,9 +37,9 @@ from moleflow.utils.io import sha256
 if TYPE_CHECKING:  # Lightning takes seconds to import
     from moleflow.data.datamodule import ImageDataModule
 
-DEFAULT_TRANSFORM = ImageTransform(224, "proportional")
-"""The transform for which `check_dataset` reports the defect pixels lost by it: that of a run with default settings."""
-PAPER_TRANSFORM = ImageTransform(224, "crop")
+DEFAULT_SIZE = 224
+"""Size of the transform whose lost defect pixels `check_dataset` reports: that of a run with default settings."""
+PAPER_TRANSFORM = ImageTransform(DEFAULT_SIZE, "crop")
 """The transform of the recorded experiments (``view=paper``)."""
 _ASPECT_TOLERANCE = 0.1  # relative deviation of an image's aspect ratio from its category's median
 
@@ -62,28 +63,33 @@ class _DecodedSample:
     faults: tuple[str, ...]
 
 
-def check_dataset(root: Path, names: LayoutNames = DEFAULT_NAMES) -> tuple[list[Finding], int]:
+def check_dataset(
+    root: Path, names: LayoutNames = DEFAULT_NAMES, input_range: str | Sequence[float] = "auto"
+) -> tuple[list[Finding], int]:
     """Decode every image and mask of a data set in the layout of MVTec AD or VisA, and list all problems.
 
     Args:
         root: The folder of the categories.
         names: Names of the layout of MVTec AD.
+        input_range: Argument of :class:`~moleflow.data.transforms.ImageTransform`, as in a run.
 
     Returns:
         The problems, category by category, and the number of images.
 
     Raises:
-        UserError: If the root does not exist or has no category.
+        UserError: If the root does not exist or has no category, or the input range is empty.
     """
+    transform = ImageTransform(DEFAULT_SIZE, "proportional", input_range=input_range)
     categories = available_categories(root)
     if not categories:
         raise UserError(f"{root} {no_category_message(root)}")
     scans = scan_categories(root, categories, names)
     findings = list(layout_findings(root, scans, categories))
+    decode = partial(_decode, transform=transform)
     decoded: dict[Sample, _DecodedSample] = {}
     with ThreadPoolExecutor() as pool:  # decoding releases the GIL
         for scan in scans:
-            decoded.update(zip(scan.samples, pool.map(_decode, scan.samples), strict=True))
+            decoded.update(zip(scan.samples, pool.map(decode, scan.samples), strict=True))
     sizes: dict[Path, tuple[int, int] | None] = {}
     for sample, result in decoded.items():
         sizes[sample.path] = result.size
@@ -96,7 +102,7 @@ def check_dataset(root: Path, names: LayoutNames = DEFAULT_NAMES) -> tuple[list[
     findings += _common_findings(
         categories,
         list(decoded),
-        DEFAULT_TRANSFORM,
+        transform,
         coverage=lambda sample: decoded[sample].coverage,
         key=lambda path: digests.get(path, str(path)),  # a damaged image is no duplicate
         size=sizes.__getitem__,
@@ -184,7 +190,7 @@ def _common_findings(
         yield Finding("warning", category, message)
 
 
-def _decode(sample: Sample) -> _DecodedSample:
+def _decode(sample: Sample, transform: ImageTransform) -> _DecodedSample:
     faults: list[str] = []
 
     def read(reader: Callable[[Path], Image.Image], path: Path | None) -> Image.Image | None:
@@ -198,7 +204,7 @@ def _decode(sample: Sample) -> _DecodedSample:
     return _DecodedSample(
         size=None if image is None else image.size,
         mask_size=None if mask is None else mask.size,
-        coverage=None if mask is None else mask_coverage(mask, DEFAULT_TRANSFORM),
+        coverage=None if mask is None else mask_coverage(mask, transform),
         paper_coverage=None if mask is None else mask_coverage(mask, PAPER_TRANSFORM),
         faults=tuple(faults),
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from moleflow.data.image_io import read_deep_values
+from moleflow.data.image_io import auto_range, read_deep_values
 from moleflow.data.mask_coverage import MaskCoverage
 from moleflow.data.samples import Sample
 from moleflow.utils.errors import UserError
@@ -29,7 +29,7 @@ class _ValueRange:
     @property
     def auto_range(self) -> tuple[float, float]:
         """The range that :func:`~moleflow.data.image_io.read_image` uses by default."""
-        return (0.0, 65535.0) if not self.is_float else (0.0, 1.0) if self.high <= 1 else (0.0, 255.0)
+        return auto_range(self.is_float, self.high)
 
 
 def value_warnings(
@@ -68,8 +68,10 @@ def _measure(path: Path) -> _ValueRange | None:
         values = read_deep_values(path)
     except UserError:  # another check reports the file
         return None
-    finite = None if values is None else values[np.isfinite(values)]
-    if finite is None or not finite.size:
+    if values is None:
+        return None
+    finite = values[np.isfinite(values)] if values.dtype.kind == "f" else values
+    if not finite.size:
         return None
     return _ValueRange(path, float(finite.min()), float(finite.max()), finite.dtype.kind == "f")
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from moleflow.runs.identity import NON_IDENTITY_KEYS, matches_any
+from moleflow.runs.identity import NON_IDENTITY_KEYS, composed, matches_any
 from moleflow.runs.reader import load_config
 from moleflow.utils.config import flatten_config
 from moleflow.utils.errors import UserError
@@ -43,6 +43,7 @@ class RunFolder:
         self.path = path
         self.config = dict(config)
         self.training_started = False
+        self._reported: set[str] = set()
         self._existing = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
 
     @contextlib.contextmanager
@@ -82,7 +83,9 @@ class RunFolder:
             return False
         damaged = [name for name in RESULTS if _checksum(self.path / name) != status.get("files", {}).get(name)]
         for name in damaged:
-            log.warning("%s is missing or damaged. It is written again.", self.path / name)
+            if name not in self._reported:  # called several times per command
+                log.warning("%s is missing or damaged. It is written again.", self.path / name)
+                self._reported.add(name)
         return not damaged
 
     def claim(self, force: bool) -> None:
@@ -178,7 +181,10 @@ class RunFolder:
 
     def differences(self, other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
         """Return the keys, with (other, this) value, in which another configuration describes another run."""
-        ours, theirs = flatten_config(self.config), flatten_config(other)
+        ours, theirs = (
+            {composed(key): composed(value) for key, value in flatten_config(config).items()}
+            for config in (self.config, other)
+        )
         keys = [key for key in {**theirs, **ours} if not matches_any(key, NON_IDENTITY_KEYS)]
         absent = "(absent)"
         pairs = {key: (theirs.get(key, absent), ours.get(key, absent)) for key in keys}

@@ -1,6 +1,8 @@
 """Identity of a run: the config keys that do not affect its results."""
 
+import unicodedata
 from collections.abc import Sequence
+from typing import Any
 
 NON_IDENTITY_KEYS = (
     "resume", "logger", "callbacks", "features.cache_dir", "features.num_workers", "progress",
@@ -13,3 +15,13 @@ NON_IDENTITY_KEYS = (
 def matches_any(key: str, prefixes: Sequence[str]) -> bool:
     """Whether a dotted key equals one of the prefixes or lies below one."""
     return any(key == prefix or key.startswith(f"{prefix}.") for prefix in prefixes)
+
+
+def composed(value: Any) -> Any:
+    """Return a configuration value with all texts in Unicode's composed form (NFC).
+
+    Both forms of a name are the same category, whichever of them the command line has.
+    """
+    if isinstance(value, str):
+        return unicodedata.normalize("NFC", value)
+    return [composed(item) for item in value] if isinstance(value, list | tuple) else value

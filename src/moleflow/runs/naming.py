@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Sequence
 
-from moleflow.runs.identity import NON_IDENTITY_KEYS, matches_any
+from moleflow.runs.identity import NON_IDENTITY_KEYS, composed, matches_any
 from moleflow.utils.io import shorten_name
 
 _UNNAMED_KEYS = ("sweep", "seed", "hydra", "dataset.root", "trainer", *NON_IDENTITY_KEYS)
@@ -43,7 +43,7 @@ def folder_name(parts: Iterable[str]) -> str:
     Different parts result in different names: a name that is shortened, or in which characters other than brackets and
     quotes are replaced, ends in a digest.
     """
-    text = ",".join(sorted(parts))
+    text = composed(",".join(sorted(parts)))
     name = re.sub(r"[^\w.,=+@\-]+", "_", text).strip("_") or "default"
     if shorten_name(name) != name or re.search(r"""[^\w.,=+@\-\[\]{}'"]""", text):
         return shorten_name(name, text)
