@@ -52,7 +52,8 @@ class CoverageLoss(NamedTuple):
         """
         return (
             f"{category}: after the transform to {transform.height} x {transform.width} pixels, {self.emptied} of "
-            f"{self.masks} masks have no defect pixel. These images are still labeled defective. Consider a larger transform.size."
+            f"{self.masks} masks have no defect pixel. These images are still labeled defective. Consider a "
+            "larger transform.size."
         )
 
 
