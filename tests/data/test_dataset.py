@@ -7,10 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
+from helpers.layouts import read_samples
 from helpers.trees import write_mvtec_tree
 from moleflow.data.dataset import ImageDataset, image_loader
 from moleflow.data.image_io import ImageError, read_image, read_mask
-from moleflow.data.layouts import read_samples
 from moleflow.data.samples import Sample
 from moleflow.data.transforms import FlippedTransform, ImageTransform
 

@@ -10,7 +10,7 @@ from helpers.trees import write_mvtec_tree, write_visa_tree
 from moleflow.data.datamodule import FolderDataModule
 from moleflow.data.duplicates import train_test_duplicates
 from moleflow.data.findings import Finding, summarize
-from moleflow.data.layouts import LayoutNames
+from moleflow.data.layouts.names import LayoutNames
 from moleflow.data.samples import Sample
 from moleflow.data.transforms import ImageTransform
 from moleflow.data.validation import check_dataset, dataset_findings

@@ -14,10 +14,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from fault_injection.scenarios import DAMAGES
+from helpers.layouts import read_samples
 from helpers.runs import write_run
 from helpers.trees import fake_image, write_visa_tree
 from moleflow.data.image_io import image_size, read_image, read_mask
-from moleflow.data.layouts import read_samples
 from moleflow.data.validation import check_dataset
 from moleflow.features.cache import DiskFeatureCache
 from moleflow.report.document import ReportOptions

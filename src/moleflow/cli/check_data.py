@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
         UserError: If the folder does not exist or holds no category, or the input range is empty.
     """
     from moleflow.data.findings import summarize
-    from moleflow.data.layouts import LayoutNames
+    from moleflow.data.layouts.names import LayoutNames
     from moleflow.data.validation import check_dataset
 
     names = LayoutNames(args.normal_dir, args.mask_dir, args.mask_suffix)

@@ -10,15 +10,10 @@ import lightning as L
 from moleflow.data.dataset import ImageLoader, image_loader
 from moleflow.data.findings import Finding
 from moleflow.data.image_io import read_mask
-from moleflow.data.layouts import (
-    CategoryScan,
-    LayoutNames,
-    available_categories,
-    checked_samples,
-    layout_findings,
-    no_category_message,
-    scan_categories,
-)
+from moleflow.data.layouts.base import CategoryScan, Layout
+from moleflow.data.layouts.checks import checked_samples, layout_findings
+from moleflow.data.layouts.detection import layout_of
+from moleflow.data.layouts.names import LayoutNames
 from moleflow.data.mask_coverage import CoverageLoss, MaskCoverage, coverage_loss, mask_coverage
 from moleflow.data.samples import Sample, Split, nfc
 from moleflow.data.splits import ValidationSplit
@@ -107,15 +102,24 @@ class ImageDataModule(L.LightningDataModule):
         return self.masks == "full"
 
     @cached_property
+    def layout(self) -> Layout:
+        """The layout of the root.
+
+        Raises:
+            UserError: If the root does not exist.
+        """
+        return layout_of(self.root, self.names)
+
+    @cached_property
     def categories(self) -> tuple[str, ...]:
         """The categories in the order of the continual sequence.
 
         Raises:
             UserError: If no categories were requested and the root does not exist or has none.
         """
-        categories = self._requested or self.default_order or available_categories(self.root)
+        categories = self._requested or self.default_order or self.layout.categories()
         if not categories:
-            raise UserError(f"dataset.root={self.root} {no_category_message(self.root)}")
+            raise UserError(f"dataset.root={self.root} {self.layout.no_category_message()}")
         return categories
 
     def setup(self, stage: str | None = None) -> None:
@@ -127,7 +131,7 @@ class ImageDataModule(L.LightningDataModule):
             stage: Ignored.
 
         Raises:
-            UserError: If images or masks are missing or do not match; see `read_samples`.
+            UserError: If images or masks are missing or do not match; see `checked_samples`.
         """
         _ = self._samples
 
@@ -149,7 +153,7 @@ class ImageDataModule(L.LightningDataModule):
         Files outside the categories are included if all categories of the root are used.
         """
         every = self._requested is None and not self.default_order
-        yield from layout_findings(self.root, self._scans, self.categories if every else None)
+        yield from layout_findings(self._scans, self.layout if every else None, self.categories)
 
     def has_masks(self, category: str) -> bool:
         """Whether the category has masks, so that pixel metrics are defined."""
@@ -228,7 +232,7 @@ class ImageDataModule(L.LightningDataModule):
 
     @cached_property
     def _scans(self) -> tuple[CategoryScan, ...]:
-        return scan_categories(self.root, self.categories, self.names)
+        return self.layout.scans(self.categories)
 
     @cached_property
     def _samples(self) -> list[Sample]:

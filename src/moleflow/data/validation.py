@@ -18,15 +18,9 @@ from PIL import Image
 from moleflow.data.duplicates import repeated_images, too_few_training_images, train_test_duplicates
 from moleflow.data.findings import Finding
 from moleflow.data.image_io import image_size, read_image, read_mask
-from moleflow.data.layouts import (
-    DEFAULT_NAMES,
-    LayoutNames,
-    available_categories,
-    category_faults,
-    layout_findings,
-    no_category_message,
-    scan_categories,
-)
+from moleflow.data.layouts.checks import category_faults, layout_findings
+from moleflow.data.layouts.detection import layout_of
+from moleflow.data.layouts.names import DEFAULT_NAMES, LayoutNames
 from moleflow.data.mask_coverage import MaskCoverage, coverage_loss, crop_loss, mask_coverage
 from moleflow.data.samples import SPLITS, Sample
 from moleflow.data.transforms import ImageTransform
@@ -66,7 +60,7 @@ class _DecodedSample:
 def check_dataset(
     root: Path, names: LayoutNames = DEFAULT_NAMES, input_range: str | Sequence[float] = "auto"
 ) -> tuple[list[Finding], int]:
-    """Decode every image and mask of a data set in the layout of MVTec AD or VisA, and list all problems.
+    """Decode every image and mask of a data set in any known layout, and list all problems.
 
     Args:
         root: The folder of the categories.
@@ -80,11 +74,12 @@ def check_dataset(
         UserError: If the root does not exist or has no category, or the input range is empty.
     """
     transform = ImageTransform(DEFAULT_SIZE, "proportional", input_range=input_range)
-    categories = available_categories(root)
+    layout = layout_of(root, names)
+    categories = layout.categories()
     if not categories:
-        raise UserError(f"{root} {no_category_message(root)}")
-    scans = scan_categories(root, categories, names)
-    findings = list(layout_findings(root, scans, categories))
+        raise UserError(f"{root} {layout.no_category_message()}")
+    scans = layout.scans(categories)
+    findings = list(layout_findings(scans, layout, categories))
     decode = partial(_decode, transform=transform)
     decoded: dict[Sample, _DecodedSample] = {}
     with ThreadPoolExecutor() as pool:  # decoding releases the GIL

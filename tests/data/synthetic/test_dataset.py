@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from moleflow.data.layouts import available_categories, read_samples
+from helpers.layouts import read_samples
+from moleflow.data.layouts.detection import layout_of
 from moleflow.data.synthetic import dataset
 from moleflow.data.synthetic.dataset import CATEGORIES, draw_image, write_synthetic_dataset
 from moleflow.data.synthetic.defects import DEFECTS
@@ -30,7 +31,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_it_has_the_layout_of_mvtec(root: Path) -> None:
-    assert available_categories(root) == tuple(sorted(CATEGORIES))
+    assert layout_of(root).categories() == tuple(sorted(CATEGORIES))
     samples = read_samples(root, CATEGORIES)  # checks pairs and sizes of images and masks
     assert len(samples) == len(CATEGORIES) * (2 + 1 + 5)
     assert len({sample.defect for sample in samples} - {"good"}) >= 4

@@ -1,52 +1,29 @@
-"""Folder layouts: samples of MVTec AD and VisA, and errors of missing or mismatched files."""
+"""Layout of MVTec AD: samples, and errors of missing or mismatched files."""
 
-import csv
 import shutil
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from helpers.trees import write_mvtec_tree, write_visa_tree
-from moleflow.data.findings import summarize
+from helpers.layouts import copy, counts, read_samples, unused
+from helpers.trees import write_mvtec_tree
 from moleflow.data.image_io import read_image, read_mask
-from moleflow.data.layouts import (
-    DEFAULT_NAMES,
-    LayoutNames,
-    available_categories,
-    category_faults,
-    files_outside_categories,
-    layout_findings,
-    read_samples,
-    scan_categories,
-    scan_category,
-)
+from moleflow.data.layouts.checks import category_faults
+from moleflow.data.layouts.detection import layout_of
+from moleflow.data.layouts.names import LayoutNames
 from moleflow.data.samples import Sample
 from moleflow.utils.errors import UserError
 
-REAL = Path(__file__).parents[3] / "shared" / "data" / "realad_mini"
+REAL = Path(__file__).parents[4] / "shared" / "data" / "realad_mini"
 
 
 @pytest.fixture
 def mvtec(tmp_path: Path) -> Path:
     return write_mvtec_tree(tmp_path / "mvtec", size=(32, 40))
-
-
-@pytest.fixture
-def visa(tmp_path: Path) -> Path:
-    return write_visa_tree(tmp_path / "visa")
-
-
-def counts(samples: Sequence[Sample]) -> list[int]:
-    """Return the numbers of normal and defective training images, and of normal and defective test images."""
-    return [
-        sum((s.split, s.label) == key for s in samples)
-        for key in (("train", 0), ("train", 1), ("test", 0), ("test", 1))
-    ]
 
 
 def rename(folder: Path, old: str, new: str) -> None:
@@ -86,7 +63,7 @@ def test_other_files_are_ignored(mvtec: Path) -> None:
     (mvtec / ".cache" / "train").mkdir(parents=True)
     (mvtec / "license.txt").write_text("none")
     assert read_samples(mvtec, ["bottle"]) == before
-    assert available_categories(mvtec) == ("bottle", "screw")
+    assert layout_of(mvtec).categories() == ("bottle", "screw")
 
 
 def test_category_without_masks(tmp_path: Path) -> None:
@@ -95,19 +72,6 @@ def test_category_without_masks(tmp_path: Path) -> None:
     samples = read_samples(root, ["bottle"])
     assert counts(samples) == [6, 0, 3, 3]
     assert not any(s.mask for s in samples)
-
-
-def test_visa_release(visa: Path) -> None:
-    assert available_categories(visa) == ("candle", "pcb1")
-    samples = read_samples(visa, ["pcb1", "candle"])
-    assert counts(samples) == [12, 0, 6, 6]
-    assert [s.category for s in samples] == ["pcb1"] * 12 + ["candle"] * 12
-    assert samples[0] == Sample(visa / "pcb1/Data/Images/Normal/0000.JPG", "pcb1", "train", "good", None)
-    assert samples[-1].defect == "anomaly"
-    assert samples[-1].mask == visa / "candle/Data/Masks/Anomaly/002.png"
-    with Image.open(samples[-1].mask) as mask:
-        assert np.asarray(mask).max() == 3
-    assert set(np.unique(np.asarray(read_mask(samples[-1].mask)))) == {0, 255}
 
 
 def test_visa_in_the_layout_of_mvtec(tmp_path: Path) -> None:
@@ -187,103 +151,22 @@ def test_missing_root_and_unknown_category_raise(tmp_path: Path, mvtec: Path) ->
         read_samples(mvtec / "bottle", ["bottle"])
 
 
-Rows = list[dict[str, str]]
-
-
-def edit(visa: Path, change: Callable[[Rows], Rows | None]) -> None:
-    """Rewrite the csv of VisA; ``change`` edits the rows in place or returns others."""
-    path = visa / "split_csv" / "1cls.csv"
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    rows = change(rows) or rows
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def no_mask(rows: Rows) -> None:
-    rows[-1]["mask"] = ""
-
-
-def missing_image(rows: Rows) -> None:
-    rows[0]["image"] = "candle/gone.JPG"
-
-
-def missing_mask(rows: Rows) -> None:
-    rows[-1]["mask"] = "pcb1/gone.png"
-
-
-def unknown_split(rows: Rows) -> None:
-    rows[0]["split"] = "trian"
-
-
-def training_defect(rows: Rows) -> None:
-    rows[-1]["split"] = "train"
-
-
-def no_column(rows: Rows) -> Rows:
-    return [{key: value for key, value in row.items() if key != "mask"} for row in rows]
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (no_mask, r"Anomaly/002\.JPG has no mask"),
-        (missing_image, r"1cls\.csv names .*candle/gone\.JPG, which does not exist"),
-        (missing_mask, r"1cls\.csv names .*pcb1/gone\.png, which does not exist"),
-        (unknown_split, "0000.JPG: split=trian is unknown.*'train'"),
-        (training_defect, r"Anomaly/002\.JPG is a training image with the defect anomaly\. Move it to the test images"),
-        (no_column, r"1cls\.csv has no column mask"),
-    ],
-)
-def test_faults_of_the_visa_csv_raise(visa: Path, change: Callable[[Rows], Rows | None], message: str) -> None:
-    edit(visa, change)
-    with pytest.raises(UserError, match=message):
-        read_samples(visa, ["candle", "pcb1"])
-
-
-def test_visa_mask_of_another_size_and_missing_csv_raise(visa: Path) -> None:
-    Image.new("L", (5, 5)).save(visa / "pcb1/Data/Masks/Anomaly/001.png")
-    with pytest.raises(UserError, match=r"001\.png has 5x5 pixels"):
-        read_samples(visa, ["pcb1"])
-    (visa / "split_csv" / "1cls.csv").unlink()
-    with pytest.raises(UserError, match=r"1cls\.csv does not exist"):
-        read_samples(visa, ["pcb1"])
-
-
-def test_scan_returns_samples_and_all_faults(mvtec: Path, visa: Path) -> None:
+def test_scan_returns_samples_and_all_faults(mvtec: Path) -> None:
     mask_folder_without_images(mvtec)
-    scan = scan_category(mvtec, "bottle")
+    scan = layout_of(mvtec).scan("bottle")
     assert counts(scan.samples) == [6, 0, 3, 3]
     assert [file.path.name for file in scan.unused] == ["000_mask.png", "001_mask.png"]
-    edit(visa, missing_image)
-    scan = scan_category(visa, "candle")
-    assert counts(scan.samples) == [5, 0, 3, 3]
-    assert len(scan.faults) == 1
 
 
 def test_all_faults_of_a_category_are_yielded(mvtec: Path) -> None:
     for fault in (mask_size, no_train_images):
         fault(mvtec)
-    scan = scan_category(mvtec, "bottle")
+    scan = layout_of(mvtec).scan("bottle")
     faults = [finding.message for finding in category_faults(scan)]
     assert len(faults) == 2
     assert "no train images" in faults[0]
     assert "32x32" in faults[1]
     assert len(list(category_faults(scan, size=lambda path: None))) == 1
-
-
-def unused(root: Path, category: str = "bottle", names: LayoutNames = DEFAULT_NAMES) -> list[str]:
-    """Return severity and message of each cause for which files of a category are not used."""
-    scans = scan_categories(root, [category], names)
-    return [f"{finding.severity} {finding.message}" for finding in summarize(layout_findings(root, scans))]
-
-
-def copy(root: Path, source: str, *targets: str) -> None:
-    for target in targets:
-        (root / target).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(root / source, root / target)
 
 
 IMAGE = "bottle/train/good/000.png"
@@ -328,7 +211,7 @@ def test_each_unused_file_is_listed_with_its_reason(mvtec: Path, files: list[str
     copy(mvtec, IMAGE, *(f"bottle/{file}" for file in files))
     (line,) = unused(mvtec)
     assert line.startswith(expected.replace("{}", str(mvtec / "bottle"))), line
-    scan = scan_category(mvtec, "bottle")
+    scan = layout_of(mvtec).scan("bottle")
     assert {str(file.path.relative_to(mvtec / "bottle")) for file in scan.unused} == set(files)
     assert list(scan.samples) == before
 
@@ -501,17 +384,17 @@ def test_unicode_forms_of_a_name_are_the_same(mvtec: Path, folder: str, request_
     assert counts(samples) == [6, 0, 3, 3]
     assert all((s.mask is not None) == bool(s.label) for s in samples)
     assert {s.category for s in samples} == {COMPOSED}
-    assert available_categories(mvtec) == (COMPOSED, "screw")
+    assert layout_of(mvtec).categories() == (COMPOSED, "screw")
     assert unused(mvtec, COMPOSED) == []
     shutil.copytree(mvtec / folder, mvtec / (COMPOSED if folder == DECOMPOSED else DECOMPOSED))
     with pytest.raises(UserError, match=r"has two folders .*composed and decomposed form\. Rename one"):
-        available_categories(mvtec)
+        layout_of(mvtec).categories()
 
 
 def test_folder_without_train_is_named(mvtec: Path) -> None:
     (mvtec / "bottle/train").rename(mvtec / "bottle/Train")
     copy(mvtec, "screw/train/good/000.png", "stray.png", "other/x/a.png")
-    causes = {file.cause.reason: file.path for file in files_outside_categories(mvtec, ["screw"])}
+    causes = {file.cause.reason: file.path for file in layout_of(mvtec).files_outside(["screw"])}
     assert set(causes) == {
         "bottle is no category: Train looks like the folder train",
         "other is no category, because it has no folder train",
@@ -522,43 +405,9 @@ def test_folder_without_train_is_named(mvtec: Path) -> None:
         read_samples(mvtec, ["bottle"])
 
 
-def test_files_that_the_visa_csv_does_not_name_are_listed(visa: Path) -> None:
-    copy(visa, "candle/Data/Images/Normal/0000.JPG", "candle/Data/Images/Normal/9999.JPG")
-    (visa / "candle/image_anno.csv").write_text("image,label\n")
-    lines = unused(visa, "candle")
-    assert [line.split()[0] for line in lines] == ["warning", "note"]
-    assert "9999.JPG is not used: not named in split_csv/1cls.csv. Add a row for each image" in lines[0]
-
-
 @pytest.mark.skipif(not REAL.is_dir(), reason="requires ../shared/data/realad_mini")
-@pytest.mark.parametrize(("on_disk", "in_csv"), [("NFC", "NFD"), ("NFD", "NFC")])
-def test_paths_of_the_visa_csv_in_another_unicode_form_or_with_backslashes(
-    visa: Path, on_disk: Literal["NFC", "NFD"], in_csv: Literal["NFC", "NFD"]
-) -> None:
-    folder = visa / "candle/Data/Images/Anomaly"
-    folder.rename(folder.with_name(unicodedata.normalize(on_disk, "Prüfling")))
-    expected = {path.name for path in folder.parent.rglob("*.JPG")}
-    name = unicodedata.normalize(in_csv, "Prüfling")
-    edit(
-        visa,
-        lambda rows: [
-            row
-            | {
-                "image": row["image"].replace("Anomaly", name).replace("/", "\\"),
-                "mask": row["mask"].replace("/", "\\"),
-            }
-            for row in rows
-        ],
-    )
-    scan = scan_category(visa, "candle")
-    assert {sample.path.name for sample in scan.samples} == expected
-    assert all(sample.path.is_file() for sample in scan.samples)
-    assert all(sample.mask and sample.mask.is_file() for sample in scan.samples if sample.label)
-    assert (scan.unused, scan.faults) == ((), ())
-
-
 def test_real_images() -> None:
-    assert available_categories(REAL) == ("alien", "cookie", "leather", "screw", "solar_mono")
+    assert layout_of(REAL).categories() == ("alien", "cookie", "leather", "screw", "solar_mono")
     expected = {
         "cookie": ([31, 0, 14, 16], 16),
         "leather": ([40, 0, 16, 15], 15),

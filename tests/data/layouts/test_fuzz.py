@@ -13,7 +13,8 @@ from PIL import ExifTags, Image
 from helpers.trees import write_mvtec_tree
 from moleflow.data.datamodule import FolderDataModule
 from moleflow.data.image_io import ImageError, mask_files, read_image, read_mask
-from moleflow.data.layouts import available_categories, files_outside_categories, layout_findings, scan_categories
+from moleflow.data.layouts.checks import layout_findings
+from moleflow.data.layouts.detection import layout_of
 from moleflow.data.transforms import ImageTransform
 from moleflow.data.validation import check_dataset
 from moleflow.utils.errors import UserError
@@ -158,20 +159,21 @@ def is_readable(path: Path, read: Callable[[Path], Image.Image]) -> bool:
 
 def check_one(root: Path, seed: int) -> bool:
     """Check one tree; return whether a run accepts it."""
-    categories = available_categories(root)
+    layout = layout_of(root)
+    categories = layout.categories()
     if not categories:
         for read in (lambda: check_dataset(root), lambda: FolderDataModule(root, ImageTransform(8)).setup()):
             with pytest.raises(UserError, match="has no category"):
                 read()
         return False
-    scans = scan_categories(root, categories)
+    scans = layout.scans(categories)
     samples = [sample for scan in scans for sample in scan.samples]
     used = [sample.path for sample in samples]
     used += [file for sample in samples if sample.mask for file in mask_files(sample.mask)]
-    unused = [file for scan in scans for file in scan.unused] + list(files_outside_categories(root, categories))
+    unused = [file for scan in scans for file in scan.unused] + list(layout.files_outside(categories))
     listed = [file.path for file in unused]
     assert sorted(used + listed) == sorted(files_on_disk(root)), seed
-    assert len(list(layout_findings(root, scans, categories))) == len(unused)
+    assert len(list(layout_findings(scans, layout, categories))) == len(unused)
 
     findings, count = check_dataset(root)
     assert count == len(samples)
