@@ -1,4 +1,4 @@
-"""The validation split: its size, its dependence on seed and category, and errors of its amount."""
+"""Validation split and shots: sizes, dependence on seed and category, and errors of the amounts."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moleflow.data.samples import Sample
-from moleflow.data.splits import ValidationSplit
+from moleflow.data.splits import Returns, Shots, ValidationSplit, split_training_images
 from moleflow.utils.errors import UserError
 
 
@@ -54,3 +54,41 @@ def test_no_validation_images() -> None:
 def test_invalid_amount_raises(amount: Any) -> None:
     with pytest.raises(UserError, match=f"validation={amount} must"):
         ValidationSplit(amount, 0)(samples(40))
+
+
+@pytest.mark.parametrize("number", [1, 4, 6])
+def test_shots_are_a_seeded_choice(number: int) -> None:
+    images = samples(6, "nut")
+    chosen = Shots(number, seed=3)(images)
+    assert len(set(chosen)) == number
+    assert chosen == sorted(chosen, key=images.index)
+    assert chosen == Shots(number, seed=3)(images)
+    assert set(chosen) <= set(Shots(min(number + 1, 6), seed=3)(images))
+    assert len({tuple(Shots(2, seed)(images)) for seed in range(8)}) > 1
+
+
+def test_shots_do_not_change_the_validation_images() -> None:
+    images = samples(6, "nut")
+    split = ValidationSplit(2, seed=1)
+    training, validation = split_training_images(images, split, Shots(3, seed=1))
+    assert validation == split(images)[1]
+    assert len(training) == 3
+    assert not set(training) & set(validation)
+    with pytest.raises(UserError, match=r"dataset\.shots=5 must be at most .* of nut, 4 without validation images"):
+        split_training_images(images, split, Shots(5, seed=1))
+
+
+@pytest.mark.parametrize("number", [0, -1, 1.5, True])
+def test_invalid_shots_raise(number: float) -> None:
+    with pytest.raises(UserError, match=r"dataset\.shots=.* must be a positive number of images per category, or null"):
+        Shots(number, 0)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("amount", "later"), [(0.5, 3), (0.01, 1), (5, 5)])
+def test_visits_of_a_returning_category_are_a_partition(amount: float, later: int) -> None:
+    images = samples(6, "nut")
+    returns = Returns({"nut": amount}, replace=False, seed=2)
+    visits = [returns(images, visit) for visit in (0, 1)]
+    assert len(visits[1]) == later
+    assert sorted(visits[0] + visits[1], key=images.index) == images
+    assert returns(samples(3, "cap"), 0) == samples(3, "cap")

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moleflow.data.tasks import ORDERS, split_into_tasks
+from moleflow.data.tasks import ORDERS, shuffled, split_into_tasks
 from moleflow.utils.errors import UserError
 
 
@@ -60,9 +60,20 @@ def test_repeated_category_raises() -> None:
 def test_orders_are_permutations_of_their_data_set() -> None:
     all_categories = set(ORDERS["mvtec"])
     assert {name: len(order) for name, order in ORDERS.items() if set(order) == all_categories} == {
-        name: 15 for name in ORDERS if name not in ("visa", "mpdd", "interaction", "pilot")
+        name: 15 for name in ORDERS if name == "mvtec" or name.endswith("_first")
     }
     assert ORDERS["mvtec"] == tuple(sorted(all_categories))
     assert [len(ORDERS[name]) for name in ("visa", "mpdd", "interaction", "pilot")] == [12, 6, 5, 3]
     assert ORDERS["wood_first"][:2] == ("wood", "bottle")
     assert all(len(set(order)) == len(order) for order in ORDERS.values())
+
+
+def test_order_seed_shuffles_the_categories() -> None:
+    order = ORDERS["mvtec"]
+    assert shuffled(order, None) == order
+    orders = {shuffled(order, seed) for seed in range(4)}
+    assert len(orders) == 4
+    assert all(sorted(other) == sorted(order) for other in orders)
+    assert shuffled(order, 2) == shuffled(order, 2)
+    with pytest.raises(UserError, match=r"scenario\.order_seed=-1"):
+        shuffled(order, -1)

@@ -7,7 +7,7 @@ from omegaconf import OmegaConf, open_dict
 
 from helpers.program import CONF, run_command
 from moleflow.experiment import compose
-from moleflow.experiment.compose import compose_config, find_conf
+from moleflow.experiment.compose import compose_config, expand_datasets, find_conf
 from moleflow.utils.errors import UserError
 
 OVERRIDES = ("+experiment=quickstart", "seed=3", "+per_category.screw.epochs=5")
@@ -33,3 +33,14 @@ def test_without_a_checkout_conf_of_the_current_folder_is_used(tmp_path: Path, m
     (tmp_path / "conf").mkdir()
     (tmp_path / "conf/config.yaml").write_text("seed: 7")
     assert compose_config(()).seed == 7
+
+
+def test_a_list_of_data_sets_becomes_a_mixed_one() -> None:
+    config = compose_config(["dataset=[mvtec,visa]", "dataset.parts.visa.root=/data/VisA", "dataset.shots=4"])
+    assert config.dataset._target_.endswith("MixedDataModule")
+    assert list(config.dataset.parts) == ["mvtec", "visa"]
+    assert config.dataset.parts.visa.root == "/data/VisA"
+    assert config.dataset.shots == 4
+    assert expand_datasets(["seed=1", "dataset=visa"]) == ["seed=1", "dataset=visa"]
+    with pytest.raises(UserError, match="must have each data set once"):
+        expand_datasets(["dataset=[mvtec,mvtec]"])

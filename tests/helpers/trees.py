@@ -75,10 +75,10 @@ def write_mvtec_tree(
     for category in categories:
         for split, kind, number in plan:
             image, mask = fake_image(category, f"{split}/{kind}/{number}", size, kind != "good")
-            _save(image, root / category / split / kind / f"{number:03d}.png")
+            save(image, root / category / split / kind / f"{number:03d}.png")
             if kind != "good" and masks:
                 mask_image = Image.fromarray(mask.astype(np.uint8) * 255)
-                _save(mask_image, root / category / "ground_truth" / kind / f"{number:03d}_mask.png")
+                save(mask_image, root / category / "ground_truth" / kind / f"{number:03d}_mask.png")
     return root
 
 
@@ -105,13 +105,13 @@ def write_visa_tree(
         for number in range(train + good):
             path = f"{category}/Data/Images/Normal/{number:04d}.JPG"
             image, _ = fake_image(category, path, size)
-            _save(image, root / path)
+            save(image, root / path)
             rows.append((category, "train" if number < train else "test", "normal", path, ""))
         for number in range(defect):
             path, mask_path = (f"{category}/Data/{kind}/Anomaly/{number:03d}" for kind in ("Images", "Masks"))
             image, mask = fake_image(category, path, size, defect=True)
-            _save(image, root / f"{path}.JPG")
-            _save(Image.fromarray(mask.astype(np.uint8) * np.uint8(1 + number % 3)), root / f"{mask_path}.png")
+            save(image, root / f"{path}.JPG")
+            save(Image.fromarray(mask.astype(np.uint8) * np.uint8(1 + number % 3)), root / f"{mask_path}.png")
             rows.append((category, "test", "anomaly", f"{path}.JPG", f"{mask_path}.png"))
     table = root / "split_csv" / "1cls.csv"
     table.parent.mkdir(parents=True, exist_ok=True)
@@ -125,6 +125,7 @@ def _rng(purpose: str, *place: str) -> np.random.Generator:
     return np.random.default_rng(int(torch.randint(2**62, (), generator=source)))
 
 
-def _save(image: Image.Image, path: Path) -> None:
+def save(image: Image.Image, path: Path) -> None:
+    """Write an image, and its folder if it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image.save(path)

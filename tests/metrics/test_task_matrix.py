@@ -77,3 +77,14 @@ def test_rows_out_of_order_or_incomplete_are_errors() -> None:
         TaskMatrix.from_dict({"ap": [[0.1], [0.2]]})
     with pytest.raises(ValueError, match="lower triangles"):
         TaskMatrix.from_dict({"ap": [[0.1]], "auroc": []})
+
+
+def test_return_gain_is_the_change_by_the_later_task_of_a_category() -> None:
+    matrix, tasks = TaskMatrix(), [["a"], ["b"], ["a"], ["b"]]
+    matrix.add(0, {"a": {"ap": 0.5}}, tasks)
+    matrix.add(1, {"a": {"ap": 0.6}, "b": {"ap": 0.4}}, tasks)
+    matrix.add(2, {"a": {"ap": 0.9}, "b": {"ap": 0.3}}, tasks)
+    matrix.add(3, {"a": {"ap": 0.8}, "b": {"ap": 0.4}}, tasks)
+    assert matrix.return_gain("ap", {2: 0, 3: 1}) == pytest.approx(((0.9 - 0.6) + (0.4 - 0.3)) / 2)
+    assert matrix.return_gain("ap", {}) is None
+    assert matrix.return_gain("auroc", {2: 0}) is None

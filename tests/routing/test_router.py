@@ -228,3 +228,16 @@ def test_invalid_arguments_are_errors() -> None:
         router.add("wide", FeatureStatistics.from_features(torch.ones(3, 13)))
     with pytest.raises(ValueError, match="finite"):
         router.route(torch.full((1, DIMENSION), torch.nan))
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_removed_expert_leaves_no_trace(rule: str) -> None:
+    clusters = _features()
+    router = _router(rule, clusters)
+    router.distances(_queries())  # stores the factorization and the sum of the scatters
+    router.remove("cookie")
+    others = {name: features for name, features in clusters.items() if name != "cookie"}
+    torch.testing.assert_close(
+        router.distances(_queries()), _router(rule, others).distances(_queries()), rtol=0, atol=0
+    )
+    assert router.names == list(others)

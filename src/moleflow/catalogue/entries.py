@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from moleflow.catalogue.records import Settings, config_settings, experiment_rows, row_settings
 from moleflow.experiment.compose import compose_config
-from moleflow.runs.identity import NON_IDENTITY_KEYS, matches_any
+from moleflow.runs.identity import DATASET_ROOTS, NON_IDENTITY_KEYS, matches_any, without_null
 from moleflow.runs.reader import Run
 from moleflow.utils.config import flatten_config
 
@@ -25,7 +25,7 @@ EntryKey = tuple[str, str]
 """Kind and name of an entry."""
 
 # Runs of one configuration differ in these keys.
-_IGNORED_KEYS = ("name", "seed", "model.seed", "dataset.root", *NON_IDENTITY_KEYS)
+_IGNORED_KEYS = ("name", "seed", "model.seed", *DATASET_ROOTS, *NON_IDENTITY_KEYS)
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,8 @@ def resolve(conf: Path, overrides: Sequence[str]) -> dict[str, Any]:
 
 def config_identity(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the keys of a resolved configuration that affect results, except the seed, as dotted keys."""
-    return {key: value for key, value in flatten_config(config).items() if not matches_any(key, _IGNORED_KEYS)}
+    values = without_null(flatten_config(config))
+    return {key: value for key, value in values.items() if not matches_any(key, _IGNORED_KEYS)}
 
 
 def match_runs(conf: Path, catalogue: Sequence[Entry], runs: Sequence[Run]) -> dict[EntryKey, list[Run]]:

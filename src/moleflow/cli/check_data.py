@@ -6,9 +6,10 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
-    parser.add_argument("root", type=Path, metavar="ROOT", help="folder of the categories, as in MVTec AD or VisA")
+    parser.add_argument("root", type=Path, metavar="ROOT", help="folder of a data set in any known layout")
     parser.add_argument("--all", action="store_true", help="one line per file in place of one per cause")
     parser.add_argument("--normal-dir", default="good", metavar="NAME", help="dataset.normal_dir (default: good)")
+    parser.add_argument("--test-dir", default="test", metavar="NAME", help="dataset.test_dir (default: test)")
     parser.add_argument("--mask-dir", default="ground_truth", metavar="NAME", help="dataset.mask_dir (ground_truth)")
     parser.add_argument("--mask-suffix", default="_mask", metavar="TEXT", help="dataset.mask_suffix (default: _mask)")
     parser.add_argument(
@@ -30,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     from moleflow.data.layouts.names import LayoutNames
     from moleflow.data.validation import check_dataset
 
-    names = LayoutNames(args.normal_dir, args.mask_dir, args.mask_suffix)
+    names = LayoutNames(args.normal_dir, args.mask_dir, args.mask_suffix, args.test_dir)
     findings, count = check_dataset(args.root.expanduser(), names, args.input_range or "auto")
     lines = findings if args.all else summarize(findings)
     for finding in lines:  # each message has its category, or one of its files

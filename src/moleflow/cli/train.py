@@ -19,7 +19,14 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from moleflow.catalogue import records
-from moleflow.experiment.compose import JobError, ReportedExit, find_conf, quoting_advice, register_resolvers
+from moleflow.experiment.compose import (
+    JobError,
+    ReportedExit,
+    expand_datasets,
+    find_conf,
+    quoting_advice,
+    register_resolvers,
+)
 from moleflow.utils.environment import prepare_process
 from moleflow.utils.errors import UserError, did_you_mean, list_names
 from moleflow.utils.signals import Interrupted
@@ -95,6 +102,7 @@ def main(conf: Path | None = None) -> None:
     prepare_process()
     sys.argv[1:] = hydra_arguments(sys.argv[1:])
     register_resolvers()
+    sys.argv[1:] = expand_datasets(sys.argv[1:])
     conf = (conf or find_conf()).resolve()
     logging.raiseExceptions = False  # a full disk under the log file: the run itself reports it, in one message
     try:
@@ -220,14 +228,15 @@ def hints(arguments: Sequence[str], conf: Path) -> Iterator[str]:
             if argument == f"{name}={value}":
                 yield f"{name} is not in the configuration yet: write +{argument}, with the plus."
             continue
-        if name in groups:
-            options = [path.stem for path in (conf / name).glob("*.yaml")]
+        group = name.partition("@")[0]  # dataset@dataset.parts.visa is an option of dataset at another key
+        if group in groups:
+            options = [path.stem for path in (conf / group).glob("*.yaml")]
             for option in value.split(","):
-                if name == "experiment" and option in recorded:
+                if group == "experiment" and option in recorded:
                     yield f"The configuration of the recorded run {option} is experiment={recorded[option]}."
                 elif option not in options and "(" not in value:
                     alternatives = did_you_mean(option, options) or f" Choose one of: {list_names(sorted(options))}."
-                    yield f"{name}={option} is unknown.{alternatives}"
+                    yield f"{group}={option} is unknown.{alternatives}"
         elif name not in keys and not argument.startswith("+"):  # with the plus, Hydra accepts any key
             leaf = name.rpartition(".")[2]
             matches = sorted(

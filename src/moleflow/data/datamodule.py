@@ -1,9 +1,10 @@
 """Lightning data modules: one base class, and a subclass per data set."""
 
+import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import lightning as L
 
@@ -14,9 +15,11 @@ from moleflow.data.layouts.base import CategoryScan, Layout
 from moleflow.data.layouts.checks import checked_samples, layout_findings
 from moleflow.data.layouts.detection import layout_of
 from moleflow.data.layouts.names import LayoutNames
+from moleflow.data.layouts.real_iad import DEFAULT_SPLIT, VIEWS, RealIADLayout
 from moleflow.data.mask_coverage import CoverageLoss, MaskCoverage, coverage_loss, mask_coverage
-from moleflow.data.samples import Sample, Split, nfc
-from moleflow.data.splits import ValidationSplit
+from moleflow.data.samples import SPLITS, Sample, Split, nfc
+from moleflow.data.saturation import read_regions
+from moleflow.data.splits import Shots, ValidationSplit, split_training_images
 from moleflow.data.synthetic.dataset import CATEGORIES, write_synthetic_dataset
 from moleflow.data.tasks import ORDERS
 from moleflow.data.transforms import ImageTransform, Transform
@@ -46,6 +49,9 @@ class ImageDataModule(L.LightningDataModule):
         normal_dir: Folder of the normal images in ``train`` and ``test``, in the layout of MVTec AD.
         mask_dir: Folder of the masks in a category.
         mask_suffix: Suffix of the name of a mask after the name of its image; other usual names are read as well.
+        test_dir: Folder of the test images in a category.
+        shots: Training images per category, chosen by seed and category among those that are no validation images;
+            None: all.
 
     Attributes:
         names: Names of the layout.
@@ -70,6 +76,8 @@ class ImageDataModule(L.LightningDataModule):
         normal_dir: str = "good",
         mask_dir: str = "ground_truth",
         mask_suffix: str = "_mask",
+        test_dir: str = "test",
+        shots: int | None = None,
     ) -> None:
         super().__init__()
         if root is None:
@@ -85,13 +93,14 @@ class ImageDataModule(L.LightningDataModule):
             )
         check_range("batch_size", batch_size, 1)
         check_range("num_workers", num_workers, 0, hint="With 0, this process decodes the images.")
-        self.names = LayoutNames(normal_dir, mask_dir, mask_suffix)
+        self.names = LayoutNames(normal_dir, mask_dir, mask_suffix, test_dir)
         self.root = Path(root).expanduser()
         self.transform = transform
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.masks = check_choice("masks", masks, MASKS)
         self.validation_split = ValidationSplit(validation, seed)
+        self.shots = None if shots is None else Shots(shots, seed)
         self._mask_coverage: dict[Sample, MaskCoverage] = {}
         if validation:  # Lightning requires validation images if the class has this method
             self.val_dataloader = self._validation_dataloader  # type: ignore[method-assign]
@@ -131,13 +140,27 @@ class ImageDataModule(L.LightningDataModule):
             stage: Ignored.
 
         Raises:
-            UserError: If images or masks are missing or do not match; see `checked_samples`.
+            UserError: If images or masks are missing or do not match (see `checked_samples`), or there are fewer
+                training images than validation images or shots.
         """
-        _ = self._samples
+        _ = self._splits
+
+    def scan(self, category: str) -> CategoryScan:
+        """Return the files of one category, and the metrics that its data set defines.
+
+        Raises:
+            UserError: If the category does not exist.
+        """
+        return self._scans[self.categories.index(category)]
 
     def samples(self, split: Split, category: str) -> list[Sample]:
-        """Return the samples of one category and split, normal ones first."""
-        return [sample for sample in self._samples if (sample.split, sample.category) == (split, category)]
+        """Return the samples of one category and split, normal ones first; with shots, without unused ones."""
+        samples = self._samples_by[split, category]
+        if split == "test" or self.shots is None:
+            return samples
+        training, validation = self._splits[category]
+        used = {*training, *validation}
+        return [sample for sample in samples if sample in used]
 
     def split(self, category: str) -> tuple[list[Sample], list[Sample]]:
         """Return the training and validation images of a category.
@@ -145,7 +168,24 @@ class ImageDataModule(L.LightningDataModule):
         Raises:
             UserError: If the validation split leaves no training image.
         """
-        return self.validation_split(self.samples("train", category))
+        return self._splits[category]
+
+    def split_by(
+        self, category: str, validation: float, shots: int | None, seed: int
+    ) -> tuple[list[Sample], list[Sample]]:
+        """Return the training and validation images of a category under the configuration of another run.
+
+        Args:
+            category: The category.
+            validation: Validation images per category.
+            shots: Training images per category; None: all.
+            seed: The run's seed.
+
+        Raises:
+            UserError: If there are fewer training images than validation images or shots.
+        """
+        few = None if shots is None else Shots(shots, seed)
+        return split_training_images(self._samples_by["train", category], ValidationSplit(validation, seed), few)
 
     def layout_findings(self) -> Iterator[Finding]:
         """Yield the problems of the layout, such as files that are not used.
@@ -154,6 +194,14 @@ class ImageDataModule(L.LightningDataModule):
         """
         every = self._requested is None and not self.default_order
         yield from layout_findings(self._scans, self.layout if every else None, self.categories)
+
+    def file_name(self, path: Path) -> str:
+        """Return the name of a file, which stays the same if the data set moves: the path relative to the root."""
+        return Path(os.path.relpath(path, self.root)).as_posix()
+
+    def dataset_of(self, category: str) -> str | None:
+        """Return the name of the data set of a category in a mixed stream; None for a single data set."""
+        return None
 
     def has_masks(self, category: str) -> bool:
         """Whether the category has masks, so that pixel metrics are defined."""
@@ -168,9 +216,12 @@ class ImageDataModule(L.LightningDataModule):
             ImageError: If the mask cannot be read.
         """
         if sample not in self._mask_coverage:
-            self._mask_coverage[sample] = (
-                MaskCoverage(0, 0, 0) if sample.mask is None else mask_coverage(read_mask(sample.mask), self.transform)
-            )
+            if sample.mask is None:
+                self._mask_coverage[sample] = MaskCoverage(0, 0, 0)
+            else:
+                if saturation := self.scan(sample.category).saturation:
+                    read_regions(sample.mask, saturation)  # checks the values of the mask
+                self._mask_coverage[sample] = mask_coverage(read_mask(sample.mask), self.transform)
         return self._mask_coverage[sample]
 
     def coverage_loss(self, category: str | None = None) -> CoverageLoss:
@@ -235,8 +286,22 @@ class ImageDataModule(L.LightningDataModule):
         return self.layout.scans(self.categories)
 
     @cached_property
-    def _samples(self) -> list[Sample]:
-        return checked_samples(self._scans)
+    def _samples_by(self) -> dict[tuple[Split, str], list[Sample]]:
+        """All samples by split and category."""
+        samples: dict[tuple[Split, str], list[Sample]] = {
+            (split, category): [] for split in SPLITS for category in self.categories
+        }
+        for sample in checked_samples(self._scans):
+            samples[sample.split, sample.category].append(sample)
+        return samples
+
+    @cached_property
+    def _splits(self) -> dict[str, tuple[list[Sample], list[Sample]]]:
+        """Training and validation images by category."""
+        return {
+            category: split_training_images(self._samples_by["train", category], self.validation_split, self.shots)
+            for category in self.categories
+        }
 
 
 class FolderDataModule(ImageDataModule):
@@ -261,26 +326,82 @@ class VisADataModule(ImageDataModule):
     default_order = ORDERS["visa"]
 
 
+class MVTecLOCODataModule(ImageDataModule):
+    """MVTec LOCO AD (Bergmann et al., IJCV 2022): 5 categories with logical and structural anomalies."""
+
+    default_order = ORDERS["mvtec_loco"]
+
+
+class MVTecAD2DataModule(ImageDataModule):
+    """MVTec AD 2 (Heckler-Kram et al., arXiv:2503.21622): 8 categories, tested on the public test images."""
+
+    default_order = ORDERS["mvtec_ad2"]
+
+
+class BTADDataModule(ImageDataModule):
+    """BTAD (Mishra et al., ISIE 2021): 3 categories."""
+
+    default_order = ORDERS["btad"]
+
+
+class KolektorSDD2DataModule(ImageDataModule):
+    """KolektorSDD2 (Bozic et al., Computers in Industry 2021): 1 category."""
+
+    default_order = ORDERS["kolektor_sdd2"]
+
+
+class RealIADDataModule(ImageDataModule):
+    """Real-IAD (Wang et al., CVPR 2024): 30 categories, five views per object.
+
+    Args:
+        root: Folder of the data set.
+        transform: Transform of all images and masks.
+        split_dir: Folder of the JSON files, such as ``realiad_jsons`` or ``realiad_jsons_sv``.
+        image_dir: Folder of the images; None: the one with the largest images.
+        views: Views that are used, of 1 to 5.
+        arguments: Further arguments of `ImageDataModule`.
+    """
+
+    default_order = ORDERS["real_iad"]
+
+    def __init__(
+        self,
+        root: str | Path | None,
+        transform: ImageTransform,
+        split_dir: str = DEFAULT_SPLIT,
+        image_dir: str | None = None,
+        views: Sequence[int] = VIEWS,
+        **arguments: Any,
+    ) -> None:
+        super().__init__(root, transform, **arguments)
+        self._split_dir = split_dir
+        self._image_dir = image_dir
+        self._views = tuple(views)
+
+    @cached_property
+    def layout(self) -> Layout:
+        """The layout of the root.
+
+        Raises:
+            UserError: If the root or a folder of it does not exist, or a view is not allowed.
+        """
+        if not self.root.is_dir():
+            return super().layout  # raises
+        return RealIADLayout(self.root, self.names, self._split_dir, self._image_dir, self._views)
+
+
 class SyntheticDataModule(ImageDataModule):
     """The synthetic data set, which `prepare_data` writes below the root if it is not there yet.
 
     Args:
         root: Folder of the data set; created if missing.
         transform: Transform of all images and masks.
-        categories: Categories in the order of the continual sequence; or the name of one of `ORDERS`, or of one
-            category. By default all categories of the data set.
-        batch_size: Images per batch; the last batch may be smaller.
-        num_workers: Processes that decode images; 0 decodes in this process.
-        masks: ``cropped`` to measure defects on the transformed masks, ``full`` to measure them on every pixel of the
-            mask files.
-        validation: Training images per category that are excluded from training and used as a validation set: a share
-            below 1, or a number.
-        seed: The run's seed, on which the validation split depends.
         drawing_seed: Seed of the images; not the run's seed, so that runs with different seeds have the same images.
         size: Side of an image in pixels, at least 32.
         train: Training images per category.
         test_good: Normal test images per category.
         test_defect: Test images with a defect per category.
+        arguments: Further arguments of `ImageDataModule`.
     """
 
     default_order = CATEGORIES
@@ -289,19 +410,14 @@ class SyntheticDataModule(ImageDataModule):
         self,
         root: str | Path | None,
         transform: ImageTransform,
-        categories: Sequence[str] | None = None,
-        batch_size: int = 32,
-        num_workers: int = 0,
-        masks: str = "cropped",
-        validation: float = 0,
-        seed: int = 0,
         drawing_seed: int = 0,
         size: int = 256,
         train: int = 24,
         test_good: int = 8,
         test_defect: int = 12,
+        **arguments: Any,
     ) -> None:
-        super().__init__(root, transform, categories, batch_size, num_workers, masks, validation, seed)
+        super().__init__(root, transform, **arguments)
         self._settings = {
             "seed": drawing_seed,
             "size": size,

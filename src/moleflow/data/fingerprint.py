@@ -1,6 +1,5 @@
 """Fingerprint of the data of a run: digests of all images and masks, to recognize changed files."""
 
-import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -40,10 +39,7 @@ def data_fingerprint(data: "ImageDataModule") -> Fingerprint:
     with ThreadPoolExecutor() as pool:  # hashing releases the GIL
         digests = dict(zip(paths, pool.map(_digest, paths), strict=True))
     return {
-        category: {
-            kind: {nfc(Path(os.path.relpath(path, data.root)).as_posix()): digests[path] for path in group}
-            for kind, group in kinds.items()
-        }
+        category: {kind: {nfc(data.file_name(path)): digests[path] for path in group} for kind, group in kinds.items()}
         for category, kinds in files.items()
     }
 

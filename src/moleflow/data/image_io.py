@@ -206,6 +206,15 @@ def read_mask(path: Path) -> Image.Image:
     return union
 
 
+def read_mask_values(path: Path) -> NDArray[Any]:
+    """Return the stored values of a mask file, (H, W) or (H, W, C), in upright orientation.
+
+    Raises:
+        ImageError: If the file is missing, truncated or damaged, or has more than `MAX_PIXELS` pixels.
+    """
+    return np.asarray(_decode(path))
+
+
 def mask_size(path: Path) -> tuple[int, int]:
     """Return (width, height) of a mask file, or of the masks of a folder; reads the headers only.
 

@@ -5,7 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from moleflow.utils.errors import UserError
+import torch
+
+from moleflow.utils.errors import UserError, check_range, did_you_mean
+from moleflow.utils.random import generator
 
 
 def _names(spaced: str) -> tuple[str, ...]:
@@ -26,6 +29,15 @@ ORDERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "mvtec": _MVTEC,
         "visa": _names("candle capsules cashew chewinggum fryum macaroni1 macaroni2 pcb1 pcb2 pcb3 pcb4 pipe_fryum"),
         "mpdd": _names("bracket_black bracket_brown bracket_white connector metal_plate tubes"),
+        "mvtec_loco": _names("breakfast_box juice_bottle pushpins screw_bag splicing_connectors"),
+        "mvtec_ad2": _names("can fabric fruit_jelly rice sheet_metal vial wallplugs walnuts"),
+        "btad": _names("01 02 03"),
+        "real_iad": _names(
+            "audiojack bottle_cap button_battery end_cap eraser fire_hood mint mounts pcb phone_battery plastic_nut "
+            "plastic_plug porcelain_doll regulator rolled_strip_base sim_card_set switch tape terminalblock toothbrush "
+            "toy toy_brick transistor1 u_block usb usb_adaptor vcpill wooden_beads woodstick zipper"
+        ),
+        "kolektor_sdd2": _names("kolektor_sdd2"),
         "texture_first": _names(
             "carpet grid leather tile wood bottle cable capsule hazelnut metal_nut "
             "pill screw toothbrush transistor zipper"
@@ -46,7 +58,7 @@ ORDERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "pilot": ("leather", "grid", "transistor"),
     }
 )
-"""Named orders of categories; the first three are the default orders of their data sets."""
+"""Named orders of categories; those with the name of a data set are its default order."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +69,30 @@ class Task:
         index: Position in the sequence, from 0.
         categories: The categories of the task.
         name: Name in logs and file names, unique within the sequence.
+        visit: 0 for the first task of its categories, 1 for the task of a category that returns.
     """
 
     index: int
     categories: tuple[str, ...]
     name: str
+    visit: int = 0
+
+
+def shuffled(categories: Sequence[str], order_seed: int | None) -> tuple[str, ...]:
+    """Return categories in the random order of a seed.
+
+    Args:
+        categories: The categories.
+        order_seed: The seed, which does not depend on that of the run; None: the order is not changed.
+
+    Raises:
+        UserError: If the seed is negative.
+    """
+    if order_seed is None:
+        return tuple(categories)
+    check_range("scenario.order_seed", order_seed, 0)
+    order = torch.randperm(len(categories), generator=generator(order_seed, "task order")).tolist()
+    return tuple(categories[i] for i in order)
 
 
 def split_into_tasks(categories: Sequence[str], scenario: str = "1-1") -> list[Task]:
@@ -96,6 +127,33 @@ def split_into_tasks(categories: Sequence[str], scenario: str = "1-1") -> list[T
     starts = [0, *range(base, len(categories), step)]
     chunks = [tuple(categories[a:b]) for a, b in zip(starts, [*starts[1:], len(categories)], strict=True)]
     return [Task(index, chunk, _task_name(chunk)) for index, chunk in enumerate(chunks)]
+
+
+def categories_of(tasks: Sequence[Task]) -> list[str]:
+    """Return the categories of tasks in order of arrival, each once."""
+    return list(dict.fromkeys(category for task in tasks for category in task.categories))
+
+
+def with_returns(tasks: Sequence[Task], returning: Sequence[str]) -> list[Task]:
+    """Return tasks followed by one task ``<category>@2`` per category that returns.
+
+    Args:
+        tasks: Tasks of all categories.
+        returning: The categories that return, in order.
+
+    Raises:
+        UserError: If a category is in none of the tasks.
+    """
+    known = [category for task in tasks for category in task.categories]
+    for category in returning:
+        if category not in known:
+            raise UserError(
+                f"scenario.returning has {category!r}, which is no category of this run.{did_you_mean(category, known)}"
+            )
+    return [
+        *tasks,
+        *(Task(len(tasks) + i, (category,), f"{category}@2", visit=1) for i, category in enumerate(returning)),
+    ]
 
 
 def _task_name(categories: tuple[str, ...]) -> str:

@@ -23,6 +23,7 @@ from moleflow.data.layouts.detection import layout_of
 from moleflow.data.layouts.names import DEFAULT_NAMES, LayoutNames
 from moleflow.data.mask_coverage import MaskCoverage, coverage_loss, crop_loss, mask_coverage
 from moleflow.data.samples import SPLITS, Sample
+from moleflow.data.saturation import SaturationThreshold, read_regions
 from moleflow.data.transforms import ImageTransform
 from moleflow.data.value_checks import value_warnings
 from moleflow.utils.errors import UserError
@@ -80,10 +81,10 @@ def check_dataset(
         raise UserError(f"{root} {layout.no_category_message()}")
     scans = layout.scans(categories)
     findings = list(layout_findings(scans, layout, categories))
-    decode = partial(_decode, transform=transform)
     decoded: dict[Sample, _DecodedSample] = {}
     with ThreadPoolExecutor() as pool:  # decoding releases the GIL
         for scan in scans:
+            decode = partial(_decode, transform=transform, saturation=scan.saturation)
             decoded.update(zip(scan.samples, pool.map(decode, scan.samples), strict=True))
     sizes: dict[Path, tuple[int, int] | None] = {}
     for sample, result in decoded.items():
@@ -185,7 +186,8 @@ def _common_findings(
         yield Finding("warning", category, message)
 
 
-def _decode(sample: Sample, transform: ImageTransform) -> _DecodedSample:
+def _decode(sample: Sample, transform: ImageTransform, saturation: Mapping[int, SaturationThreshold]) -> _DecodedSample:
+    """Decode the files of a sample, and check the values of its mask if there are saturation thresholds."""
     faults: list[str] = []
 
     def read(reader: Callable[[Path], Image.Image], path: Path | None) -> Image.Image | None:
@@ -196,6 +198,11 @@ def _decode(sample: Sample, transform: ImageTransform) -> _DecodedSample:
             return None
 
     image, mask = read(read_image, sample.path), read(read_mask, sample.mask)
+    if saturation and mask is not None and sample.mask is not None:
+        try:
+            read_regions(sample.mask, saturation)
+        except UserError as error:
+            faults.append(str(error))
     return _DecodedSample(
         size=None if image is None else image.size,
         mask_size=None if mask is None else mask.size,

@@ -48,15 +48,23 @@ class Detector(ABC):
         """
 
     def expert_of(self, category: str) -> str:
-        """Return the name of the expert that was trained on a category.
+        """Return the name of the first expert that was trained on a category.
 
         Raises:
             UserError: If there is none.
         """
-        for name, record in self.experts.items():
-            if category in record.categories:
-                return name
-        raise UserError(f"No expert was trained on category={category!r}.")
+        return self.experts_of(category)[0]
+
+    def experts_of(self, category: str) -> list[str]:
+        """Return the names of the experts that were trained on a category: several if it has returned.
+
+        Raises:
+            UserError: If there is none.
+        """
+        names = [name for name, record in self.experts.items() if category in record.categories]
+        if not names:
+            raise UserError(f"No expert was trained on category={category!r}.")
+        return names
 
     def thresholds(self, name: str, rate: float = FALSE_ALARM_RATE, unknown_rate: float = UNKNOWN_RATE) -> Thresholds:
         """Return the thresholds of an expert, from its calibration if there is one, else from its training images.

@@ -115,6 +115,18 @@ class MoLEFlow(Detector):
             feature_set.add_expert(name, overrides)
         self.experts[name] = ExpertRecord(tuple(categories), extractors, postprocessor, overrides)
 
+    def remove_expert(self, name: str) -> None:
+        """Remove an expert from all feature sets and from the router.
+
+        Raises:
+            KeyError: If it does not exist.
+        """
+        self.experts.pop(name)
+        for feature_set in self.feature_sets.values():
+            feature_set.patch_model.remove_expert(name)
+            feature_set.clear_merged_cache()
+        self.router.remove(name)
+
     @torch.no_grad()
     def fit_expert(self, name: str, features: Tensor, image_features: Tensor) -> None:
         """Initialize a new expert in the first feature set, optionally from the nearest one, and fit it in closed form.

@@ -140,8 +140,10 @@ def routing_margins(detector: Detector, image_features: Mapping[str, Tensor]) ->
         return ONE_EXPERT
     result = {}
     for category, features in image_features.items():
-        expert = router.names.index(detector.expert_of(category))
-        margins = route_margins(router.route(features).distances, expert)
+        own = {router.names.index(name) for name in detector.experts_of(category)}
+        distances = router.route(features).distances
+        others = distances[:, [i for i in range(len(router.names)) if i not in own]]
+        margins = route_margins(torch.cat([distances[:, sorted(own)].amin(1, keepdim=True), others], 1), 0)
         low, median = margins.quantile(torch.tensor([0.05, 0.5]).to(margins)).tolist()
         result[category] = {"minimum": float(margins.min()), "low": low, "median": median}
     return result

@@ -11,10 +11,13 @@ from tqdm import tqdm
 from moleflow.data.datamodule import ImageDataModule
 from moleflow.data.image_io import image_size, read_mask
 from moleflow.data.samples import Sample
+from moleflow.data.saturation import read_regions
 from moleflow.data.transforms import ImageTransform
 from moleflow.detector.base import Detector
+from moleflow.evaluation.groups import data_set_metrics
 from moleflow.metrics.category import CategoryMetrics
 from moleflow.metrics.decisions import decision_metrics
+from moleflow.metrics.spro import Region
 from moleflow.metrics.streaming import pixel_metrics
 
 
@@ -28,7 +31,7 @@ class CategoryResult:
         scores: Image scores (N,).
         patch_scores: Patch scores of each image, as the detector's scorer returns them.
         metrics: Metrics by name; without masks no pixel metrics, nan if only one class is present.
-        routing_accuracy: Share of images that were scored by the category's own expert.
+        routing_accuracy: Share of images that were scored by an expert of the category.
     """
 
     samples: tuple[Sample, ...]
@@ -51,6 +54,7 @@ class _TestSet:
     image_features: Tensor
     masks: Tensor | None
     patch_scores: dict[str, dict[int, Tensor]] = field(default_factory=dict)
+    regions: dict[int, list[Region]] = field(default_factory=dict)
     results: dict[tuple[str, ...], CategoryResult] = field(default_factory=dict)
 
 
@@ -87,11 +91,20 @@ class Evaluator:
         }
 
     def oracle(self, categories: Sequence[str], title: str) -> dict[str, CategoryResult]:
-        """Return the results with each image scored by the expert of its true category."""
-        return {
-            category: self._result(category, (self.detector.expert_of(category),) * len(self._set(category).samples))
-            for category in self._bar(categories, title)
-        }
+        """Return the results with each image scored by the expert of its true category.
+
+        If a category has returned and has several experts, it is the one of them that is nearest to the image.
+        """
+        return {category: self._result(category, self._oracle(category)) for category in self._bar(categories, title)}
+
+    def _oracle(self, category: str) -> tuple[str, ...]:
+        """Return the expert of the true category of each test image."""
+        names, router = self.detector.experts_of(category), self.detector.router
+        if len(names) == 1:
+            return (names[0],) * len(self._set(category).samples)
+        columns = [router.names.index(name) for name in names]
+        nearest = router.distances(self.image_features(category))[:, columns].argmin(1)
+        return tuple(names[i] for i in nearest.tolist())
 
     def image_features(self, category: str) -> Tensor:
         """Return the image features (N, D) of a category's test images, by which they are routed."""
@@ -155,8 +168,9 @@ class Evaluator:
             values = metrics.compute()
             if self.data.full_masks and self.data.has_masks(category):
                 values |= self._full_pixel_metrics(test_set.samples, patches, routes)
-            expert = self.detector.expert_of(category)
-            accuracy = sum(route == expert for route in routes) / len(routes)
+            values |= self._data_set_metrics(category, scores, patches, routes, maps)
+            experts = self.detector.experts_of(category)
+            accuracy = sum(route in experts for route in routes) / len(routes)
             test_set.results = {
                 routes: CategoryResult(test_set.samples, routes, scores, patches, values, accuracy),
                 **{other: result for other, result in test_set.results.items() if len(set(other)) == 1},
@@ -168,15 +182,57 @@ class Evaluator:
     ) -> dict[str, float]:
         """Return the pixel metrics over all pixels of the image files, with one image in memory at a time."""
 
-        def map_of(i: int) -> Tensor:
-            anomaly_map = self.detector.scorer.anomaly_maps([patches[i]], [routes[i]])[0]
-            return self.data.transform.to_image(anomaly_map, image_size(samples[i].path))
-
         def mask_of(i: int) -> Tensor | None:
             path = samples[i].mask
             return None if path is None else torch.from_numpy(np.array(read_mask(path))) > 0
 
-        return pixel_metrics(len(samples), map_of, mask_of)
+        return pixel_metrics(len(samples), lambda i: self._full_map(samples[i], patches[i], routes[i]), mask_of)
+
+    def _full_map(self, sample: Sample, patch_scores: Tensor, expert: str) -> Tensor:
+        """Return the anomaly map (H, W) of an image at the size of its file."""
+        anomaly_map = self.detector.scorer.anomaly_maps([patch_scores], [expert])[0]
+        return self.data.transform.to_image(anomaly_map, image_size(sample.path))
+
+    def _data_set_metrics(
+        self, category: str, scores: Tensor, patches: Sequence[Tensor], routes: Sequence[str], maps: Tensor | None
+    ) -> dict[str, float]:
+        """Return the metrics that the category's data set defines; see `data_set_metrics`.
+
+        Args:
+            category: The category.
+            scores: Image scores (N,).
+            patches: Patch scores of the N images.
+            routes: Expert of each image.
+            maps: Anomaly maps (N, H, W); None if pixels of the image files are measured, or there are no masks.
+        """
+        test_set = self._set(category)
+
+        def map_of(i: int) -> Tensor:
+            return self._full_map(test_set.samples[i], patches[i], routes[i]) if maps is None else maps[i]
+
+        scan = self.data.scan(category)
+        return data_set_metrics(scan, test_set.samples, scores, map_of, lambda i: self._regions(category, i))
+
+    def _regions(self, category: str, index: int) -> list[Region]:
+        """Return the defect regions of a test image on its anomaly map, without those that the transform removes.
+
+        The saturation threshold of a region is the same share of its pixels as in the mask file.
+        """
+        sample, regions = self._set(category).samples[index], self._set(category).regions
+        if sample.mask is None:
+            return []
+        if index in regions:
+            return regions[index]
+        transform = ImageTransform(self.detector.scorer.map_shape, self.data.transform.mode)
+        result = []
+        for region in read_regions(sample.mask, self.data.scan(category).saturation):
+            mask = torch.from_numpy(np.array(region.mask)) > 0 if self.data.full_masks else transform.mask(region.mask)
+            pixels = mask.flatten().nonzero().squeeze(1)
+            if len(pixels):
+                result.append(Region(pixels, region.share * len(pixels)))
+        if not self.data.full_masks:  # regions of whole image files would fill the memory
+            regions[index] = result
+        return result
 
     def _patch_scores(self, test_set: _TestSet, routes: tuple[str, ...]) -> tuple[Tensor, ...]:
         for expert in dict.fromkeys(routes):

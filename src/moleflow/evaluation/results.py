@@ -17,7 +17,9 @@ from moleflow.data.datamodule import ImageDataModule
 from moleflow.data.tasks import Task
 from moleflow.detector.base import Detector
 from moleflow.evaluation.evaluator import CategoryResult
+from moleflow.evaluation.groups import is_data_set_metric
 from moleflow.metrics.averaging import mean_over_categories
+from moleflow.metrics.task_matrix import TaskMatrix
 from moleflow.runs.progress import Progress
 from moleflow.utils.environment import escape_undecodable
 from moleflow.utils.io import atomic_write, to_jsonable, write_json
@@ -53,15 +55,17 @@ def collect_metrics(
     matrix = progress.matrix
     return {
         "status": "finished",
-        **{name: means.get(name) for name in (*METRICS, "pro_5")},
+        **{name: means.get(name) for name in (*METRICS, "pro_5", *data_set_metric_names(routed))},
         "routing_accuracy": correct / count,
         "decisions": mean_over_categories(decisions),
         "forgetting": {name: matrix.forgetting(name) for name in matrix.metrics},
         "backward_transfer": {name: matrix.backward_transfer(name) for name in matrix.metrics},
+        **_return_gain(tasks, matrix),
         "oracle": mean_over_categories({category: result.metrics for category, result in oracle.items()}),
         "per_category": {
             category: {
-                **{name: result.metrics.get(name) for name in (*METRICS, "pro_5")},
+                **dict.fromkeys((*METRICS, "pro_5")),
+                **result.metrics,
                 "routing_accuracy": result.routing_accuracy,
                 "decisions": dict(decisions[category]),
                 "oracle": oracle[category].metrics,
@@ -73,6 +77,7 @@ def collect_metrics(
             }
             for category, result in routed.items()
         },
+        **_per_dataset(data, routed),
         "masks": {"measured": "full" if data.full_masks else "cropped", **data.coverage_loss()._asdict()},
         "task_matrix": {"tasks": [list(task.categories) for task in tasks], **matrix.to_dict()},
         "routing": {
@@ -94,6 +99,41 @@ def collect_metrics(
         "memory": peak_memory(),
         "device": str(detector.device),
     }
+
+
+def _return_gain(tasks: Sequence[Task], matrix: TaskMatrix) -> dict[str, Any]:
+    """Return the gain of each metric by the categories that returned; empty if none did."""
+    returns = {
+        task.index: next(first.index for first in tasks if task.categories[0] in first.categories)
+        for task in tasks
+        if task.visit
+    }
+    return {"return_gain": {name: matrix.return_gain(name, returns) for name in matrix.metrics}} if returns else {}
+
+
+def _per_dataset(data: ImageDataModule, routed: Mapping[str, CategoryResult]) -> dict[str, Any]:
+    """Return the means over the categories of each data set of a mixed stream; empty for a single data set."""
+    groups: dict[str, dict[str, CategoryResult]] = {}
+    for category, result in routed.items():
+        if name := data.dataset_of(category):
+            groups.setdefault(name, {})[category] = result
+    if not groups:
+        return {}
+    means = {
+        name: dict.fromkeys(METRICS) | mean_over_categories({c: r.all_metrics() for c, r in results.items()})
+        for name, results in groups.items()
+    }
+    return {"per_dataset": {name: {**mean, "categories": list(groups[name])} for name, mean in means.items()}}
+
+
+def data_set_metric_names(routed: Mapping[str, CategoryResult]) -> list[str]:
+    """Return the metrics that only some data sets define, each once.
+
+    Args:
+        routed: Results by category.
+    """
+    names = dict.fromkeys(name for result in routed.values() for name in result.metrics)
+    return [name for name in names if name not in METRICS]
 
 
 def write_results(
@@ -135,8 +175,17 @@ def peak_memory() -> dict[str, int]:
 
 
 def format_metrics(metrics: Mapping[str, Any]) -> list[str]:
-    """Return the results as a text table: one line per category, then the mean over categories."""
-    columns = (*METRICS, "routing_accuracy")
-    rows = [*metrics["per_category"].items(), ("mean", metrics)]
-    cells = [[name, *("-" if row[key] is None else f"{row[key]:.4f}" for key in columns)] for name, row in rows]
-    return format_table([["", *columns], *cells])
+    """Return the results as text tables: one line per category, then the mean over categories.
+
+    Metrics that only some data sets define are in a second table.
+    """
+    datasets = [(f"mean of {name}", row) for name, row in metrics.get("per_dataset", {}).items()]
+    rows = [*metrics["per_category"].items(), *datasets, ("mean", metrics)]
+
+    def table(columns: Sequence[str]) -> list[str]:
+        values = [[row.get(key) for key in columns] for _, row in rows]
+        cells = [["-" if value is None else f"{value:.4f}" for value in row] for row in values]
+        return format_table([["", *columns], *([name, *row] for (name, _), row in zip(rows, cells, strict=True))])
+
+    others = [name for name in metrics if is_data_set_metric(name)]
+    return [*table((*METRICS, "routing_accuracy")), *(["", *table(others)] if others else [])]

@@ -19,7 +19,10 @@ from omegaconf import DictConfig
 
 from moleflow.data.datamodule import ImageDataModule
 from moleflow.data.image_io import image_size
-from moleflow.data.tasks import Task, split_into_tasks
+from moleflow.data.mixed import part_errors
+from moleflow.data.samples import nfc
+from moleflow.data.splits import Returns
+from moleflow.data.tasks import Task, shuffled, split_into_tasks, with_returns
 from moleflow.data.transforms import AUGMENTATIONS
 from moleflow.detector.detector import COMPONENT_NAMES, MoLEFlow
 from moleflow.detector.feature_set import FEATURE_SET_COMPONENTS, check_feature_set_name, has_gradient_steps
@@ -53,6 +56,7 @@ _TYPES = {
     "optimizer.gradient_clip": float | None,
     "router.oracle": bool,
     "scenario.parallel": bool,
+    "scenario.order_seed": int | None,
     "features.num_workers": int,
     "features.cache_dir": str | None,
 }
@@ -124,7 +128,9 @@ def build_continual_trainer(
         device=device,
     )
     training = build_training_config(config, settings, data.categories)
-    tasks = split_into_tasks(data.categories, str(settings["scenario"]["split"]))
+    scenario = settings["scenario"]
+    tasks = split_into_tasks(shuffled(data.categories, scenario["order_seed"]), str(scenario["split"]))
+    tasks = with_returns(tasks, list(training.returns.amounts))
     training = _with_proportional_sizes(training, data, tasks, model)
     for category, overrides in training.per_category.items():
         model.components.check(overrides, f"per_category.{category}")
@@ -153,7 +159,7 @@ def build_data(settings: Mapping[str, Any], device: torch.device | None = None) 
     Raises:
         UserError: If the data set does not have the expected layout, or ``dataset`` has a key that the run determines.
     """
-    shared = {
+    shared: dict[str, Any] = {
         "masks": settings["masks"],
         "batch_size": features_batch_size(settings, device),
         "num_workers": settings["features"]["num_workers"],
@@ -163,11 +169,25 @@ def build_data(settings: Mapping[str, Any], device: torch.device | None = None) 
     if ambiguous := shared.keys() & settings["dataset"].keys():
         key = sorted(ambiguous)[0]
         raise UserError(f"dataset.{key} cannot be set: the run determines it. Set {_RUN_KEYS.get(key, key)} instead.")
-    transform = build_component("transform", settings["transform"])
-    data = instantiate("dataset", settings["dataset"], transform=transform, **shared)
+    shared["transform"] = build_component("transform", settings["transform"])
+    config = dict(settings["dataset"])
+    if "parts" in config:
+        parts = {}
+        for name, part in config.pop("parts").items():
+            with part_errors(name):
+                parts[name] = instantiate(f"dataset.parts.{name}", part, **shared)
+        data = instantiate("dataset", config | {"_partial_": True})(parts=parts, **shared)
+    else:
+        data = instantiate("dataset", config, **shared)
     data.prepare_data()
     data.setup()
     return cast(ImageDataModule, data)
+
+
+def dataset_roots(settings: Mapping[str, Any]) -> list[Path]:
+    """Return the folders of the data sets of a configuration: one, or several of a mixed stream."""
+    parts = settings["dataset"].get("parts") or {"": settings["dataset"]}
+    return [Path(str(part["root"])).expanduser() for part in parts.values()]
 
 
 def model_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -345,6 +365,7 @@ def build_training_config(config: DictConfig, settings: Mapping[str, Any], categ
             for category, overrides in per_category.items()
         },
         strategy=instantiate("continual", config.continual),
+        returns=_build_returns(settings),
     )
 
 
@@ -383,6 +404,31 @@ def _with_proportional_sizes(
         parts = (f"{shape}: {list_names(names)}" for shape, names in sizes.items())
         log.info("Image sizes with the proportions of the training images (height x width): %s.", "; ".join(parts))
     return replace(training, per_category=per_category)
+
+
+def _build_returns(settings: Mapping[str, Any]) -> Returns:
+    """Return the images of the categories that return, which the option ``scenario=returning`` selects.
+
+    Raises:
+        UserError: If a value is not allowed, or the model's later experts cannot do without the first one.
+    """
+    scenario, model = settings["scenario"], settings["model"]
+    if "returning" not in scenario:
+        return Returns({}, replace=False, seed=settings["seed"])
+    amounts = scenario["returning"]
+    if not isinstance(amounts, Mapping) or not amounts:
+        raise UserError(
+            f"scenario.returning={amounts or 'null'} must have a share or number of training images per category, "
+            "such as scenario.returning={screw: 0.5}."
+        )
+    replace = check_choice("scenario.on_return", scenario["on_return"], ("add", "replace")) == "replace"
+    for key, value in (("adapter", "soft_norm"), ("base", "separate")):
+        if replace and model.get(key) == value:
+            raise UserError(
+                f"scenario.on_return=replace is not possible with model.{key}={value}, whose first expert has another "
+                "architecture than later ones. Set scenario.on_return=add."
+            )
+    return Returns({nfc(str(name)): amount for name, amount in amounts.items()}, replace, settings["seed"])
 
 
 def _check_trainer(trainer: Mapping[str, Any]) -> None:

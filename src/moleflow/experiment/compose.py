@@ -46,6 +46,33 @@ def find_conf() -> Path:
     )
 
 
+def expand_datasets(overrides: Sequence[str]) -> list[str]:
+    """Return overrides with ``dataset=[mvtec,visa]`` in the form of Hydra, which has one option per group.
+
+    The option ``mixed`` has the selected options of ``dataset`` as ``dataset.parts``.
+
+    Args:
+        overrides: Overrides as on the command line.
+
+    Raises:
+        UserError: If a data set is in the list twice.
+    """
+    result: list[str] = []
+    for override in overrides:
+        match = re.fullmatch(r"\+{0,2}dataset=\[([\w\s,]+)\]", override)
+        if match is None:
+            result.append(override)
+            continue
+        names = [name.strip() for name in match[1].split(",")]
+        if len(set(names)) < len(names):
+            raise UserError(
+                f"{override} must have each data set once. Add another folder of the same layout by a name, as in "
+                "+dataset@dataset.parts.plant_b=folder."
+            )
+        result += ["dataset=mixed", *(f"+dataset@dataset.parts.{name}={name}" for name in names)]
+    return result
+
+
 def compose_config(overrides: Sequence[str], conf: Path | None = None) -> DictConfig:
     """Return the configuration that ``moleflow train OVERRIDES`` composes, with Hydra's own settings as ``hydra``.
 
@@ -60,7 +87,7 @@ def compose_config(overrides: Sequence[str], conf: Path | None = None) -> DictCo
     register_resolvers()
     GlobalHydra.instance().clear()
     with initialize_config_dir(str((conf or find_conf()).resolve()), version_base="1.3"):
-        return compose("config", list(overrides), return_hydra_config=True)
+        return compose("config", expand_datasets(overrides), return_hydra_config=True)
 
 
 def quoting_advice(argument: str, multirun: bool = False) -> str | None:

@@ -11,7 +11,6 @@ from typing import Any, cast
 from omegaconf import OmegaConf
 
 from moleflow.data.datamodule import ImageDataModule
-from moleflow.data.splits import ValidationSplit
 from moleflow.data.tasks import Task
 from moleflow.detector.components import resolve_device
 from moleflow.detector.store import ENSEMBLE_FILE
@@ -108,12 +107,14 @@ def _member(folder: Path) -> Run:
     run = load_run(folder)
     if run.is_ensemble:
         raise UserError(f"{folder} is an ensemble without a model. Give its member runs.")
+    if "returning" in run.config["scenario"]:
+        raise UserError(f"{folder} has categories that returned (scenario=returning), which an ensemble cannot have.")
     return run
 
 
 def _training_images(data: ImageDataModule, config: Mapping[str, Any], category: str) -> list[Path]:
-    split = ValidationSplit(float(config["validation"]), int(config["seed"]))
-    return [sample.path for sample in split(data.samples("train", category))[0]]
+    training, _ = data.split_by(category, config["validation"], config["dataset"].get("shots"), config["seed"])
+    return [sample.path for sample in training]
 
 
 def _differences(first: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,8 +17,9 @@ from moleflow.data.datamodule import ImageDataModule
 from moleflow.data.fingerprint import data_fingerprint
 from moleflow.detector.store import ModelStore
 from moleflow.evaluation.evaluator import CategoryResult
+from moleflow.evaluation.groups import defined_metrics, is_data_set_metric
 from moleflow.evaluation.results import METRICS, collect_metrics, format_metrics, write_results
-from moleflow.experiment.build import build_continual_trainer, build_data, instantiate
+from moleflow.experiment.build import build_continual_trainer, build_data, dataset_roots, instantiate
 from moleflow.experiment.parallel import check_independent_tasks, train_task_in_job, train_tasks_in_jobs
 from moleflow.experiment.sweep import is_search
 from moleflow.runs.folder import RunFolder
@@ -34,7 +35,7 @@ from moleflow.utils.signals import Interrupted, interruptible
 log = logging.getLogger(__name__)
 
 _OBJECTIVE_ROOTS = (
-    *METRICS, "routing_accuracy", "forgetting", "backward_transfer", "oracle", "per_category", "seconds"
+    *METRICS, "routing_accuracy", "forgetting", "backward_transfer", "return_gain", "oracle", "per_category", "seconds"
 )  # fmt: skip
 """First parts of the allowed objectives: the numeric keys of ``metrics.json``."""
 
@@ -124,7 +125,9 @@ def check_objective(key: str) -> None:
     Raises:
         UserError: If it cannot.
     """
-    check_choice("objective", key.split(".")[0], _OBJECTIVE_ROOTS)
+    root = key.split(".")[0]
+    if not is_data_set_metric(root):
+        check_choice("objective", root, _OBJECTIVE_ROOTS)
 
 
 def check_search_objective(key: str, data: ImageDataModule, num_tasks: int | None = None) -> None:
@@ -144,6 +147,9 @@ def check_search_objective(key: str, data: ImageDataModule, num_tasks: int | Non
         raise UserError(
             f"objective={key} does not exist with one task. Set objective=image_auroc, or another scenario."
         )
+    if is_data_set_metric(first):
+        names = set[str]().union(*(defined_metrics(data.scan(category)) for category in data.categories))
+        check_choice("objective", first, (*METRICS, *sorted(names)))
     metric = next((part for part in (first, *others) if part in METRICS), None)
     if metric is None:
         return
@@ -262,7 +268,7 @@ def _finished_metrics(folder: RunFolder, settings: dict[str, Any], force: bool) 
     """
     folder.claim(force)
     fingerprint = None
-    if Path(str(settings["dataset"]["root"])).expanduser().is_dir():  # else a synthetic data set would be written
+    if all(root.is_dir() for root in dataset_roots(settings)):  # else a synthetic data set would be written
         try:
             fingerprint = data_fingerprint(build_data(settings))
         except UserError as error:

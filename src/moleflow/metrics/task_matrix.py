@@ -70,6 +70,19 @@ class TaskMatrix:
         """
         return self._mean_over_earlier_tasks(metric, lambda column: column[-1] - column[0])
 
+    def return_gain(self, metric: str, returns: Mapping[int, int]) -> float | None:
+        """Return the mean over returning tasks of the value right after the task minus that right before it.
+
+        The values are those of the first task of the same category. None without returning tasks or without values.
+
+        Args:
+            metric: Name of the metric.
+            returns: Index of the first task by that of the returning task.
+        """
+        matrix = self.matrix(metric)
+        pairs = [(matrix[later][first], matrix[later - 1][first]) for later, first in returns.items()]
+        return nanmean(after - before for after, before in pairs if after is not None and before is not None)
+
     def _mean_over_earlier_tasks(self, metric: str, measure: Callable[[list[float]], float]) -> float | None:
         """Return the mean of ``measure`` over the columns of all tasks but the last.
 

@@ -127,6 +127,16 @@ class PatchModel(nn.Module, ABC):
         state = self.base_state() if name is None else self.expert_state(name)
         return sum(value.numel() for value in state.values() if value.is_floating_point())
 
+    def remove_expert(self, name: str) -> None:
+        """Remove an expert; the others are not changed.
+
+        Raises:
+            UserError: If it does not exist.
+        """
+        self.expert(name)
+        del self.experts[self._names.index(name)]
+        self._names.remove(name)
+
     def expert(self, name: str) -> nn.Module:
         """Return an expert by name.
 

@@ -9,11 +9,11 @@ from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
 from moleflow.report.statistics import Noise, pooled_noise
-from moleflow.runs.identity import NON_IDENTITY_KEYS, matches_any
+from moleflow.runs.identity import DATASET_ROOTS, NON_IDENTITY_KEYS, matches_any, without_null
 from moleflow.runs.reader import Run, values_by_seed
 from moleflow.utils.config import flatten_config
 
-_EXCLUDED_KEYS = (*NON_IDENTITY_KEYS, "name", "hydra", "dataset.root", "features.batch_size")
+_EXCLUDED_KEYS = (*NON_IDENTITY_KEYS, "name", "hydra", *DATASET_ROOTS, "features.batch_size")
 
 # References (`${...}`) to another key in the config files; left out while they equal it.
 _REFERENCES = {
@@ -183,7 +183,7 @@ def comparison_groups(runs: Iterable[Run], metric: str) -> list[ComparisonGroup]
     settings: dict[Any, dict[str, Any]] = {}
     for run in runs:
         run_settings = identity_settings(run)
-        identity = (run.images, _hashable(run_settings))
+        identity = (run.images, _hashable(without_null(run_settings)))
         settings[identity] = run_settings
         runs_by_identity[identity].append(run)
     by_images: dict[Any, list[Configuration]] = defaultdict(list)
@@ -209,13 +209,13 @@ def find_single_key_groups(configurations: Sequence[Configuration]) -> list[Sing
     """Return all groups of at least two configurations that differ in one key, or one component, and nothing else."""
     texts: list[dict[str, str]] = [{k: _text(v) for k, v in c.settings.items()} for c in configurations]
     keys = {key for text in texts for key in text}
-    varying = sorted(key for key in keys if len({text.get(key, "") for text in texts}) > 1)
+    varying = sorted(key for key in keys if len({text.get(key, _text(None)) for text in texts}) > 1)
     components = _differing_components(varying)
     groups = []
     for unit in [*sorted(components), *(key for key in varying if not _identifies_component(key, components))]:
         buckets: dict[Any, list[int]] = defaultdict(list)
         for i, text in enumerate(texts):
-            rest = tuple((key, text.get(key)) for key in varying if not matches_any(key, (unit,)))
+            rest = tuple((key, text.get(key, _text(None))) for key in varying if not matches_any(key, (unit,)))
             buckets[rest].append(i)
         for members in buckets.values():
             if len(members) > 1:

@@ -3,7 +3,9 @@
 from moleflow.catalogue.records import recorded_run
 from moleflow.runs.reader import Run
 
-DATASET_SIZES = {"mvtec": 15, "visa": 12, "mpdd": 6}
+DATASET_SIZES = {
+    "mvtec": 15, "visa": 12, "mpdd": 6, "mvtecloco": 5, "mvtecad2": 8, "btad": 3, "realiad": 30, "kolektorsdd2": 1
+}  # fmt: skip
 """Number of categories of the whole data set."""
 TARGETS = {"mvtec": 0.60, "visa": 0.40}
 """Target pixel AP on the whole data set."""

@@ -106,6 +106,15 @@ class Router:
         self._statistics[name] = statistics
         self._whitened = None
 
+    def remove(self, name: str) -> None:
+        """Remove an expert; distances to the others are those of a router without it.
+
+        Raises:
+            KeyError: If there is no such expert.
+        """
+        del self._statistics[name]
+        self._whitened, self._scatter, self._scatter_count = None, None, 0
+
     def statistics(self, name: str) -> FeatureStatistics:
         """Return the feature statistics of an expert.
 

@@ -180,15 +180,19 @@ class RunFolder:
                     folder.rmdir()
 
     def differences(self, other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-        """Return the keys, with (other, this) value, in which another configuration describes another run."""
+        """Return the keys, with (other, this) value, in which another configuration describes another run.
+
+        A key that is absent from one configuration equals null in the other one.
+        """
         ours, theirs = (
             {composed(key): composed(value) for key, value in flatten_config(config).items()}
             for config in (self.config, other)
         )
         keys = [key for key in {**theirs, **ours} if not matches_any(key, NON_IDENTITY_KEYS)]
         absent = "(absent)"
-        pairs = {key: (theirs.get(key, absent), ours.get(key, absent)) for key in keys}
-        return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+        return {
+            key: (theirs.get(key, absent), ours.get(key, absent)) for key in keys if theirs.get(key) != ours.get(key)
+        }
 
     def set_status(self, status: str, reason: str = "") -> None:
         """Write ``status.json``: running, finished, failed or interrupted, and the reason.

@@ -1,7 +1,7 @@
 """Identity of a run: the config keys that do not affect its results."""
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 NON_IDENTITY_KEYS = (
@@ -11,10 +11,33 @@ NON_IDENTITY_KEYS = (
 )  # fmt: skip
 """Keys that do not affect results and are ignored when configurations are compared; each includes the keys below it."""
 
+DATASET_ROOTS = ("dataset.root", "dataset.parts.*.root")
+"""Keys of the folders of data sets, which may move."""
+
 
 def matches_any(key: str, prefixes: Sequence[str]) -> bool:
-    """Whether a dotted key equals one of the prefixes or lies below one."""
-    return any(key == prefix or key.startswith(f"{prefix}.") for prefix in prefixes)
+    """Return whether a dotted key equals one of the prefixes or lies below one.
+
+    Args:
+        key: The key.
+        prefixes: Dotted keys; ``*`` stands for any one part.
+    """
+    parts = key.split(".")
+    return any(
+        len(pattern) <= len(parts) and all(name in ("*", part) for name, part in zip(pattern, parts, strict=False))
+        for pattern in (prefix.split(".") for prefix in prefixes)
+    )
+
+
+def without_null(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a flat configuration without the keys of value null.
+
+    A key that a later version has added with the default null is absent in the configurations of earlier runs.
+
+    Args:
+        config: The configuration by dotted key.
+    """
+    return {key: value for key, value in config.items() if value is not None}
 
 
 def composed(value: Any) -> Any:

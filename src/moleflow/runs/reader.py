@@ -72,8 +72,10 @@ class Run:
 
     @cached_property
     def dataset_name(self) -> str:
-        """Name of the data set, for ``dataset=folder`` that of the folder."""
+        """Name of the data set, for ``dataset=folder`` that of the folder; of several data sets all their names."""
         dataset = as_mapping(self.config.get("dataset"))
+        if parts := as_mapping(dataset.get("parts")):
+            return "+".join(map(str, parts))
         name = str(dataset.get("_target_", "unknown")).rsplit(".", 1)[-1].removesuffix("DataModule").lower()
         return Path(str(dataset.get("root", name))).name if name in ("folder", "unknown") else name
 
@@ -99,7 +101,7 @@ class Run:
         """The categories in the order of the tasks."""
         tasks = as_mapping(self.metrics.get("task_matrix")).get("tasks")
         if isinstance(tasks, list):
-            return [str(category) for task in tasks for category in task]
+            return list(dict.fromkeys(str(category) for task in tasks for category in task))
         return list(self.per_category)
 
     @property

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from moleflow.data.splits import Returns
 from moleflow.data.tasks import Task
 from moleflow.data.transforms import AUGMENTATIONS
 from moleflow.detector.types import Overrides
@@ -34,6 +35,7 @@ class TrainingConfig:
         per_category: The overrides by category; see :mod:`moleflow.detector.overrides`.
         losses: The losses of the categories that have overrides.
         strategy: The continual-learning strategy.
+        returns: Images of the categories that return in a later task.
     """
 
     epochs: int
@@ -50,10 +52,11 @@ class TrainingConfig:
     per_category: Mapping[str, Overrides] = field(default_factory=dict)
     losses: Mapping[str, FlowLoss] = field(default_factory=dict)
     strategy: ContinualStrategy = field(default_factory=ContinualStrategy)
+    returns: Returns = field(default_factory=lambda: Returns({}, replace=False, seed=0))
 
     def experts_of(self, task: Task) -> dict[str, tuple[str, ...]]:
         """Return the categories of each expert of a task, by the expert's name."""
-        if self.experts == "category":
+        if self.experts == "category" and not task.visit:
             return {category: (category,) for category in task.categories}
         return {task.name: task.categories}
 

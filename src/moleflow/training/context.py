@@ -9,7 +9,7 @@ from lightning.pytorch.loggers import Logger
 
 from moleflow.data.datamodule import ImageDataModule
 from moleflow.data.samples import Sample
-from moleflow.data.tasks import Task
+from moleflow.data.tasks import Task, categories_of
 from moleflow.detector.base import Detector
 from moleflow.detector.detector import MoLEFlow
 from moleflow.detector.overrides import expert_overrides, task_epochs
@@ -18,6 +18,7 @@ from moleflow.evaluation.evaluator import CategoryResult, Evaluator
 from moleflow.runs.progress import Progress
 from moleflow.training.config import TrainingConfig
 from moleflow.training.state import TaskCheckpoints
+from moleflow.utils.errors import UserError
 
 
 @dataclass(eq=False)
@@ -45,7 +46,7 @@ class RunContext:
 
     Raises:
         UserError: If ``per_category`` gives the categories of one expert different overrides, or the experts of one
-            task different epochs.
+            task different epochs; or a task replaces an expert of several categories, or has no training images.
     """
 
     detector: Detector
@@ -68,6 +69,11 @@ class RunContext:
             for task in self.tasks
             for name, categories in self.experts_of(task).items()
         }
+        for task in self.tasks:
+            self.replaced_experts(task)
+            if task.visit:
+                for category in task.categories:
+                    self.training_samples(task, category)
         self.epochs = [
             task_epochs([self.overrides[name] for name in self.experts_of(task)], self.config.epochs)
             for task in self.tasks
@@ -82,7 +88,7 @@ class RunContext:
     @property
     def categories(self) -> list[str]:
         """All categories in order of arrival."""
-        return [category for task in self.tasks for category in task.categories]
+        return categories_of(self.tasks)
 
     @property
     def state(self) -> Path:
@@ -93,9 +99,42 @@ class RunContext:
         """Return the categories of each expert of a task, by the expert's name."""
         return self.config.experts_of(task)
 
-    def split_samples(self, category: str) -> tuple[list[Sample], list[Sample]]:
-        """Return the training and the validation images of a category."""
-        return self.data.split(category)
+    def replaced_experts(self, task: Task) -> list[str]:
+        """Return the names of the earlier experts that a finished task replaces.
+
+        Raises:
+            UserError: If one of them has other categories as well.
+        """
+        if not task.visit or not self.config.returns.replace:
+            return []
+        first = {
+            name: categories
+            for earlier in self.tasks[: task.index]
+            if not earlier.visit
+            for name, categories in self.experts_of(earlier).items()
+            if set(categories) & set(task.categories)
+        }
+        for name, categories in first.items():
+            if categories != task.categories:
+                raise UserError(
+                    f"scenario.on_return=replace cannot replace the expert {name}, which has other categories than "
+                    f"{task.categories[0]} as well. Set scenario.experts=category."
+                )
+        return list(first)
+
+    def experts_after(self, tasks_done: int) -> list[str]:
+        """Return the names of the experts after a number of tasks, without those that were replaced."""
+        done = self.tasks[:tasks_done]
+        replaced = {name for task in done for name in self.replaced_experts(task)}
+        return [name for task in done for name in self.experts_of(task) if name not in replaced]
+
+    def training_samples(self, task: Task, category: str) -> list[Sample]:
+        """Return the training images of a category in one task.
+
+        Raises:
+            UserError: If a category that returns has too few.
+        """
+        return self.config.returns(self.data.split(category)[0], task.visit)
 
     def checkpoints(self, task: Task) -> TaskCheckpoints:
         """Return the epoch checkpoints of a task."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from moleflow.data.duplicates import too_few_training_images
 from moleflow.data.findings import summarize
 from moleflow.data.samples import SPLITS, Sample
-from moleflow.data.tasks import Task
+from moleflow.data.tasks import Task, categories_of
 from moleflow.data.validation import dataset_findings
 from moleflow.detector.store import ModelStore
 from moleflow.evaluation.evaluator import CategoryResult
@@ -86,13 +86,14 @@ class ContinualTrainer:
                 missing.
         """
         context = self.context
-        trained = [name for task in context.tasks[:tasks_done] for name in context.experts_of(task)]
+        trained = context.experts_after(tasks_done)
         folder = context.folder / "model"
         saved = {str(entry["name"]) for entry in ModelStore(folder).manifest()["experts"]}
         # The manifest lists more experts than progress.json counts if the run was killed after it had written the
         # model folder and before it wrote progress.json.
+        started = {name for task in context.tasks[tasks_done:] for name in context.experts_of(task)}
         if (
-            saved - set(trained)
+            saved & started
             and context.model.patch_model.updates_shared_weights
             and context.checkpoints(context.tasks[tasks_done]).latest() is None
         ):
@@ -103,6 +104,8 @@ class ContinualTrainer:
         context.model.restore(folder, trained)
         state = load_strategy_state(context.state, context.progress.strategy_state)
         context.config.strategy.load({name: value.to(context.model.device) for name, value in state.items()})
+        if saved != set(trained) and tasks_done == len(context.tasks):
+            context.model.save(folder)  # without the expert that the last task replaced, if the run was killed before
 
     def train_task(self, task: Task) -> TaskResult:
         """Train one task in this process."""
@@ -111,7 +114,7 @@ class ContinualTrainer:
     def _extract_features(self) -> None:
         """Compute all features and read all masks, so that an unreadable file ends the run at its start."""
         context, model = self.context, self.context.model
-        training = {category: context.split_samples(category)[0] for category in context.categories}
+        training = {category: context.data.split(category)[0] for category in context.categories}
         samples = [s for c in context.categories for split in SPLITS for s in context.data.samples(split, c)]
         for finding in too_few_training_images([s for c in training.values() for s in c], model.extractor.cache.key):
             raise UserError(finding.message)
@@ -171,10 +174,14 @@ class ContinualTrainer:
         progress.step += result.steps
         progress.skipped_steps.append(result.skipped_steps)
         progress.histories.append(result.history)
+        replaced = context.replaced_experts(task)
+        if context.is_global_zero:
+            context.model.save(context.folder / "model")  # with the replaced experts, for a resumed run
+        for name in replaced:
+            context.model.remove_expert(name)
         if not context.is_global_zero:
             return
-        context.model.save(context.folder / "model")
-        categories = [category for done in context.tasks[: task.index + 1] for category in done.categories]
+        categories = categories_of(context.tasks[: task.index + 1])
         with progress.clock("evaluation"):
             routed = context.evaluate(categories, f"evaluate {task.index + 1}/{len(context.tasks)}")
         progress.matrix.add(
@@ -192,3 +199,5 @@ class ContinualTrainer:
         progress.write(context.state / "progress.json")
         prune_strategy_state(context.state, progress.strategy_state)
         context.checkpoints(task).clear()
+        if replaced:
+            context.model.save(context.folder / "model")

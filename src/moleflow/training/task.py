@@ -40,7 +40,7 @@ def train_task(context: RunContext, task: Task, make_trainer: TrainerFactory) ->
     for name, categories in context.experts_of(task).items():
         model.add_expert(name, categories, context.overrides[name])
     with context.progress.clock("training"):
-        patch_scores = {name: _fit_further_sets(context, name) for name in context.experts_of(task)}
+        patch_scores = {name: _fit_further_sets(context, task, name) for name in context.experts_of(task)}
         data = load_task_data(context, task)
         for name, features in data.features.items():
             model.fit_expert(name, features, data.image_features[name])
@@ -55,11 +55,12 @@ def train_task(context: RunContext, task: Task, make_trainer: TrainerFactory) ->
     return result
 
 
-def _fit_further_sets(context: RunContext, expert: str) -> dict[str, Tensor]:
+def _fit_further_sets(context: RunContext, task: Task, expert: str) -> dict[str, Tensor]:
     """Fit an expert in all feature sets but the first, one after another.
 
     Args:
         context: The run.
+        task: The task of the expert.
         expert: Name of the expert.
 
     Returns:
@@ -68,7 +69,7 @@ def _fit_further_sets(context: RunContext, expert: str) -> dict[str, Tensor]:
     scores = {}
     for feature_set in context.model.feature_sets.values():
         if not feature_set.is_first:
-            images = _load_images(context, expert, feature_set)
+            images = _load_images(context, task, expert, feature_set)
             feature_set.fit(expert, images.features, images.count)
             scores[feature_set.name] = images.leave_one_out_scores(feature_set, expert)
     return scores
@@ -151,23 +152,23 @@ def load_task_data(context: RunContext, task: Task) -> TaskData:
     model, data = context.model, TaskData()
     for name, categories in context.experts_of(task).items():
         record = model.experts[name]
-        images = _load_images(context, name, model.feature_sets[FIRST])
+        images = _load_images(context, task, name, model.feature_sets[FIRST])
         if record.extractor is model.extractor:
             data.image_features[name] = mean_features(images.features[: images.count])
         else:
-            samples = [sample for category in categories for sample in context.split_samples(category)[0]]
+            samples = [sample for category in categories for sample in context.training_samples(task, category)]
             data.image_features[name] = model.image_features([sample.path for sample in samples])
         data.images[name] = replace(images, features=images.features.to(model.device))
-        validation = [sample.path for category in categories for sample in context.split_samples(category)[1]]
+        validation = [sample.path for category in categories for sample in context.data.split(category)[1]]
         if validation:
             data.validation[name] = record.extractor.features(validation).to(model.device)
     return data
 
 
-def _load_images(context: RunContext, expert: str, feature_set: FeatureSet) -> TrainingImages:
-    """Return the training images of an expert in one feature set."""
+def _load_images(context: RunContext, task: Task, expert: str, feature_set: FeatureSet) -> TrainingImages:
+    """Return the training images of an expert of a task in one feature set."""
     record = context.model.experts[expert]
-    samples = [sample for category in record.categories for sample in context.split_samples(category)[0]]
+    samples = [sample for category in record.categories for sample in context.training_samples(task, category)]
     paths = [sample.path for sample in samples]
     names = [f"{sample.category}/{sample.path.name}" for sample in samples]
     augmentations = context.config.augmentations_of(record.categories)

@@ -1,13 +1,14 @@
 """Base class of folder layouts, and the files of one category."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from moleflow.data.findings import Finding
 from moleflow.data.layouts.names import DEFAULT_NAMES, LayoutNames
 from moleflow.data.samples import Sample, nfc
+from moleflow.data.saturation import SaturationThreshold
 from moleflow.data.unused_files import UnusedCause, UnusedFile, cause_of_other_file, visible_files
 from moleflow.utils.errors import UserError, did_you_mean
 
@@ -26,6 +27,9 @@ class CategoryScan:
         source: File that lists the images, for messages; empty if the folders do.
         masks_optional: Whether an image with a defect may have no mask although others have one; no pixel of it is
             then part of a defect.
+        groups: Groups of defects, by defect, with metrics of their own besides those of all defects.
+        saturation: Saturation thresholds by the nonzero value of a mask file; empty if the data set has none.
+        objects: The photographed object of each image, if there are several images per object.
     """
 
     root: Path
@@ -36,6 +40,9 @@ class CategoryScan:
     names: LayoutNames = DEFAULT_NAMES
     source: str = ""
     masks_optional: bool = False
+    groups: Mapping[str, str] = field(default_factory=dict)
+    saturation: Mapping[int, SaturationThreshold] = field(default_factory=dict)
+    objects: Mapping[Path, str] = field(default_factory=dict)
 
 
 class Layout(ABC):

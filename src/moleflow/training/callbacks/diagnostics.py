@@ -25,7 +25,7 @@ class Diagnostics(RunCallback):
         model = context.model
         experts: dict[str, dict[str, Any]] = {}
         for name, categories in context.experts_of(report.task).items():
-            samples = [sample for category in categories for sample in context.split_samples(category)[0]]
+            samples = [s for category in categories for s in context.training_samples(report.task, category)]
             step = -(-len(samples) // self.images)
             features = model.experts[name].extractor.features([sample.path for sample in samples[::step]])
             experts[name] = expert_diagnostics(
