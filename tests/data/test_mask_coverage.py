@@ -52,6 +52,7 @@ def test_crop_removes_shares_of_images_and_masks() -> None:
     assert str(loss) == (
         "25.0% of the area of the images (screw: 33.3%) and 75.0% of the defect pixels, all of them in 1 of 2 masks"
     )
+    assert str(loss._replace(emptied=0)).endswith("75.0% of the defect pixels")
     whole = crop_loss(sizes, [], ImageTransform(32, "proportional"))
     assert (whole.area, whole.largest) == (0, 0)
     assert str(whole) == "0.0% of the area of the images (bottle: 0.0%)"

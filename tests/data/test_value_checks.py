@@ -1,6 +1,7 @@
 """Warnings about pixel values: ranges that images do not fit, and masks that mark other than the defect."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +21,12 @@ def root(tmp_path: Path) -> Path:
     return write_mvtec_tree(tmp_path / "tree", ("bottle", "screw"), size=(32, 32))
 
 
-def warnings_of(root: Path, **options: object) -> list[str]:
-    """Return the warnings of a run; with default options, after a comparison with those of the check."""
-    transform = ImageTransform(224, **options)  # type: ignore[arg-type]
+def warnings_of(root: Path, input_range: str | Sequence[float] = "auto") -> list[str]:
+    """Return the warnings of a run, after a comparison with those of the check."""
+    transform = ImageTransform(224, "proportional", input_range=input_range)
     warnings = [finding.message for finding in dataset_findings(FolderDataModule(root, transform), sha256)]
-    if not options:
-        assert sorted(finding.message for finding in check_dataset(root)[0]) == sorted(warnings)
+    findings, _ = check_dataset(root, input_range=input_range)
+    assert sorted(finding.message for finding in findings) == sorted(warnings)
     return warnings
 
 

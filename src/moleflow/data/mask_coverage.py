@@ -78,11 +78,9 @@ class CropLoss(NamedTuple):
 
     def __str__(self) -> str:
         """Return the loss as the rest of a sentence about the crop."""
-        masks = (
-            f" and {self.pixels:.1%} of the defect pixels, all of them in {self.emptied} of {self.masks} masks"
-            if self.masks
-            else ""
-        )
+        masks = f" and {self.pixels:.1%} of the defect pixels" if self.masks else ""
+        if self.emptied:
+            masks += f", all of them in {self.emptied} of {self.masks} masks"
         return f"{self.area:.1%} of the area of the images ({self.category}: {self.largest:.1%}){masks}"
 
 
