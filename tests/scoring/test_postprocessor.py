@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from moleflow.scoring.postprocessor import AGGREGATIONS, ScorePostprocessor
+from moleflow.scoring.postprocessor import AGGREGATIONS, ScorePostprocessor, upsampling_matrix
 from moleflow.utils.errors import UserError
 from moleflow.utils.random import generator
 
@@ -140,3 +140,14 @@ def test_top_k_above_the_number_of_patches_is_an_error() -> None:
 def test_invalid_values_are_errors(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         ScorePostprocessor(**arguments)  # type: ignore[arg-type]
+
+
+def test_sigma_in_patches_is_sigma_in_pixels_of_each_axis() -> None:
+    grid = torch.rand(1, 8, 4, generator=torch.Generator().manual_seed(0))
+    patches = ScorePostprocessor(map_size=64, sigma=0.5, sigma_unit="patch").anomaly_maps(grid)
+    rows, columns = upsampling_matrix(8, 64, 4.0), upsampling_matrix(4, 64, 8.0)
+    torch.testing.assert_close(patches, (rows @ grid.double() @ columns.T).float())
+    square, pixels = (ScorePostprocessor(map_size=64, sigma=s, sigma_unit=u) for s, u in ((0.5, "patch"), (4, "pixel")))
+    assert torch.equal(
+        square.anomaly_maps(grid[:, :4, :].repeat(1, 2, 2)), pixels.anomaly_maps(grid[:, :4, :].repeat(1, 2, 2))
+    )

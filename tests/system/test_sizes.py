@@ -49,6 +49,6 @@ def test_size_that_is_no_multiple_of_the_patch_is_an_error_before_training(root:
     change = ["dataset=folder", f"dataset.root={root}", *TINY, *DINOV2, "transform.size=[100,112]"]
     with pytest.raises(UserError, match=r"14 x 14 patches.*transform.size=\[98, 112\] and \[112, 112\]"):
         run_program(change, tmp_path)
-    per_category = [*change[:-1], "transform.size=56", "+per_category.bottle.transform.size=60"]
+    per_category = [*change[:-1], "transform.size=56", "view=paper", "+per_category.bottle.transform.size=60"]
     with pytest.raises(UserError, match=r"transform.size=\[56, 56\] and \[70, 70\]"):
         run_program(per_category, tmp_path / "per_category")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from moleflow.data.transforms import ImageTransform
 from moleflow.detector.detector import MoLEFlow
 from moleflow.detector.feature_set import FIRST, FeatureSet
-from moleflow.scoring.postprocessor import ScorePostprocessor, subtract_median, upsampling_matrix
+from moleflow.scoring.postprocessor import ScorePostprocessor, subtract_median
 from moleflow.scoring.thresholds import Thresholds
 from moleflow.utils.errors import UserError
 from moleflow.utils.io import atomic_write
@@ -81,10 +81,9 @@ class DeployedExpert(nn.Module):
         self.fusion = record.fusion
         self.postprocessor: ScorePostprocessor = record.postprocessor
         self.standardizer = record.standardizer
-        grid = record.grid_shape
-        height, width = self.postprocessor.map_shape
-        self.register_buffer("rows", upsampling_matrix(grid[0], height, self.postprocessor.sigma))
-        self.register_buffer("columns", upsampling_matrix(grid[1], width, self.postprocessor.sigma).T.contiguous())
+        rows, columns = self.postprocessor.upsampling_matrices(record.grid_shape)
+        self.register_buffer("rows", rows)
+        self.register_buffer("columns", columns.contiguous())
 
     def forward(self, *images: Tensor) -> tuple[Tensor, Tensor]:
         """Return image scores (B,) and anomaly maps (B, H, W) of RGB images (B, 3, H_i, W_i) in [0, 1], one per input.

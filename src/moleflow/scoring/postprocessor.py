@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from moleflow.utils.errors import UserError, check_choice, check_range
 
 AGGREGATIONS = ("max", "mean", "top_k", "top_k_percent", "percentile")
+SIGMA_UNITS = ("patch", "pixel")
 _TRUNCATE = 4.0  # radius of the Gaussian in standard deviations
 
 
@@ -37,7 +38,9 @@ class ScorePostprocessor:
             It lowers the scores of defects that fill the image.
         standardize: Whether each expert's scores are standardized by those of its training images.
         map_size: Side, or height and width, of an anomaly map in pixels.
-        sigma: Standard deviation of the Gaussian in pixels of the map; 0 disables the smoothing.
+        sigma: Standard deviation of the Gaussian that smooths the map; 0 disables the smoothing.
+        sigma_unit: Unit of ``sigma``: ``patch`` for the distance of two patches, so that the smoothing of the product
+            does not depend on map size and aspect ratio; or ``pixel`` for pixels of the map.
 
     Raises:
         UserError: If a value is unknown or outside its range.
@@ -53,6 +56,7 @@ class ScorePostprocessor:
     standardize: bool = False
     map_size: int | Sequence[int] = 224
     sigma: float = 4.0
+    sigma_unit: str = "pixel"
 
     def __post_init__(self) -> None:
         check_choice("aggregation", self.aggregation, AGGREGATIONS)
@@ -64,6 +68,7 @@ class ScorePostprocessor:
         for key in ("subtract_median", "map_subtract_median"):
             check_range(key, getattr(self, key), 0, 1, "It is a share of the image's median patch score.")
         check_range("sigma", self.sigma, 0, hint="0 disables the smoothing.", high_open=True)
+        check_choice("sigma_unit", self.sigma_unit, SIGMA_UNITS)
         if len(self.map_shape) != 2 or min(self.map_shape) < 1:
             raise UserError(f"map_size={self.map_size} must be a positive side or a positive height and width.")
 
@@ -103,14 +108,24 @@ class ScorePostprocessor:
         Returns:
             (B, H, W) float32 on the same device, with (H, W) = ``map_shape``.
         """
-        height, width = self.map_shape
-        rows = upsampling_matrix(patch_scores.shape[1], height, self.sigma).to(patch_scores.device)
-        columns = upsampling_matrix(patch_scores.shape[2], width, self.sigma).to(patch_scores.device).T
+        rows, columns = (matrix.to(patch_scores.device) for matrix in self.upsampling_matrices(patch_scores.shape[1:]))
         return _map_images(
             lambda grid: rows @ subtract_median(grid, self.map_subtract_median).double() @ columns,
             patch_scores,
-            (height, width),
+            self.map_shape,
         )
+
+    def upsampling_matrices(self, grid: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Return the float64 matrices (H, h) and (w, W) by whose product ``rows @ grid @ columns`` a map is computed.
+
+        Args:
+            grid: Rows h and columns w of the patch grid.
+        """
+        rows, columns = (
+            upsampling_matrix(size, length, self.sigma * (length / size if self.sigma_unit == "patch" else 1.0))
+            for size, length in zip(grid, self.map_shape, strict=True)
+        )
+        return rows, columns.T
 
     def _image_score(self, grid: Tensor) -> Tensor:
         """Return the image score () of one image's patch scores (h, w) float32."""
