@@ -1,12 +1,14 @@
 """Figures of example images with ground truth, anomaly map and contour."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
+from PIL import Image
 
 from moleflow.visualization.plots import figure
 
@@ -65,6 +67,63 @@ def select_examples(scores: ArrayLike, labels: Sequence[int], per_kind: int) -> 
     for reason, i in [*misranked, *extreme]:
         reasons.setdefault(i, reason)
     return sorted(((reason, i) for i, reason in reasons.items()), key=lambda pair: -float(values[pair[1]]))
+
+
+def rank_defects(
+    scores: Mapping[str, tuple[Sequence[float], Sequence[int]]],
+) -> list[tuple[str, str, int, float]]:
+    """Return the defects of all categories that are best, median and worst separated from the normal images.
+
+    The separation of a defect is its image score minus the mean over the normal test images of its category, in
+    standard deviations of these. Categories with fewer than two different scores of normal images are left out.
+
+    Args:
+        scores: Image scores and labels (1 is a defect) by category.
+
+    Returns:
+        Rank (``best``, ``median``, ``worst``), category, index of the image in its category, and separation; fewer
+        with fewer than three defects.
+    """
+    defects: list[tuple[float, str, int]] = []
+    for category, (values, labels) in scores.items():
+        normal = np.asarray([value for value, label in zip(values, labels, strict=True) if not label], float)
+        std = float(normal.std(ddof=1)) if len(normal) > 1 else 0.0
+        if std > 0:
+            mean = float(normal.mean())
+            defects += [((values[i] - mean) / std, category, i) for i, label in enumerate(labels) if label]
+    defects.sort(key=lambda defect: -defect[0])
+    positions = {"best": 0, "median": len(defects) // 2, "worst": len(defects) - 1}
+    ranked = [(rank, *defects[i][1:], defects[i][0]) for rank, i in positions.items() if defects]
+    return ranked[: len(defects)]
+
+
+def example_strip(
+    image: NDArray[np.uint8], mask: NDArray[np.bool_] | None, anomaly_map: NDArray[np.float32],
+    low: float, high: float, size: int = 192,
+) -> Image.Image:  # fmt: skip
+    """Return image, ground truth and anomaly map side by side.
+
+    Args:
+        image: (H, W, 3) uint8.
+        mask: (H, W) bool; None is drawn as an empty mask.
+        anomaly_map: (h, w) anomaly map.
+        low: Map value of the darkest color.
+        high: Map value of the brightest color.
+        size: Height of the strip in pixels.
+    """
+    shape = (max(1, round(size * image.shape[1] / image.shape[0])), size)
+    truth = np.zeros(image.shape[:2], bool) if mask is None else mask
+    colors = mpl.colormaps["inferno"]((anomaly_map - low) / max(high - low, 1e-12), bytes=True)[..., :3]
+    tiles = [
+        Image.fromarray(image).resize(shape, Image.Resampling.BICUBIC),
+        Image.fromarray(truth).convert("RGB").resize(shape, Image.Resampling.NEAREST),
+        Image.fromarray(colors).resize(shape, Image.Resampling.BILINEAR),
+    ]
+    gap = 4
+    strip = Image.new("RGB", (3 * shape[0] + 2 * gap, size), "white")
+    for i, tile in enumerate(tiles):
+        strip.paste(tile, (i * (shape[0] + gap), 0))
+    return strip
 
 
 def examples_figure(category: str, examples: Sequence[Example]) -> Figure:

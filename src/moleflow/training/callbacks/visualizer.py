@@ -1,19 +1,30 @@
 """Figures of a finished run: example images, scores, curves and routing."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from moleflow.data.image_io import read_image, read_mask
+from moleflow.data.samples import Sample
+from moleflow.data.transforms import ImageTransform
 from moleflow.evaluation.evaluator import CategoryResult
 from moleflow.inference.overlay import transformed_image
 from moleflow.training.callbacks.base import RunCallback
 from moleflow.training.context import RunContext
 from moleflow.utils.environment import escape_undecodable
-from moleflow.utils.io import atomic_write, shorten_name
-from moleflow.visualization.examples import Example, examples_figure, select_examples
+from moleflow.utils.io import atomic_write, shorten_name, write_json
+from moleflow.visualization.examples import (
+    Example,
+    example_strip,
+    examples_figure,
+    rank_defects,
+    select_examples,
+)
 from moleflow.visualization.plots import (
     heat_map_figure,
     learning_curves,
@@ -50,6 +61,7 @@ class ExampleVisualizer(RunCallback):
         rows, columns = list(map(escape_undecodable, results)), list(map(escape_undecodable, experts))
         matrix = heat_map_figure(shares, rows, columns, "category", "routed to (%)", 0, (0, 100))
         _save(matrix, folder / "routing.png")
+        self._save_defects(context, results, folder)
 
     def _examples(self, context: RunContext, category: str, result: CategoryResult) -> Figure:
         detector = context.detector
@@ -64,8 +76,8 @@ class ExampleVisualizer(RunCallback):
             sample, route = result.samples[i], result.routes[i]
             examples.append(
                 Example(
-                    image=transformed_image(read_image(sample.path, transform.input_range), transform),
-                    mask=None if sample.mask is None else transform.mask(read_mask(sample.mask)).numpy(),
+                    image=_image(sample, transform),
+                    mask=_mask(sample, transform),
                     anomaly_map=anomaly_map.numpy(),
                     score=float(result.scores[i]),
                     threshold=thresholds[route].score.value,
@@ -76,6 +88,43 @@ class ExampleVisualizer(RunCallback):
                 )
             )
         return examples_figure(escape_undecodable(category), examples)
+
+    def _save_defects(self, context: RunContext, results: Mapping[str, CategoryResult], folder: Path) -> None:
+        """Write the best, median and worst separated defects as ``defect_<rank>.jpg``, described in a JSON file."""
+        scores = {c: (r.scores.tolist(), [sample.label for sample in r.samples]) for c, r in results.items()}
+        transform = context.data.transform
+        descriptions = {}
+        for rank, category, i, separation in rank_defects(scores):
+            result = results[category]
+            shown = [i, int(result.scores.argmax())]  # the color scale includes the category's highest score
+            maps = context.detector.scorer.anomaly_maps(
+                [result.patch_scores[j] for j in shown], [result.routes[j] for j in shown]
+            ).numpy()
+            sample = result.samples[i]
+            strip = example_strip(
+                _image(sample, transform), _mask(sample, transform), maps[0],
+                float(np.quantile(maps, 0.02)), float(maps.max()),
+            )  # fmt: skip
+            with atomic_write(folder / f"defect_{rank}.jpg") as temporary:
+                strip.save(temporary, format="jpeg", quality=85)
+            descriptions[rank] = {
+                "category": escape_undecodable(category),
+                "image": escape_undecodable(f"{sample.path.parent.name}/{sample.path.name}"),
+                "defect": escape_undecodable(sample.defect),
+                "expert": escape_undecodable(result.routes[i]),
+                "score": scores[category][0][i],
+                "separation": separation,
+                "has_mask": sample.mask is not None,
+            }
+        write_json(folder / "defects.json", descriptions)
+
+
+def _image(sample: Sample, transform: ImageTransform) -> NDArray[np.uint8]:
+    return transformed_image(read_image(sample.path, transform.input_range), transform)
+
+
+def _mask(sample: Sample, transform: ImageTransform) -> NDArray[np.bool_] | None:
+    return None if sample.mask is None else transform.mask(read_mask(sample.mask)).numpy()
 
 
 def _save(figure: Figure, path: Path) -> None:
