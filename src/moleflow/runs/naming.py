@@ -25,11 +25,21 @@ def run_label(overrides: Sequence[str], swept: Sequence[str] = ()) -> str:
     Returns:
         The name, ``default`` if no override remains.
     """
+    return folder_name(identity_overrides(overrides, swept))
+
+
+def identity_overrides(overrides: Sequence[str], swept: Sequence[str] = ()) -> list[str]:
+    """Return the overrides that :func:`run_label` includes, without their ``+`` and ``~``.
+
+    Args:
+        overrides: Hydra's task overrides.
+        swept: Keys that differ between the jobs of a sweep.
+    """
     keys = {override.lstrip("+~"): override_key(override) for override in overrides}
     unnamed = _UNNAMED_KEYS if "name" in keys.values() else ("experiment", *_UNNAMED_KEYS)
-    return folder_name(
+    return [
         override for override, key in keys.items() if (key in swept and key != "seed") or not matches_any(key, unnamed)
-    )
+    ]
 
 
 def override_key(override: str) -> str:

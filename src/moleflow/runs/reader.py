@@ -1,27 +1,37 @@
 """Reader of run folders. Unreadable folders become faults with a reason, not exceptions."""
 
 import csv
-import json
+import io
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
-import yaml
-
-from moleflow.runs.naming import run_label
+from moleflow.runs.content import (
+    MAX_MAGNITUDE,
+    MAX_NAME,
+    MAX_SCORES_BYTES,
+    check_config,
+    check_metrics,
+    load_json,
+    load_yaml,
+)
+from moleflow.runs.naming import identity_overrides
 from moleflow.utils.errors import UserError
+from moleflow.utils.io import read_regular
+from moleflow.utils.text import one_line
 
-METRICS = ("pixel_ap", "image_auroc", "pixel_auroc", "image_ap", "pro", "routing_accuracy")
-"""Metrics in ``metrics.json``, in the order of the report's columns."""
+MAX_RUNS = 5000
+"""Largest number of run folders that are read."""
 
-FaultKind = Literal["failed", "unfinished", "damaged", "unrecognized"]
+FaultKind = Literal["failed", "unfinished", "damaged", "unrecognized", "too many"]
 
+_MAX_REASON = 300  # characters of a fault's reason
+_MAX_PART = 120  # characters of the name or of one override in a label
 _RUN_FILES = ("metrics.json", "status.json", "config.yaml")
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # with libyaml 10 times faster
 
 
 @dataclass(frozen=True)
@@ -30,7 +40,8 @@ class Fault:
 
     Attributes:
         folder: The folder.
-        kind: ``failed``, ``unfinished``, ``damaged`` or ``unrecognized`` (files of another program).
+        kind: ``failed``, ``unfinished``, ``damaged``, ``unrecognized`` (files of another program), or ``too many`` (the
+            searched folder has more run folders than are read).
         reason: One sentence.
     """
 
@@ -60,9 +71,14 @@ class Run:
     @property
     def label(self) -> str:
         """Experiment name and overrides, without seed and keys that do not affect results."""
+        name, *overrides = self.label_parts
+        return f"{name}: {', '.join(overrides)}" if overrides else name
+
+    @cached_property
+    def label_parts(self) -> tuple[str, ...]:
+        """Experiment name, then the sorted overrides without seed and keys that do not affect results."""
         name = str(self.config.get("name", self.folder.parent.name))
-        overrides = run_label(self.overrides)
-        return name if overrides == "default" else f"{name}: {overrides.replace(',', ', ')}"
+        return tuple(one_line(part, _MAX_PART) for part in (name, *sorted(identity_overrides(self.overrides))))
 
     @property
     def seed(self) -> int:
@@ -125,12 +141,24 @@ class Run:
         return finite_number(self.metrics, *keys)
 
     def scores(self) -> list[dict[str, str]]:
-        """Return the rows of ``scores.csv``; an empty list if the file is missing or damaged."""
+        """Return the rows of ``scores.csv``; each has a category, a finite ``image_score`` and the ``label`` 0 or 1.
+
+        Raises:
+            UserError: If the file is missing or damaged; the message names the row.
+        """
+        path, rows = self.folder / "scores.csv", []
         try:
-            with (self.folder / "scores.csv").open(newline="", encoding="utf-8") as file:
-                return [row for row in csv.DictReader(file) if None not in row.values()]
-        except (OSError, ValueError, csv.Error):
-            return []
+            text = read_regular(path, MAX_SCORES_BYTES).decode("utf-8")
+            for row in csv.DictReader(io.StringIO(text, newline="")):
+                if not abs(float(row["image_score"])) <= MAX_MAGNITUDE or row["label"] not in ("0", "1"):
+                    raise ValueError(f"image_score={row['image_score']}, label={row['label']}")
+                if None in row or len(row["category"]) > MAX_NAME:
+                    raise ValueError("too many or too long entries")
+                rows.append(row)
+        except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+            reason = one_line(str(error), _MAX_REASON)
+            raise UserError(f"{path} is damaged after {len(rows)} rows ({reason}).") from error
+        return rows
 
 
 def values_by_seed(runs: Iterable[Run], *keys: str) -> dict[int, float]:
@@ -156,14 +184,18 @@ def read_runs(
         UserError: If a root is not a folder.
     """
     run_ids: dict[Path, str] = {}
+    faults: list[Fault] = []
     for root in roots:
         if not root.is_dir():
             raise UserError(f"{root} is not a folder. Name the folder that contains the run folders, such as runs/.")
         for folder in _run_folders(root.resolve()):
+            if len(run_ids) == MAX_RUNS and folder not in run_ids:
+                reason = f"Only the first {MAX_RUNS} run folders are read. Name the folders of fewer runs."
+                faults.append(Fault(root, "too many", reason))
+                break
             run_id = folder.relative_to(root.resolve()).as_posix()
             run_ids.setdefault(folder, folder.name if run_id == "." else run_id)
     runs: list[Run] = []
-    faults: list[Fault] = []
     for folder in progress(list(run_ids)):
         result = read_run(folder, run_ids[folder])
         if isinstance(result, Run):
@@ -181,32 +213,25 @@ def read_run(folder: Path, run_id: str = "") -> Run | Fault:
         run_id: Identifies the run in the report; by default the folder's name.
     """
     try:
-        status = as_mapping(_read_json(folder / "status.json")) if (folder / "status.json").is_file() else {}
-        if not (folder / "metrics.json").is_file():
+        status = as_mapping(load_json(folder / "status.json")) if (folder / "status.json").exists() else {}
+        if not (folder / "metrics.json").exists():
             return _fault_without_metrics(folder, status)
-        metrics = _read_json(folder / "metrics.json")
+        metrics = load_json(folder / "metrics.json")
         if not isinstance(metrics, Mapping) or not isinstance(metrics.get("per_category"), Mapping):
             return Fault(folder, "unrecognized", "metrics.json is not from moleflow: it has no per_category.")
-        if entry := _malformed_entry(metrics):
-            return Fault(folder, "damaged", f"metrics.json has a malformed entry: {entry}.")
-        if not (folder / "config.yaml").is_file():
+        check_metrics(metrics)
+        if not (folder / "config.yaml").exists():
             return Fault(folder, "damaged", "config.yaml is missing, so the configuration is unknown.")
-        config = _read_yaml(folder / "config.yaml")
+        config = load_yaml(folder / "config.yaml")
         if not isinstance(config, Mapping) or "dataset" not in config:
             return Fault(folder, "unrecognized", "config.yaml is not from moleflow: it has no dataset.")
+        check_config(config)
         state = str(status.get("status", metrics.get("status")))
         if state != "finished":
             return _fault_by_status(folder, state, status)
-    except (OSError, ValueError, RecursionError) as error:
-        return Fault(folder, "damaged", " ".join(str(error).split())[:300])
-    overrides = metrics.get("overrides")
-    return Run(
-        folder,
-        run_id or folder.name,
-        dict(config),
-        dict(metrics),
-        tuple(str(override) for override in overrides) if isinstance(overrides, list) else (),
-    )
+    except (OSError, ValueError, RecursionError, MemoryError) as error:
+        return Fault(folder, "damaged", one_line(str(error).rstrip("."), _MAX_REASON) + ".")
+    return Run(folder, run_id or folder.name, dict(config), dict(metrics), tuple(metrics.get("overrides", ())))
 
 
 def load_run(folder: Path) -> Run:
@@ -229,7 +254,7 @@ def load_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / "config.yaml"
     try:
-        config = _read_yaml(path)
+        config = load_yaml(path)
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing. Name a run folder, or restore the file.") from error
     except (OSError, ValueError, RecursionError) as error:
@@ -267,30 +292,6 @@ def _run_folders(root: Path) -> Iterator[Path]:
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
 
 
-def _malformed_entry(metrics: Mapping[str, Any]) -> str:
-    """Return the name of the first entry of ``metrics.json`` with a wrong structure, empty if there is none."""
-    matrix, routing, training = (as_mapping(metrics.get(name)) for name in ("task_matrix", "routing", "training"))
-    tasks = matrix.get("tasks", [])
-    if not _is_list_of_lists(tasks) or not all(tasks):
-        return "task_matrix.tasks"
-    for name, rows in matrix.items():
-        if name != "tasks" and not (_is_list_of_lists(rows) and all(len(row) <= len(tasks) for row in (rows, *rows))):
-            return f"task_matrix.{name}"
-    counts = routing.get("counts", {})
-    if not isinstance(routing.get("experts", []), list) or not isinstance(counts, Mapping):
-        return "routing"
-    if any(finite_number({"n": n}, "n") is None for row in counts.values() for n in as_mapping(row).values()):
-        return "routing.counts"
-    epochs = training.get("epochs", [])
-    if not _is_list_of_lists(epochs) or not all(isinstance(epoch, Mapping) for task in epochs for epoch in task):
-        return "training.epochs"
-    return ""
-
-
-def _is_list_of_lists(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(row, list) for row in value)
-
-
 def _fault_without_metrics(folder: Path, status: Mapping[str, Any]) -> Fault:
     state = str(status.get("status", ""))
     if state == "finished":
@@ -304,19 +305,7 @@ def _fault_without_metrics(folder: Path, status: Mapping[str, Any]) -> Fault:
 
 def _fault_by_status(folder: Path, state: str, status: Mapping[str, Any]) -> Fault:
     if state == "failed":
-        return Fault(folder, "failed", str(status.get("reason", "")).strip() or "No reason is recorded.")
-    return Fault(folder, "unfinished", f"The status is {state}. Run the same command again to resume.")
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path.name} is not JSON: {error}") from error
-
-
-def _read_yaml(path: Path) -> Any:
-    try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=cast(Any, _Loader))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path.name} is not YAML: {' '.join(str(error).split())}") from error
+        reason = one_line(str(status.get("reason", "")).strip(), _MAX_REASON)
+        return Fault(folder, "failed", reason or "No reason is recorded.")
+    reason = f"The status is {one_line(state, 30)}. Run the same command again to resume."
+    return Fault(folder, "unfinished", reason)

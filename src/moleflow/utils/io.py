@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import stat
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -102,6 +103,33 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} is missing.") from error
     except (ValueError, RecursionError, OSError) as error:
         raise UserError(f"{path} cannot be read ({error}). It is damaged: restore it or run again.") from error
+
+
+def read_regular(path: Path, max_bytes: int, follow_link: bool = True) -> bytes:
+    """Return the content of a regular file that is not too large; other kinds of files are never waited for.
+
+    Args:
+        path: The file.
+        max_bytes: Largest size that is read.
+        follow_link: Whether the file may be a symbolic link.
+
+    Raises:
+        ValueError: If it is a folder, pipe, device or socket, a link that may not be followed, or too large.
+        OSError: If it is missing or cannot be read.
+    """
+    if not follow_link and path.is_symlink():
+        raise ValueError(f"{path.name} is a symbolic link and must be a regular file")
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe without a writer would block
+    try:
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError(f"{path.name} is not a regular file")
+        if status.st_size > max_bytes:
+            raise ValueError(f"{path.name} has {status.st_size} bytes and must have at most {max_bytes}")
+        with open(handle, "rb", closefd=False) as file:
+            return file.read(max_bytes)
+    finally:
+        os.close(handle)
 
 
 def shorten_name(name: str, identity: str | None = None) -> str:

@@ -3,7 +3,7 @@
 from moleflow.report.comparison import ComparisonGroup, Configuration
 from moleflow.report.document import ReportData, Section, find_configuration
 from moleflow.report.tables import Table, change_cell, configuration_href, id_cell, metric_cell
-from moleflow.runs.reader import METRICS
+from moleflow.runs.content import METRICS
 
 _NUM_BOTTLENECKS = 5
 

@@ -22,7 +22,8 @@ from moleflow.report.tables import (
     run_cell,
     run_href,
 )
-from moleflow.runs.reader import METRICS, Run, as_mapping, finite_number
+from moleflow.runs.content import METRICS
+from moleflow.runs.reader import Run, as_mapping, finite_number
 from moleflow.utils.errors import UserError
 from moleflow.utils.io import read_json
 from moleflow.visualization.plots import pareto_plot
