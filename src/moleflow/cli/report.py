@@ -8,7 +8,8 @@ from pathlib import Path
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     parser.description = (
-        "Read run folders and write one page (index.html) and its tables as Markdown (report.md) and as CSV."
+        "Read run folders and write one page (index.html), its tables as Markdown (report.md) and as CSV, and the "
+        "benchmark tables as LaTeX."
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUNS_DIR", help="folders that hold runs, at any depth")
     parser.add_argument(
@@ -21,8 +22,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--target", type=float, help="value of --metric to reach (default: pixel AP 0.6 on MVTec AD, 0.4 on VisA)"
     )
     parser.add_argument(
-        "--baseline", default="", help="configuration to compare with: C01, its label, or the path of a run"
+        "--baseline", default="", help="configuration to compare with: its id, its label, or the path of a run"
     )
+    parser.add_argument(
+        "--benchmark", nargs="+", default=("best",), metavar="COLUMN",
+        help="columns of the benchmark table: best (the five best and the baseline), pareto, all, or configurations",
+    )  # fmt: skip
     parser.add_argument(
         "--compare", nargs=2, default=(), metavar=("A", "B"), help="the two configurations of the category table"
     )
@@ -39,11 +44,12 @@ def run(args: argparse.Namespace) -> int:
 
     from moleflow.report.document import ReportOptions
     from moleflow.report.page import build, write
-    from moleflow.runs.reader import METRICS, read_runs
+    from moleflow.runs.content import METRICS
+    from moleflow.runs.reader import read_runs
     from moleflow.utils.errors import check_choice
 
     metric = check_choice("--metric", args.metric, METRICS)
-    options = ReportOptions(metric, args.target, args.baseline, tuple(args.compare))
+    options = ReportOptions(metric, args.target, args.baseline, tuple(args.compare), tuple(args.benchmark))
     runs, faults = read_runs(args.runs, lambda folders: tqdm(folders, "runs", unit="run", disable=None, leave=False))
     subtitle = f"{len(runs)} runs from {', '.join(map(str, args.runs))}, {time.strftime('%Y-%m-%d %H:%M')}."
     if not runs:

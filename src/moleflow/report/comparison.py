@@ -1,9 +1,10 @@
 """Grouping of runs into configurations, and of configurations that differ in a single key."""
 
+import hashlib
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
@@ -12,6 +13,8 @@ from moleflow.report.statistics import Noise, pooled_noise
 from moleflow.runs.identity import DATASET_ROOTS, NON_IDENTITY_KEYS, matches_any, without_null
 from moleflow.runs.reader import Run, values_by_seed
 from moleflow.utils.config import flatten_config
+from moleflow.utils.errors import list_names
+from moleflow.utils.text import one_line
 
 _EXCLUDED_KEYS = (*NON_IDENTITY_KEYS, "name", "hydra", *DATASET_ROOTS, "features.batch_size")
 
@@ -24,6 +27,10 @@ _REFERENCES = {
 }
 _COMPONENT_KEYS = ("name", "_target_")  # keys that identify a component
 _OFF_VALUES = (0, False, None, "none")
+_ID_DIGITS = 7  # of the digest; with 1000 configurations two begin equally with a probability of 0.2 %
+_MAX_LABEL_KEYS = 3
+_MAX_LABEL = 160  # characters
+_SEPARATOR = ", "
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,18 +40,14 @@ class Configuration:
     Attributes:
         runs: The runs, sorted by seed.
         settings: Values of the dotted config keys that define the configuration, from :func:`identity_settings`.
-        id: Short name in the report: ``C01``, ``C02``, ..., numbered through all comparison groups, in each from the
-            best to the worst.
+        id: Stable name: a digest of settings, data set, categories and masks, so that it does not depend on other runs.
+        label: The experiment name and overrides that most configurations of the group do not have.
     """
 
     runs: list[Run]
     settings: dict[str, Any]
-    id: str = ""
-
-    @property
-    def label(self) -> str:
-        """Experiment name and overrides."""
-        return self.runs[0].label
+    id: str
+    label: str = ""
 
     @property
     def dataset(self) -> str:
@@ -186,21 +189,18 @@ def comparison_groups(runs: Iterable[Run], metric: str) -> list[ComparisonGroup]
         identity = (run.images, _hashable(without_null(run_settings)))
         settings[identity] = run_settings
         runs_by_identity[identity].append(run)
+    ids = _stable_ids(runs_by_identity)
     by_images: dict[Any, list[Configuration]] = defaultdict(list)
     for identity, members in runs_by_identity.items():
         members.sort(key=lambda run: (run.seed, run.run_id))
-        by_images[identity[0]].append(Configuration(members, settings[identity]))
+        by_images[identity[0]].append(Configuration(members, settings[identity], ids[identity]))
     groups: list[ComparisonGroup] = []
-    count = 0
     for configurations in sorted(by_images.values(), key=len, reverse=True):
-        configurations.sort(key=lambda c: (-(m if (m := c.mean(metric)) is not None else -1.0), c.label))
-        ranked = []
-        for configuration in configurations:
-            count += 1
-            ranked.append(Configuration(configuration.runs, configuration.settings, f"C{count:02d}"))
+        labeled = [replace(c, label=label) for c, label in zip(configurations, _labels(configurations), strict=True)]
+        ranked = sorted(labeled, key=lambda c: (-(m if (m := c.mean(metric)) is not None else -1.0), c.label))
         dataset = ranked[0].dataset
         if any(dataset == group.dataset for group in groups):  # the same number of other categories
-            dataset = f"{dataset} ({', '.join(sorted(ranked[0].runs[0].categories))})"
+            dataset = f"{dataset} ({list_names(sorted(ranked[0].runs[0].categories))})"
         groups.append(ComparisonGroup(dataset, ranked, metric, find_single_key_groups(ranked)))
     return groups
 
@@ -208,15 +208,17 @@ def comparison_groups(runs: Iterable[Run], metric: str) -> list[ComparisonGroup]
 def find_single_key_groups(configurations: Sequence[Configuration]) -> list[SingleKeyGroup]:
     """Return all groups of at least two configurations that differ in one key, or one component, and nothing else."""
     texts: list[dict[str, str]] = [{k: _text(v) for k, v in c.settings.items()} for c in configurations]
-    keys = {key for text in texts for key in text}
-    varying = sorted(key for key in keys if len({text.get(key, _text(None)) for text in texts}) > 1)
+    varying = _varying_keys(texts)
     components = _differing_components(varying)
+    # The sum of the hashes of all values, less those of one key, is equal for configurations that differ in this key.
+    hashes = [{key: hash((key, text.get(key, _text(None)))) for key in varying} for text in texts]
+    totals = [sum(values.values()) for values in hashes]
     groups = []
     for unit in [*sorted(components), *(key for key in varying if not _identifies_component(key, components))]:
-        buckets: dict[Any, list[int]] = defaultdict(list)
-        for i, text in enumerate(texts):
-            rest = tuple((key, text.get(key, _text(None))) for key in varying if not matches_any(key, (unit,)))
-            buckets[rest].append(i)
+        keys = [key for key in varying if matches_any(key, (unit,))]
+        buckets: dict[int, list[int]] = defaultdict(list)
+        for i, total in enumerate(totals):
+            buckets[total - sum(hashes[i][key] for key in keys)].append(i)
         for members in buckets.values():
             if len(members) > 1:
                 group = _single_key_group(unit, [configurations[i] for i in members], unit in components)
@@ -257,7 +259,56 @@ def format_value(value: Any) -> str:
         return f"{value:g}"
     if isinstance(value, list):
         return "[" + ", ".join(format_value(item) for item in value) + "]"
-    return {"None": "null", "True": "true", "False": "false"}.get(str(value), str(value))
+    return one_line({"None": "null", "True": "true", "False": "false"}.get(str(value), str(value)))
+
+
+def _stable_ids(identities: Iterable[Any]) -> dict[Any, str]:
+    """Return an id per identity: the first digits of its digest, all of them if several begin equally."""
+    digests = {identity: hashlib.sha256(repr(identity).encode(errors="replace")).hexdigest() for identity in identities}
+    counts = Counter(digest[:_ID_DIGITS] for digest in digests.values())
+    return {
+        identity: "c" + (digest[:_ID_DIGITS] if counts[digest[:_ID_DIGITS]] == 1 else digest)
+        for identity, digest in digests.items()
+    }
+
+
+def _labels(configurations: Sequence[Configuration]) -> list[str]:
+    """Return a label per configuration: what its command has and those of most configurations do not have.
+
+    Configurations with equal labels are distinguished by what their commands do not all have, and then by values of
+    keys in which they differ.
+    """
+    parts = [c.runs[0].label_parts for c in configurations]
+    if len(parts) == 1:
+        return [parts[0][0]]
+    counts = Counter(part for own in parts for part in set(own))
+    labels = [_label(own, {part for part in own if counts[part] > len(parts) / 2}) for own in parts]
+    for label, count in Counter(labels).items():
+        if count == 1:
+            continue
+        indices = [i for i, other in enumerate(labels) if other == label]
+        common = set(parts[indices[0]]).intersection(*(parts[i] for i in indices[1:]))
+        shown = set(label.split(_SEPARATOR))
+        for i in indices:
+            labels[i] = _label(parts[i], common - shown)
+        if len({labels[i] for i in indices}) < count:
+            texts = [{k: _text(v) for k, v in configurations[i].settings.items()} for i in indices]
+            keys = _varying_keys(texts)[:_MAX_LABEL_KEYS]
+            for i in indices:
+                values = (f"{key}={format_value(configurations[i].settings.get(key))}" for key in keys)
+                labels[i] = one_line(f"{labels[i]} ({_SEPARATOR.join(values)})", _MAX_LABEL)
+    return labels
+
+
+def _label(parts: Sequence[str], left_out: set[str]) -> str:
+    """Return the remaining parts as one text; the first part, the experiment, if none remains."""
+    return one_line(_SEPARATOR.join(part for part in parts if part not in left_out) or parts[0], _MAX_LABEL)
+
+
+def _varying_keys(texts: Sequence[Mapping[str, str]]) -> list[str]:
+    """Return the sorted keys whose values are not all equal."""
+    keys = {key for text in texts for key in text}
+    return sorted(key for key in keys if len({text.get(key, _text(None)) for text in texts}) > 1)
 
 
 def _is_excluded(key: str) -> bool:

@@ -1,15 +1,19 @@
 """The report's data, options and sections."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from moleflow.report.comparison import ComparisonGroup, Configuration
 from moleflow.report.reference_datasets import TARGETS, full_dataset_name
-from moleflow.report.tables import Table
+from moleflow.report.single_key import Effect, single_key_effects
+from moleflow.report.tables import Cell, Table, to_cell
 from moleflow.runs.reader import Fault
 from moleflow.utils.errors import UserError, did_you_mean
 from moleflow.visualization.plots import Plot
+
+BENCHMARK_CHOICES = ("best", "pareto", "all")
+"""Values of ``--benchmark`` that are no configurations."""
 
 
 @dataclass(frozen=True)
@@ -21,12 +25,62 @@ class ReportOptions:
         target: Target value of the metric; None for the targets of pixel AP on MVTec AD and VisA.
         baseline: Id, label or run of the baseline; empty for the configuration with the most neighbors.
         compare: Two configurations for the table of categories; empty for baseline and best.
+        benchmark: Columns of the benchmark table: ``best``, ``pareto``, ``all``, or ids, labels or runs.
     """
 
     metric: str = "pixel_ap"
     target: float | None = None
     baseline: str = ""
     compare: tuple[str, ...] = ()
+    benchmark: tuple[str, ...] = ("best",)
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """A paragraph whose parts may have links.
+
+    Attributes:
+        parts: Texts, and cells with links.
+        tone: ``lead`` for a result, ``warning`` for a warning, or empty.
+    """
+
+    parts: Sequence[str | Cell]
+    tone: str = ""
+
+    @property
+    def cells(self) -> list[Cell]:
+        """All parts as cells."""
+        return [to_cell(part) for part in self.parts]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """The most important values as tiles.
+
+    Attributes:
+        items: Name, value, and a line below the value.
+    """
+
+    items: Sequence[tuple[str, Cell, str]]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Small tables side by side.
+
+    Attributes:
+        title: Heading.
+        tables: The tables.
+        note: Explanation below the heading.
+    """
+
+    title: str
+    tables: Sequence[Table]
+    note: str = ""
+
+
+Block = str | Sentence | Facts | Table | Panel | Plot
+"""Part of a section."""
 
 
 @dataclass
@@ -36,16 +90,30 @@ class Section:
     Attributes:
         name: Its anchor in the page.
         title: Heading.
-        blocks: Paragraphs, tables and plots in order.
+        blocks: Parts in order; a section without any is left out.
+        question: What the section answers, for the list of contents; empty to leave it out of this list.
+        absence: Reason for a section without blocks, for the list of contents.
         anchors: Anchors of each row, by the table's name.
-        chooser: Data of an interactive table that compares two configurations.
+        widget: ``benchmark`` or ``compare``: an interactive part that reads the page's results.
+        results: Metrics of all configurations for the interactive parts of the page.
+        files: Tables that are written as CSV and LaTeX files, and are not in the page.
     """
 
     name: str
     title: str
-    blocks: list[str | Table | Plot] = field(default_factory=list)
+    blocks: list[Block] = field(default_factory=list)
+    question: str = ""
+    absence: str = ""
     anchors: dict[str, list[tuple[str, ...]]] = field(default_factory=dict)
-    chooser: dict[str, object] | None = None
+    widget: str = ""
+    results: dict[str, object] | None = None
+    files: list[Table] = field(default_factory=list)
+
+    @property
+    def tables(self) -> list[Table]:
+        """All tables in the page."""
+        panels = [table for block in self.blocks if isinstance(block, Panel) for table in block.tables]
+        return [block for block in self.blocks if isinstance(block, Table)] + panels
 
 
 @dataclass(frozen=True)
@@ -63,6 +131,14 @@ class ReportData:
     faults: list[Fault]
     options: ReportOptions
     file_link: Callable[[Path], str]
+    _effects: dict[tuple[int, str], list[Effect]] = field(default_factory=dict)
+
+    def effects(self, group: ComparisonGroup, metric: str) -> list[Effect]:
+        """Return the effects of single keys in a group of configurations, with Holm's adjustment."""
+        key = (id(group), metric)
+        if key not in self._effects:
+            self._effects[key] = single_key_effects(group, self.baseline(group), metric)
+        return self._effects[key]
 
     def baseline(self, group: ComparisonGroup) -> Configuration:
         """Return the baseline of a group: the selected one, else the configuration with the most neighbors."""
@@ -91,6 +167,7 @@ class ReportData:
         for option, names in (
             ("--baseline", [self.options.baseline] if self.options.baseline else []),
             ("--compare", self.options.compare),
+            ("--benchmark", [name for name in self.options.benchmark if name not in BENCHMARK_CHOICES]),
         ):
             for name in names:
                 if all(find_configuration(group, name) is None for group in self.groups):
@@ -102,7 +179,7 @@ class ReportData:
 
 
 def find_configuration(group: ComparisonGroup, name: str) -> Configuration | None:
-    """Return the configuration with an id (``C01``), a label or a run of the given name."""
+    """Return the configuration with an id, a label or a run of the given name."""
     for configuration in group.configurations:
         if name in (configuration.id, configuration.label, *(run.run_id for run in configuration.runs)):
             return configuration

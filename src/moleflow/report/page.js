@@ -1,5 +1,5 @@
 "use strict";
-// Sorts tables by a click on a column, filters rows by words, and compares two selected configurations.
+// Sorts tables by a click on a column, filters rows by words, copies tables, and shows selected configurations.
 
 function valueOf(row, column) {
   const cell = row.cells[column];
@@ -21,6 +21,7 @@ function sortBy(table, column) {
   const rows = [...table.tBodies[0].rows];
   rows.sort((a, b) => (down ? -1 : 1) * order(valueOf(a, column), valueOf(b, column)));
   table.tBodies[0].append(...rows);
+  document.getElementById("status").textContent = "sorted by " + head.textContent + (down ? ", descending" : ", ascending");
 }
 
 function addFilter(holder, table) {
@@ -49,12 +50,79 @@ function addFilter(holder, table) {
   show();
 }
 
+// Copies the visible rows of a table as CSV, Markdown or LaTeX.
+const emphasis = {
+  csv: (text) => (/^\s*[=+\-@]/.test(text) && Number.isNaN(Number(text)) ? "'" : "") + text,
+  markdown: (text, tag) => {
+    const escaped = text.replace(/([\\`*<>[\]|])/g, "\\$1");
+    return tag === "STRONG" ? `**${escaped}**` : tag === "U" ? `<u>${escaped}</u>` : escaped;
+  },
+  latex: (text, tag) => {
+    const names = { "\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}", "<": "\\textless{}",
+      ">": "\\textgreater{}", "|": "\\textbar{}", "±": "$\\pm$", "–": "--", "▲": "$\\uparrow$", "▼": "$\\downarrow$" };
+    const escaped = text.replace(/[\\~^<>|±–▲▼]|[&%$#_{}]/g, (c) => names[c] || "\\" + c);
+    return tag === "STRONG" ? `\\textbf{${escaped}}` : tag === "U" ? `\\underline{${escaped}}` : escaped;
+  },
+};
+
+function textOf(table, format) {
+  const cellText = (cell) => {
+    const marked = cell.querySelector("strong, u");
+    return emphasis[format](cell.textContent.replace(/\s+/g, " ").trim(), marked && marked.tagName);
+  };
+  const rowsOf = (part) => (part ? [...part.rows] : []).filter((row) => !row.hidden).map((row) => [...row.cells].map(cellText));
+  const head = rowsOf(table.tHead)[0];
+  const [body, foot] = [rowsOf(table.tBodies[0]), rowsOf(table.tFoot)];
+  if (format === "csv") {
+    return [head, ...body, ...foot].map((row) => row.map((t) => (/[",]/.test(t) ? '"' + t.replaceAll('"', '""') + '"' : t)).join(",")).join("\n");
+  }
+  if (format === "markdown") {
+    return [head, head.map(() => "---"), ...body, ...foot].map((row) => "| " + row.join(" | ") + " |").join("\n");
+  }
+  const line = (row) => row.join(" & ") + " \\\\";
+  const columns = [...table.tHead.rows[0].cells].map((cell) => (cell.classList.contains("n") ? "r" : "l")).join("");
+  return [`\\begin{tabular}{${columns}}`, "\\toprule", line(head), "\\midrule", ...body.map(line),
+    ...(foot.length ? ["\\midrule", ...foot.map(line)] : []), "\\bottomrule", "\\end{tabular}"].join("\n");
+}
+
+function copyText(text, what) {
+  const area = document.createElement("textarea"); // a page opened as a file may not use the clipboard interface
+  area.value = text;
+  document.body.append(area);
+  area.select();
+  document.execCommand("copy");
+  area.remove();
+  document.getElementById("status").textContent = what + " copied";
+}
+
+function addCopies(bar, table) {
+  for (const [format, name] of [["csv", "CSV"], ["markdown", "Markdown"], ["latex", "LaTeX"]]) {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.textContent = "copy " + name;
+    button.addEventListener("click", () => {
+      copyText(textOf(table, format), name);
+      button.textContent = "copied";
+      setTimeout(() => { button.textContent = "copy " + name; }, 1500);
+    });
+    bar.append(button);
+  }
+}
+
 for (const holder of document.querySelectorAll(".table")) {
   const table = holder.querySelector("table");
   if (!table) continue;
   [...table.tHead.rows[0].cells].forEach((head, column) =>
     head.firstChild.addEventListener("click", () => sortBy(table, column)));
   if (table.tBodies[0].rows.length > 5) addFilter(holder, table);
+  if (holder.id.startsWith("table-benchmark") || holder.id.startsWith("table-leaderboard")) {
+    if (!holder.querySelector(".bar")) {
+      const bar = document.createElement("div");
+      bar.className = "bar";
+      holder.querySelector(".scroll").before(bar);
+    }
+    addCopies(holder.querySelector(".bar"), table);
+  }
 }
 
 // Shows the row of a link even if a filter hides it. The link of a configuration marks all of its runs.
@@ -63,6 +131,8 @@ function showTarget() {
   const target = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));
   const row = target && target.closest("tr");
   if (!row) return;
+  const section = row.closest("section");
+  section.style.contentVisibility = "visible"; // else its height is an estimate and the row is not at its place
   row.closest(".table").showAll?.();
   if (target !== row) {
     const id = row.cells[1].textContent;
@@ -81,44 +151,104 @@ function formatDifference(difference) {
   return (difference > 0 ? "▲ +" : difference < 0 ? "▼ " : "= ") + difference.toFixed(4);
 }
 
-for (const chooser of document.querySelectorAll(".chooser")) {
-  const data = JSON.parse(chooser.querySelector("script").textContent);
-  const [group, metric, left, right] = ["group", "metric", "left", "right"].map((n) => chooser.querySelector(`[name=${n}]`));
-  const current = () => data.groups[Number(group.value)];
-  const fill = () => {
-    const configurations = current().configurations.map((c) => [c.id, `${c.id} ${c.label}`]);
-    setOptions(left, configurations, current().left);
-    setOptions(right, configurations, current().right);
+const results = JSON.parse((document.getElementById("results") || { textContent: "null" }).textContent);
+
+function cell(tag, text, className, href) {
+  const element = document.createElement(tag);
+  let inner = element;
+  if (href) {
+    inner = document.createElement("a");
+    inner.href = href;
+    element.append(inner);
+  }
+  inner.textContent = text;
+  if (className) element.className = className;
+  return element;
+}
+
+function rowOf(...cells) {
+  const row = document.createElement("tr");
+  row.append(...cells);
+  return row;
+}
+
+function fillSelects(widget) {
+  const selects = Object.fromEntries([...widget.querySelectorAll("select")].map((s) => [s.name, s]));
+  setOptions(selects.group, results.groups.map((g, i) => [String(i), g.dataset]), "0");
+  selects.current = () => results.groups[Number(selects.group.value)];
+  selects.fill = () => {
+    const group = selects.current();
+    setOptions(selects.metric, group.metrics.map((m) => [m, m]), results.metric);
+    const configurations = group.configurations.map((c) => [c.id, `${c.label} (${c.id})`]);
+    for (const side of ["left", "right"]) if (selects[side]) setOptions(selects[side], configurations, group[side]);
   };
-  const draw = () => {
-    const [a, b] = [left, right].map((s) => current().configurations.find((c) => c.id === s.value));
-    const head = chooser.querySelector("thead");
-    const body = chooser.querySelector("tbody");
-    head.innerHTML = '<tr><th>category</th><th class="n"></th><th class="n"></th><th class="n">difference</th></tr>';
-    [a, b].forEach((c, i) => { head.rows[0].cells[i + 1].textContent = `${metric.value} ${c.id}`; });
-    body.replaceChildren(...current().categories.map((category, i) => {
-      const [x, y] = [a, b].map((c) => c.values[metric.value][i]);
-      const row = document.createElement("tr");
-      row.insertCell().textContent = category;
-      for (const [c, v] of [[a, x], [b, y]]) {
-        const link = document.createElement("a");
-        link.href = c.href;
-        link.textContent = v === null ? "–" : v.toFixed(4);
-        const cell = row.insertCell();
-        cell.className = "n";
-        cell.append(link);
-      }
-      const difference = row.insertCell();
-      difference.className = "n " + (x === null || y === null || x === y ? "" : y > x ? "good" : "bad");
-      difference.textContent = x === null || y === null ? "–" : formatDifference(y - x);
-      return row;
-    }));
-  };
-  setOptions(group, data.groups.map((b, i) => [String(i), b.dataset]), "0");
-  setOptions(metric, data.metrics.map((m) => [m, m]), data.metric);
-  fill();
+  return selects;
+}
+
+function runWidget(widget, selects, draw) {
+  selects.fill();
   draw();
-  group.addEventListener("change", () => { fill(); draw(); });
-  for (const select of [metric, left, right]) select.addEventListener("change", draw);
-  chooser.hidden = false;
+  for (const select of widget.querySelectorAll("select")) {
+    select.addEventListener("change", () => { if (select === selects.group) selects.fill();
+      draw(); });
+  }
+  widget.hidden = false;
+}
+
+function comparison(widget) {
+  const selects = fillSelects(widget);
+  const table = widget.querySelector("table");
+  runWidget(widget, selects, () => {
+    const group = selects.current();
+    const [a, b] = [selects.left, selects.right].map((s) => group.configurations.find((c) => c.id === s.value));
+    const heads = [a, b].map((c) => cell("th", `${selects.metric.value} ${c.id}`, "n"));
+    table.tHead.replaceChildren(rowOf(cell("th", "category"), ...heads, cell("th", "difference", "n")));
+    const rows = [...group.categories, "mean"].map((category, i) => {
+      const [x, y] = [a, b].map((c) => c.values[selects.metric.value][0][i] ?? null);
+      const values = [[a, x], [b, y]].map(([c, v]) => cell("td", v === null ? "–" : v.toFixed(4), "n", c.href));
+      const known = x !== null && y !== null;
+      const better = results.lower.includes(selects.metric.value) ? y < x : y > x;
+      const tone = !known || x === y ? "" : better ? "good" : "bad";
+      return rowOf(cell("th", category), ...values, cell("td", known ? formatDifference(y - x) : "–", "n " + tone));
+    });
+    table.tFoot.replaceChildren(rows.pop());
+    table.tBodies[0].replaceChildren(...rows);
+  });
+}
+
+function benchmark(widget) {
+  const selects = fillSelects(widget);
+  const table = widget.querySelector("table");
+  const bar = document.createElement("div");
+  bar.className = "bar";
+  addCopies(bar, table);
+  widget.querySelector(".scroll").before(bar);
+  runWidget(widget, selects, () => {
+    const group = selects.current();
+    const chosen = group[selects.shown.value];
+    const shown = chosen ? group.configurations.filter((c) => chosen.includes(c.id)) : group.configurations;
+    const lower = results.lower.includes(selects.metric.value);
+    table.tHead.replaceChildren(rowOf(cell("th", "category"), ...shown.map((c) => cell("th", `${c.label} (${c.id})`, "n"))));
+    const rows = [...group.categories, "mean"].map((category, i) => {
+      const values = shown.map((c) => c.values[selects.metric.value][Number(selects.mode.value)][i] ?? null);
+      const texts = values.map((v) => (v === null ? "–" : (100 * v).toFixed(2)));
+      const ranked = [...new Set(texts.filter((t) => t !== "–").map(Number))].sort((x, y) => (lower ? x - y : y - x));
+      return rowOf(cell("th", category), ...texts.map((text, j) => {
+        const rank = ranked.length > 1 && text !== "–" ? ranked.indexOf(Number(text)) : -1;
+        const element = cell("td", text, "n", shown[j].href);
+        if (rank === 0 || rank === 1) {
+          const mark = document.createElement(rank ? "u" : "strong");
+          mark.append(...element.childNodes);
+          element.append(mark);
+        }
+        return element;
+      }));
+    });
+    table.tFoot.replaceChildren(rows.pop());
+    table.tBodies[0].replaceChildren(...rows);
+  });
+}
+
+for (const widget of results ? document.querySelectorAll("[data-widget]") : []) {
+  (widget.dataset.widget === "benchmark" ? benchmark : comparison)(widget);
 }

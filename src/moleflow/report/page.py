@@ -1,52 +1,73 @@
-"""Output of the report: a self-contained HTML page, Markdown, and one CSV file per table."""
+"""Output of the report: a self-contained HTML page, Markdown, one CSV file per table, and benchmarks in LaTeX."""
 
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
+from itertools import groupby
 from pathlib import Path
+from typing import cast
 from urllib.parse import quote
 
 import jinja2
 from markupsafe import Markup, escape
 
 from moleflow.report.comparison import comparison_groups
-from moleflow.report.document import ReportData, ReportOptions, Section
-from moleflow.report.sections import (
-    categories,
-    continual,
-    diagnostics,
-    effects,
-    overview,
-    suggestions,
-    synergy,
-    warnings,
-)
-from moleflow.report.tables import Table
+from moleflow.report.document import Block, Facts, Panel, ReportData, ReportOptions, Section, Sentence
+from moleflow.report.sections.ablation import ablation
+from moleflow.report.sections.backbones import backbones
+from moleflow.report.sections.baseline import baseline
+from moleflow.report.sections.benchmark import benchmark
+from moleflow.report.sections.categories import per_category
+from moleflow.report.sections.conclusions import conclusions
+from moleflow.report.sections.continual import continual
+from moleflow.report.sections.cost import cost
+from moleflow.report.sections.diagnostics import diagnostics
+from moleflow.report.sections.effects import effects
+from moleflow.report.sections.images import images
+from moleflow.report.sections.leaderboard import leaderboard
+from moleflow.report.sections.overview import overview
+from moleflow.report.sections.ranges import ranges
+from moleflow.report.sections.recommendation import recommendation
+from moleflow.report.sections.reported import reported
+from moleflow.report.sections.runs import run_table
+from moleflow.report.sections.suggestions import suggested_runs
+from moleflow.report.sections.synergy import synergy
+from moleflow.report.sections.target import target
+from moleflow.report.sections.trade_off import trade_off
+from moleflow.report.sections.warnings import warnings
+from moleflow.report.tables import Cell, Table
 from moleflow.runs.reader import Fault, Run
 from moleflow.utils.io import write_text
+from moleflow.utils.text import printable
 from moleflow.visualization.plots import Plot
 
 SectionBuilder = Callable[[ReportData], Section]
 
 SECTIONS: tuple[SectionBuilder, ...] = (
-    overview.summary,
-    warnings.warnings,
-    overview.leaderboard,
-    effects.ablations,
-    effects.effects,
-    synergy.synergy,
-    categories.per_category,
-    overview.trade_off,
-    categories.datasets,
-    effects.backbones,
-    continual.continual,
-    continual.images,
-    diagnostics.diagnostics,
-    overview.cost,
-    overview.reported,
-    suggestions.suggested_runs,
-    overview.run_table,
+    overview,
+    benchmark,
+    leaderboard,
+    trade_off,
+    baseline,
+    ablation,
+    effects,
+    synergy,
+    per_category,
+    recommendation,
+    conclusions,
+    target,
+    backbones,
+    ranges,
+    suggested_runs,
+    continual,
+    images,
+    diagnostics,
+    cost,
+    reported,
+    warnings,
+    run_table,
 )
 """Functions that build the sections, in the order of the page."""
 
@@ -75,11 +96,13 @@ def build(
     if runs:
         data.check_options()
     sections = [builder(data) for builder in progress(SECTIONS)]
+    if runs and sections[0].name == "overview":
+        sections[0].blocks.append(_contents(sections))
     return [section for section in sections if section.blocks]
 
 
 def write(sections: Sequence[Section], out: Path, title: str, subtitle: str) -> Path:
-    """Write ``index.html``, ``report.md`` and ``tables/*.csv``; return the path of the page.
+    """Write ``index.html``, ``report.md``, ``tables/*.csv`` and ``tables/*.tex``; return the path of the page.
 
     Args:
         sections: The sections from :func:`build`.
@@ -87,11 +110,14 @@ def write(sections: Sequence[Section], out: Path, title: str, subtitle: str) -> 
         title: Heading.
         subtitle: One line below the heading.
     """
-    tables = [block for section in sections for block in section.blocks if isinstance(block, Table)]
-    for old in (out / "tables").glob("*.csv"):
-        old.unlink()
-    for table in tables:
-        write_text(out / "tables" / f"{table.name}.csv", table.csv())
+    for pattern in ("*.csv", "*.tex"):
+        for old in (out / "tables").glob(pattern):
+            old.unlink()
+    for section in sections:
+        for table in (*section.tables, *section.files):
+            write_text(out / "tables" / f"{table.name}.csv", table.csv())
+        for table in section.files:
+            write_text(out / "tables" / f"{table.name}.tex", table.latex())
     write_text(out / "report.md", markdown(sections, title, subtitle))
     page = out / "index.html"
     write_text(page, html(sections, title, subtitle))
@@ -104,35 +130,75 @@ def html(sections: Sequence[Section], title: str, subtitle: str) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.tests |= {"table": lambda b: isinstance(b, Table), "plot": lambda b: isinstance(b, Plot)}
+    for kind in (Sentence, Facts, Table, Panel, Gallery):
+        environment.tests[kind.__name__.lower()] = lambda block, kind=kind: isinstance(block, kind)
     environment.filters["breakable"] = lambda name: escape(name).replace("_", Markup("_<wbr>"))  # narrower columns
     template = environment.from_string((package / "page.html.j2").read_text(encoding="utf-8"))
-    return template.render(
-        sections=sections,
+    page = template.render(
+        sections=[(section, grouped(section.blocks)) for section in sections],
         title=title,
         subtitle=subtitle,
         style=Markup((package / "page.css").read_text(encoding="utf-8")),
         script=Markup((package / "page.js").read_text(encoding="utf-8")),
         as_json=_as_json,
     )
+    return printable(page)
 
 
 def markdown(sections: Sequence[Section], title: str, subtitle: str) -> str:
     """Return all paragraphs and tables as Markdown."""
-    lines = [f"# {title}", "", subtitle, ""]
+    lines = [f"# {Cell(title).markdown()}", "", Cell(subtitle).markdown(), ""]
     for section in sections:
         lines += [f"## {section.title}", ""]
         for block in section.blocks:
-            if isinstance(block, Table):
-                lines.append(block.markdown())
-            elif isinstance(block, str):
-                lines += [block, ""]
-    return "\n".join(lines)
+            match block:
+                case Table():
+                    lines.append(block.markdown())
+                case Panel():
+                    lines += [f"### {Cell(block.title).markdown()}", "", Cell(block.note).markdown(), ""]
+                    lines += [table.markdown() for table in block.tables]
+                case Facts():
+                    lines += [f"* {name}: {cell.markdown()} ({detail})" for name, cell, detail in block.items] + [""]
+                case Sentence():
+                    lines += ["".join(cell.markdown() for cell in block.cells), ""]
+                case str():
+                    lines += [Cell(block).markdown(), ""]
+    return printable("\n".join(lines))
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Figures in a row."""
+
+    plots: list[Plot]
+
+
+def grouped(blocks: Sequence[Block]) -> list[Block | Gallery]:
+    """Return the blocks with adjacent figures as one gallery."""
+    result: list[Block | Gallery] = []
+    for is_plot, group in groupby(blocks, lambda block: isinstance(block, Plot)):
+        members = list(group)
+        result += [Gallery(cast(list[Plot], members))] if is_plot else members
+    return result
 
 
 def file_link(target: Path, out: Path) -> str:
     """Return a link from the page's folder to a file, relative so that both can be moved together."""
     return quote(Path(os.path.relpath(target, out.resolve())).as_posix())
+
+
+def _contents(sections: Sequence[Section]) -> Table:
+    """Return the questions that a report of experiments answers, each with its section or the reason of its absence."""
+    table = Table(
+        "contents", "Contents by question", ("part", "question", "section"),
+        note="Numbered like the parts of the report in which the recorded runs are described.",
+    )  # fmt: skip
+    for section in sections:
+        if section.question:
+            number = len(table.rows) + 1
+            place = Cell(section.title, section.title, f"#{section.name}")
+            table.rows.append([number, section.question, place if section.blocks else f"– ({section.absence})"])
+    return table
 
 
 def _as_json(content: object) -> Markup:

@@ -4,14 +4,16 @@
 """
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from statistics import fmean, stdev, variance
 from typing import Literal
 
-from scipy.special import stdtrit
+from scipy.special import stdtr, stdtrit
 
 Verdict = Literal["significant", "not significant", "untested", "identical"]
+
+_LEVEL = 0.05
 
 
 @dataclass(frozen=True)
@@ -34,15 +36,17 @@ class Difference:
     Attributes:
         value: Difference of the means (of the common seeds, if there are at least two).
         interval: Half width of the 95 % confidence interval; None if it cannot be estimated.
-        verdict: ``significant`` if the interval excludes 0, ``not significant`` if it does not, ``untested`` without
-            an interval, ``identical`` for equal values.
+        verdict: ``significant`` if ``p_value`` is below 0.05, else ``not significant``; ``untested`` without an
+            interval, ``identical`` for equal values.
         test: Test and sample sizes.
+        p_value: Two-sided p-value of the test, after :func:`holm` the adjusted one; None if ``untested``.
     """
 
     value: float
     interval: float | None
     verdict: Verdict
     test: str
+    p_value: float | None = None
 
     @property
     def is_significant(self) -> bool:
@@ -92,6 +96,46 @@ def compare(a: Mapping[int, float], b: Mapping[int, float], noise: Noise) -> Dif
     return t_test(value, error, noise.degrees_of_freedom, f"t-test, {sizes}, pooled standard deviation")
 
 
+def holm(differences: Sequence[Difference]) -> list[Difference]:
+    """Return the differences with p-values and verdicts adjusted for the number of tests among them.
+
+    The step-down procedure of Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of
+    Statistics 6, 1979: with a probability of 95 % no verdict of the family is wrongly ``significant``. The intervals
+    are not adjusted.
+
+    Args:
+        differences: One family of differences; untested ones do not count.
+    """
+    tested = [i for i, difference in enumerate(differences) if difference.p_value is not None]
+    adjusted = list(differences)
+    highest = 0.0
+    for rank, i in enumerate(sorted(tested, key=lambda i: differences[i].p_value or 0.0)):
+        highest = max(highest, min(1.0, (differences[i].p_value or 0.0) * (len(tested) - rank)))
+        if differences[i].verdict != "identical":
+            adjusted[i] = replace(differences[i], p_value=highest, verdict=_verdict(highest))
+    return adjusted
+
+
+def prediction_interval(values: Collection[float], noise: Noise) -> float | None:
+    """Return the half width of the 95 % interval in which the metric of one more seed is expected.
+
+    Args:
+        values: The metric of the seeds so far; at least one.
+        noise: The pooled standard deviation, which is used for fewer than three seeds unless their own is larger.
+
+    Returns:
+        The half width; None with a single seed and without pooled standard deviation.
+    """
+    own = stdev(values) if len(values) > 1 else 0.0
+    if len(values) > 2:
+        std, degrees = own, len(values) - 1
+    elif noise.std is not None:
+        std, degrees = max(own, noise.std), noise.degrees_of_freedom
+    else:
+        return None
+    return float(stdtrit(degrees, 0.975)) * std * math.sqrt(1 + 1 / len(values))
+
+
 def seeds_needed(difference: float, std: float) -> int:
     """Return the number of seeds per configuration that detects a difference with 80 % power at the 5 % level.
 
@@ -115,6 +159,12 @@ def t_test(value: float, standard_error: float, degrees_of_freedom: float, test:
     """
     value = 0.0 if abs(value) < 1e-12 else value  # rounding error of equal values
     interval = float(stdtrit(degrees_of_freedom, 0.975)) * standard_error
-    if value == 0:
-        return Difference(value, interval, "identical" if standard_error == 0 else "not significant", test)
-    return Difference(value, interval, "significant" if abs(value) > interval else "not significant", test)
+    if standard_error == 0:
+        p_value = 1.0 if value == 0 else 0.0
+        return Difference(value, interval, "identical" if value == 0 else "significant", test, p_value)
+    p_value = 2 * float(stdtr(degrees_of_freedom, -abs(value) / standard_error))
+    return Difference(value, interval, _verdict(p_value), test, p_value)
+
+
+def _verdict(p_value: float) -> Verdict:
+    return "significant" if p_value < _LEVEL else "not significant"

@@ -1,4 +1,4 @@
-"""Tables with three outputs: HTML page, Markdown and CSV."""
+"""Tables with four outputs: HTML page, Markdown, CSV and LaTeX."""
 
 import csv
 import io
@@ -12,6 +12,15 @@ from markupsafe import Markup, escape
 from moleflow.report.comparison import Configuration
 from moleflow.report.statistics import Difference
 from moleflow.runs.reader import Run
+from moleflow.utils.text import one_line, printable
+
+_MAX_SHOWN = 1000  # characters of a cell; the CSV file has all
+_FORMULA_STARTS = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # the last four are full-width forms
+_LATEX = {
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
+    ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$", "–": "--", "▲": r"$\uparrow$", "▼": r"$\downarrow$",
+    "²": r"$^2$", "…": r"\ldots{}", **{character: f"\\{character}" for character in "&%$#_{}"},
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -23,18 +32,43 @@ class Cell:
         value: Sort key on the page and content of the CSV file: a number or a text.
         href: Link target; empty for none.
         tone: ``good``, ``bad``, ``unsure`` or empty. Only adds color: the text has the same information.
+        emphasis: ``best`` (bold), ``second`` (underlined), ``code`` or empty.
+        shade: Position in [0, 1] on a color scale, of a matrix; None for no color.
     """
 
     text: str
     value: float | str | None = None
     href: str = ""
     tone: str = ""
+    emphasis: str = ""
+    shade: float | None = None
+
+    @property
+    def shown(self) -> str:
+        """The text on one line, cut if it is very long."""
+        return one_line(self.text, _MAX_SHOWN)
 
     def __html__(self) -> str:
         """Return the content as HTML: lines break inside long keys, but not after a sign."""
-        text = str(escape(re.sub("([±▲▼=]) ", "\\1\N{NO-BREAK SPACE}", self.text)))
-        html = Markup(re.sub("([.=])(?=[A-Za-z_])", "\\1<wbr>", text))
+        text = str(escape(re.sub("([±▲▼=]) ", "\\1\N{NO-BREAK SPACE}", self.shown)))
+        html = Markup(re.sub("([.=_])(?=[A-Za-z])", "\\1<wbr>", text))
+        html = Markup(re.sub("^([^ ]+) (±\N{NO-BREAK SPACE}[0-9.]+)$", r"\1 <small>\2</small>", html))
+        tag = {"best": "strong", "second": "u", "code": "code"}.get(self.emphasis)
+        html = Markup(f"<{tag}>{html}</{tag}>") if tag else html
         return str(Markup('<a href="{}">{}</a>').format(self.href, html) if self.href else html)
+
+    def markdown(self) -> str:
+        """Return the content as Markdown that is valid in a table."""
+        if self.emphasis == "code":
+            fence = "`" * (1 + max((len(run) for run in re.findall("`+", self.shown)), default=0))
+            return f"{fence} {self.shown} {fence}".replace("|", "\\|")
+        text = re.sub(r"([\\`*<>\[\]|])", r"\\\1", self.shown)
+        return {"best": f"**{text}**", "second": f"<u>{text}</u>"}.get(self.emphasis, text)
+
+    def latex(self) -> str:
+        """Return the content as LaTeX."""
+        text = latex_text(self.shown)
+        return {"best": rf"\textbf{{{text}}}", "second": rf"\underline{{{text}}}"}.get(self.emphasis, text)
 
 
 Item = Cell | str | int | float | None
@@ -51,6 +85,7 @@ class Table:
         columns: Names of the columns.
         rows: One list of :data:`Item` per row, as long as ``columns``.
         note: Explanation above the table.
+        foot: Number of rows at the end that summarize the others.
     """
 
     name: str
@@ -58,6 +93,7 @@ class Table:
     columns: Sequence[str]
     rows: list[list[Any]] = field(default_factory=list)
     note: str = ""
+    foot: int = 0
 
     @property
     def cells(self) -> list[list[Cell]]:
@@ -71,22 +107,56 @@ class Table:
 
     def markdown(self) -> str:
         """Return the table in Markdown."""
-        lines = [f"### {self.title}", ""]
-        lines += [self.note, ""] if self.note else []
+        lines = [f"### {Cell(self.title).markdown()}", ""]
+        lines += [Cell(self.note).markdown(), ""] if self.note else []
         if not self.rows:
             return "\n".join([*lines, "(none)", ""])
-        lines += ["| " + " | ".join(self.columns) + " |", "|" + " --- |" * len(self.columns)]
-        lines += ["| " + " | ".join(c.text.replace("|", "\\|") for c in row) + " |" for row in self.cells]
+        lines += ["| " + " | ".join(Cell(column).markdown() for column in self.columns) + " |"]
+        lines += ["|" + " --- |" * len(self.columns)]
+        lines += ["| " + " | ".join(cell.markdown() for cell in row) + " |" for row in self.cells]
         return "\n".join([*lines, ""])
 
     def csv(self) -> str:
-        """Return the table as CSV, numbers in full precision."""
+        """Return the table as CSV, numbers in full precision; texts that a spreadsheet would execute are quoted."""
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(self.columns)
+        writer.writerow(map(spreadsheet_text, self.columns))
         for row in self.cells:
-            writer.writerow(["" if c.value is None else c.value for c in row])
+            values = ("" if cell.value is None else cell.value for cell in row)
+            writer.writerow([spreadsheet_text(value) if isinstance(value, str) else value for value in values])
         return out.getvalue()
+
+    def latex(self) -> str:
+        """Return the table as LaTeX with the rules of the package ``booktabs``."""
+        numeric = self.numeric_columns
+        rows = [" & ".join(cell.latex() for cell in row) + r" \\" for row in self.cells]
+        body = [*rows[: len(rows) - self.foot], *([r"\midrule"] if self.foot else []), *rows[len(rows) - self.foot :]]
+        lines = [
+            r"% \usepackage{booktabs}",
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{latex_text(f'{self.title}. {self.note}'.strip())}}}",
+            rf"\begin{{tabular}}{{{''.join('r' if i in numeric else 'l' for i in range(len(self.columns)))}}}",
+            r"\toprule",
+            " & ".join(latex_text(column) for column in self.columns) + r" \\",
+            r"\midrule",
+            *body,
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+        ]
+        return "\n".join(lines) + "\n"
+
+
+def spreadsheet_text(text: str) -> str:
+    """Return a text that no spreadsheet executes: one that begins like a formula gets a leading apostrophe."""
+    line = printable(text)
+    return f"'{line}" if line.lstrip().startswith(_FORMULA_STARTS) else line
+
+
+def latex_text(text: str) -> str:
+    """Return a text with the special characters of LaTeX escaped."""
+    return "".join(_LATEX.get(character, character) for character in one_line(text))
 
 
 def to_cell(item: Item) -> Cell:
@@ -113,6 +183,13 @@ def run_href(run: Run) -> str:
 def configuration_href(configuration: Configuration) -> str:
     """Return the link to a configuration's runs in the table of runs."""
     return run_href(configuration.runs[0]) if len(configuration.runs) == 1 else f"#{configuration.id}"
+
+
+def range_text(mean: float, half_width: float | None, digits: int = 3) -> str:
+    """Return a mean with an interval in brackets, without one if its half width is None."""
+    if half_width is None:
+        return f"{mean:.{digits}f}"
+    return f"{mean:.{digits}f} [{mean - half_width:.{digits}f}, {mean + half_width:.{digits}f}]"
 
 
 def id_cell(configuration: Configuration) -> Cell:
@@ -174,3 +251,11 @@ def verdict_cell(difference: Difference | None) -> Cell:
         return Cell("–")
     tone = "" if difference.verdict in ("significant", "identical") else "unsure"
     return Cell(difference.verdict, difference.verdict, tone=tone)
+
+
+def p_cell(difference: Difference | None) -> Cell:
+    """Return the p-value of a difference."""
+    if difference is None or difference.p_value is None:
+        return Cell("–")
+    text = "< 0.001" if difference.p_value < 0.001 else f"{difference.p_value:.3f}"
+    return Cell(text, difference.p_value)

@@ -12,8 +12,8 @@ _INVISIBLE = re.compile(
 def printable(text: str) -> str:
     r"""Return a text in which control characters and lone surrogates are escaped, such as ``\x1b``.
 
-    Line feeds remain, and unusual spaces become spaces. In a terminal, a control sequence in a name could change colors, the title or earlier output; a
-    lone surrogate cannot be encoded as UTF-8.
+    Line feeds remain, and unusual spaces become spaces. In a terminal, a control sequence in a name could change
+    colors, the title or earlier output; a lone surrogate cannot be encoded as UTF-8.
     """
     return _INVISIBLE.sub(lambda match: _escape(match[0]), text)
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 from moleflow.visualization.plots import figure, line_styles
 
@@ -58,6 +59,7 @@ def singular_values(values: Mapping[str, Sequence[Sequence[float]]]) -> Figure:
             median = np.median(relative, axis=0).clip(1e-6)
             ax.plot(range(1, count + 1), median, label=name, markevery=0.1, **(style | {"markersize": 4}))
     ax.set_yscale("log")
+    ax.yaxis.set_major_formatter(LogFormatter())  # plain text: save_figure does not draw mathematical text
     ax.set_xlabel("index of the singular value")
     ax.set_ylabel("relative to the largest one")
     if ax.lines:

@@ -20,12 +20,15 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
 from matplotlib.text import Text
 
+from moleflow.utils.text import one_line
+
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", "--", "-.", ":")
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "moleflow",
+    "text.parse_math": False,  # names may contain dollar signs
     "font.family": "sans-serif",
     "font.size": 9,
     "axes.spines.top": False,
@@ -39,6 +42,8 @@ STYLE: dict[Any, Any] = {
     "axes.titleweight": "bold",
 }
 
+_MAX_TEXT = 120  # characters of a name in a figure
+_MAX_POSITION = 1e15  # of a value on an axis; texts such as "inf" and "1e999" are names instead
 
 CJK_FONTS = (
     "Noto Sans CJK JP", "Noto Sans CJK KR", "Noto Sans CJK SC", "Noto Sans CJK TC", "Source Han Sans", "Noto Sans KR",
@@ -60,11 +65,15 @@ class Plot:
         title: First part of the caption.
         uri: The image as a data URI.
         note: Explanation in the caption.
+        wide: Whether it needs the full width of the page.
+        photo: Whether its colors have a meaning of their own, so that a dark page must not invert them.
     """
 
     title: str
     uri: str
     note: str = ""
+    wide: bool = False
+    photo: bool = False
 
 
 def figure(width: float, height: float, columns: int = 1, rows: int = 1) -> tuple[Figure, list[Axes]]:
@@ -101,10 +110,13 @@ def save_figure(fig: Figure, target: Path | IO[bytes], **options: Any) -> None:
     installed = {font.name for font in fontManager.ttflist}
     fallbacks = [name for name in CJK_FONTS if name in installed]
     style: dict[Any, Any] = {"font.family": [*mpl.rcParams["font.family"], *fallbacks]} if fallbacks else {}
+    style["text.parse_math"] = False
     with mpl.rc_context(style), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from")  # no font has the character
-        if fallbacks:
-            for text in fig.findobj(Text):
+        for text in fig.findobj(Text):
+            text.set_parse_math(False)  # names may contain dollar signs
+            text.set_text(one_line(text.get_text(), _MAX_TEXT))
+            if fallbacks:
                 text.set_fontfamily([*text.get_fontfamily(), *fallbacks])
         fig.savefig(target, **options)
 
@@ -161,7 +173,7 @@ def pareto_plot(
         front: The points on the Pareto front, by ascending image AUROC.
         target: Target pixel AP, drawn as a line; None for none.
     """
-    fig, (ax,) = figure(6.4, 4.2)
+    fig, (ax,) = figure(7.2, 3.6)
     if target is not None:
         ax.axhline(target, color="#000", linestyle=":", linewidth=1)
         ax.annotate(f"target {target:g}", (0, target), xycoords=("axes fraction", "data"), va="bottom", fontsize=8)
@@ -178,14 +190,18 @@ def pareto_plot(
         )
     x, y = zip(*front, strict=True)
     ax.plot(x, y, color=COLORS[1], marker="D", markersize=5, linewidth=1.2, label="Pareto front")
-    for name, a, b in points:
-        if (a, b) in on_front:
-            ax.annotate(name, (a, b), textcoords="offset points", xytext=(5, 4), fontsize=8)
+    for i, (name, a, b) in enumerate(point for point in points if point[1:] in on_front):
+        above = i % 2 == 0  # labels of neighbors do not overlap
+        ax.annotate(
+            name, (a, b), textcoords="offset points", xytext=(-5, 5) if above else (5, -5), fontsize=8,
+            ha="right" if above else "left", va="bottom" if above else "top",
+        )  # fmt: skip
     ax.set_xlabel("image AUROC")
     ax.set_ylabel("pixel AP")
     ax.legend(fontsize=8, loc="best")
     title = f"Pixel AP over image AUROC ({dataset})"
-    return Plot(title, svg_data_uri(fig), "No configuration is better in both metrics than one on the Pareto front.")
+    note = "No configuration is better in both metrics than one on the Pareto front."
+    return Plot(title, svg_data_uri(fig), note, wide=True)
 
 
 def heat_map(
@@ -314,7 +330,6 @@ def roc_and_precision(scores: Mapping[str, tuple[Sequence[float], Sequence[int]]
 
 def _is_number(text: str) -> bool:
     try:
-        float(text)
+        return abs(float(text)) <= _MAX_POSITION
     except ValueError:
         return False
-    return True

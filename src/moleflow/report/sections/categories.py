@@ -1,17 +1,17 @@
-"""Sections on categories and data sets: two configurations compared, categories below the mean, data sets."""
+"""Section on categories: two configurations compared, and the categories below the mean."""
 
 from moleflow.report.comparison import ComparisonGroup, Configuration
 from moleflow.report.document import ReportData, Section, find_configuration
 from moleflow.report.tables import Table, change_cell, configuration_href, id_cell, metric_cell
-from moleflow.runs.content import METRICS
 
 _NUM_BOTTLENECKS = 5
 
 
 def per_category(data: ReportData) -> Section:
     """Return the differences between two configurations per category; the page can compare any two."""
-    section = Section("categories", "Categories")
-    choices = []
+    section = Section(
+        "categories", "Categories", question="In which categories do two configurations differ, and which are weakest?"
+    )
     metric = data.options.metric
     for i, group in enumerate(data.groups):
         left, right = compared_configurations(data, group)
@@ -34,10 +34,8 @@ def per_category(data: ReportData) -> Section:
             table.columns = ("category", metric, "image_auroc", "training images")
             table.rows = [[row[0], row[2], row[5], row[7]] for row in table.rows]
         else:
-            choices.append(_choice(group, left, right))
+            section.widget = "compare"
         section.blocks += [table, _bottlenecks(group, metric, i)]
-    if choices:
-        section.chooser = {"metrics": METRICS, "metric": metric, "groups": choices}
     return section
 
 
@@ -50,21 +48,6 @@ def compared_configurations(data: ReportData, group: ComparisonGroup) -> tuple[C
     if baseline is group.best and len(group.configurations) > 1:
         baseline = group.configurations[1]
     return baseline, group.best
-
-
-def datasets(data: ReportData) -> Section:
-    """Return the best configuration of each data set."""
-    table = Table(
-        "datasets", "Best configuration per data set",
-        ("data set", "configurations", "runs", "id", "configuration", *METRICS),
-        note="The rows are not comparable: they have different images.",
-    )  # fmt: skip
-    for group in data.groups:
-        values = [metric_cell(group.best, metric) for metric in METRICS]
-        table.rows.append(
-            [group.dataset, len(group.configurations), group.num_runs, id_cell(group.best), group.best.label, *values]
-        )
-    return Section("datasets", "Data sets", [table] if len(table.rows) > 1 else [])
 
 
 def _bottlenecks(group: ComparisonGroup, metric: str, i: int) -> Table:
@@ -90,23 +73,3 @@ def _bottlenecks(group: ComparisonGroup, metric: str, i: int) -> Table:
             metric_cell(top, "per_category", category, metric), id_cell(top),
         ])  # fmt: skip
     return table
-
-
-def _choice(group: ComparisonGroup, left: Configuration, right: Configuration) -> dict[str, object]:
-    """Return the means per category of all configurations, for the interactive table."""
-    categories = sorted(group.best.runs[0].categories)
-    return {
-        "dataset": group.dataset,
-        "categories": categories,
-        "left": left.id,
-        "right": right.id,
-        "configurations": [
-            {
-                "id": c.id,
-                "label": c.label,
-                "href": configuration_href(c),
-                "values": {m: [c.mean("per_category", category, m) for category in categories] for m in METRICS},
-            }
-            for c in group.configurations
-        ],
-    }

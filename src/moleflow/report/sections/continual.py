@@ -1,26 +1,18 @@
-"""Sections on continual learning (task matrices, forgetting, routing), and on the images of the best runs."""
+"""Section on continual learning: forgetting, task matrices and routing in one view."""
 
-import base64
 from collections.abc import Sequence
 
 from moleflow.report.comparison import ComparisonGroup, Configuration
-from moleflow.report.document import ReportData, Section
-from moleflow.report.tables import Table, change_cell, configuration_href, id_cell, metric_cell
+from moleflow.report.document import Block, Panel, ReportData, Section
+from moleflow.report.tables import Cell, Table, change_cell, configuration_href, id_cell, metric_cell
 from moleflow.runs.reader import Run, as_mapping, finite_number
-from moleflow.visualization.plots import (
-    Plot,
-    heat_map,
-    learning_curves,
-    roc_and_precision,
-    score_histograms,
-    svg_data_uri,
-)
 
-_MAX_IMAGE_BYTES = 12_000_000  # of all example images in the page
+_MAX_TASKS = 60  # of a matrix in the page
+_EQUAL = 5e-5
 
 
 def continual(data: ReportData) -> Section:
-    """Return forgetting and routing of all configurations, and the task matrices of best and baseline."""
+    """Return forgetting and routing of all configurations, and the matrices of best and baseline."""
     section = Section("continual", "Continual learning")
     metric = data.options.metric
     for i, group in enumerate(data.groups):
@@ -44,90 +36,110 @@ def continual(data: ReportData) -> Section:
                 metric_cell(c, "forgetting", "image_auroc"), metric_cell(c, "forgetting", "routing_accuracy"),
             ])  # fmt: skip
         section.blocks.append(table)
-        for name, configuration in _best_and_baseline(data, group):
-            section.blocks += _matrices(configuration.runs[0], metric, f"{name} {configuration.id}, {group.dataset}")
-    return section
-
-
-def images(data: ReportData) -> Section:
-    """Return learning curves, score histograms and example images of the best run of each data set."""
-    section = Section("images", "Curves and images")
-    remaining = _MAX_IMAGE_BYTES
-    for group in data.groups:
-        run = group.best.runs[0]
-        title = f"best {group.best.id}, {group.dataset}"
-        epochs = as_mapping(run.metrics.get("training")).get("epochs")
-        tasks = as_mapping(run.metrics.get("task_matrix")).get("tasks")
-        if isinstance(epochs, list) and isinstance(tasks, list) and any(epochs):
-            names = [task_label([str(c) for c in task]) for task in tasks]
-            note = f"Run {run.run_id}. All tasks share the axes."
-            section.blocks.append(Plot(f"Learning curves: {title}", svg_data_uri(learning_curves(epochs, names)), note))
-        scores = scores_by_category(run)
-        if scores:
-            histograms, curves = svg_data_uri(score_histograms(scores)), svg_data_uri(roc_and_precision(scores))
-            section.blocks.append(Plot(f"Image scores of normal and defective images: {title}", histograms))
-            section.blocks.append(Plot(f"ROC and precision-recall curves: {title}", curves))
-        for path in sorted((run.folder / "pictures").glob("examples_*.jpg")):
-            content = path.read_bytes()
-            remaining -= len(content)
-            if remaining > 0:
-                uri = "data:image/jpeg;base64," + base64.b64encode(content).decode()
-                section.blocks.append(Plot(f"Examples, {path.stem.removeprefix('examples_')}: {title}", uri))
-            else:
-                section.blocks.append(f"The page would become too large; see the image file {path}")
+        for title, c in _shown(data, group):
+            section.blocks += _view(
+                c.runs[0], metric, f"{title} {c.id} ({c.label}), {group.dataset}", f"{c.id}_{i + 1}"
+            )
     return section
 
 
 def task_label(categories: Sequence[str]) -> str:
-    """Return a short label of a task for an axis."""
+    """Return a short label of a task."""
     return categories[0] if len(categories) == 1 else f"{categories[0]} +{len(categories) - 1}"
 
 
-def scores_by_category(run: Run) -> dict[str, tuple[list[float], list[int]]]:
-    """Return image scores and labels of ``scores.csv`` by category, without malformed rows."""
-    by_category: dict[str, tuple[list[float], list[int]]] = {}
-    for row in run.scores():
-        try:
-            score, label = float(row["image_score"]), int(row["label"])
-        except (KeyError, ValueError, TypeError):
-            continue
-        scores, labels = by_category.setdefault(str(row.get("category")), ([], []))
-        scores.append(score)
-        labels.append(label)
-    return by_category
+def task_labels(run: Run) -> list[str]:
+    """Return the labels of a run's tasks in their order."""
+    return [task_label(task) for task in as_mapping(run.metrics.get("task_matrix")).get("tasks", [])]
 
 
-def _best_and_baseline(data: ReportData, group: ComparisonGroup) -> list[tuple[str, Configuration]]:
-    baseline = data.baseline(group)
-    return [("best", group.best)] + ([("baseline", baseline)] if baseline is not group.best else [])
+def _shown(data: ReportData, group: ComparisonGroup) -> list[tuple[str, Configuration]]:
+    """Return best, baseline, and the configuration that forgets most, each once."""
+    metric = data.options.metric
+    forgetting = {c: v for c in group.configurations if (v := c.mean("forgetting", metric)) is not None and v > _EQUAL}
+    shown = {group.best: "best", **({} if (b := data.baseline(group)) is group.best else {b: "baseline"})}
+    if forgetting:
+        shown.setdefault(max(forgetting, key=lambda c: forgetting[c]), "most forgetting")
+    return [(title, c) for c, title in shown.items()]
 
 
-def _matrices(run: Run, metric: str, title: str) -> list[Plot]:
-    """Return the task matrices of a metric and of the routing accuracy, and the routing matrix."""
-    plots = []
+def _view(run: Run, metric: str, title: str, name: str) -> list[Block]:
+    """Return the matrices of a run side by side; a matrix without information is one sentence."""
     matrix = as_mapping(run.metrics.get("task_matrix"))
-    tasks = matrix.get("tasks")
-    for name in dict.fromkeys((metric, "routing_accuracy")):
-        rows = matrix.get(name)
-        if not isinstance(tasks, list) or not isinstance(rows, list) or len(tasks) < 2:
+    labels = task_labels(run)
+    tables: list[Table] = []
+    sentences: list[str] = []
+    for key in dict.fromkeys((metric, "routing_accuracy")):
+        rows = matrix.get(key, [])
+        if len(labels) < 2 or not rows:
             continue
-        labels = [task_label([str(c) for c in task]) for task in tasks]
-        values = [[finite_number({"value": value}, "value") for value in row] for row in rows]
-        plot = heat_map(
-            f"Task matrix of {name}: {title}", values, labels[: len(values)], labels, "after task", "tested on task", 3
-        )
-        note = f"Run {run.run_id}. Without forgetting, the values of a column are constant. Dark is 0, bright is 1."
-        plots.append(Plot(plot.title, plot.uri, note))
+        if len(labels) > _MAX_TASKS:
+            sentences.append(f"The task matrix of {key} has {len(labels)} tasks; metrics.json has its values.")
+        elif all(value == 1 for row in rows for value in row):
+            sentences.append(f"{key} is 100 % on all tasks after each task.")
+        elif _is_constant(rows):
+            sentences.append(
+                f"{key} of a task does not change after later tasks (forgetting 0): "
+                + ", ".join(f"{label} {value:.4f}" for label, value in zip(labels, rows[-1], strict=False))
+                + "."
+                if all(value is not None for value in rows[-1])
+                else f"{key} of a task does not change after later tasks (forgetting 0)."
+            )
+        else:
+            tables.append(_task_table(f"matrix_{key}_{name}", key, rows, labels))
     routing = as_mapping(run.metrics.get("routing"))
-    experts = [str(name) for name in routing.get("experts", [])]
+    experts = routing.get("experts", [])
     counts = {category: as_mapping(row) for category, row in as_mapping(routing.get("counts")).items()}
     if len(experts) > 1 and counts:
-        shares = [
-            [100 * (finite_number(row, e) or 0.0) / max(1, sum(row.values())) for e in experts]
-            for row in counts.values()
-        ]
-        plot = heat_map(
-            f"Routing in percent: {title}", shares, list(counts), experts, "category", "routed to", 0, (0, 100)
-        )
-        plots.append(Plot(plot.title, plot.uri, f"Run {run.run_id}."))
-    return plots
+        if run.value("routing_accuracy") == 1:
+            images = sum(sum(row.values()) for row in counts.values())
+            sentences.append(f"All {images} test images are routed to the expert of their category.")
+        elif max(len(experts), len(counts)) <= _MAX_TASKS:
+            tables.append(_routing_table(f"routing_{name}", counts, experts))
+    if not tables and not sentences:
+        return []
+    return [
+        Panel(f"Task matrix, forgetting and routing: {title}", tables, " ".join((f"Run {run.run_id}.", *sentences)))
+    ]
+
+
+def _is_constant(rows: Sequence[Sequence[float | None]]) -> bool:
+    """Return whether the values of each task are equal after all later tasks."""
+    final = rows[-1]
+    return all(
+        value is None or last is None or abs(value - last) < _EQUAL
+        for row in rows
+        for value, last in zip(row, final, strict=False)
+    )
+
+
+def _task_table(name: str, metric: str, rows: Sequence[Sequence[float | None]], labels: Sequence[str]) -> Table:
+    """Return the task matrix with the forgetting of each task in the last row."""
+    table = Table(
+        name, f"{metric} after each task", ("after task", *labels),
+        note="Columns: tested on task. Forgetting: highest earlier value minus the last one.", foot=1,
+    )  # fmt: skip
+    for label, row in zip(labels, rows, strict=False):
+        cells = [_shaded(value, 1.0, 3) for value in row]
+        table.rows.append([label, *cells, *[Cell("")] * (len(labels) - len(row))])
+    forgetting: list[Cell] = []
+    for j in range(len(labels)):
+        column = [v for row in rows if j < len(row) and (v := finite_number({"v": row[j]}, "v")) is not None]
+        forgetting.append(Cell(f"{max(column) - column[-1]:.3f}", max(column) - column[-1]) if column else Cell("–"))
+    table.rows.append(["forgetting", *forgetting])
+    return table
+
+
+def _routing_table(name: str, counts: dict[str, dict[str, int]], experts: Sequence[str]) -> Table:
+    """Return the percentage of each category's images that is routed to each expert."""
+    table = Table(name, "Routing in percent", ("category", *experts), note="Columns: routed to expert.")
+    for category, row in counts.items():
+        total = max(1, sum(row.values()))
+        table.rows.append([category, *(_shaded(100 * row.get(expert, 0) / total, 100.0, 0) for expert in experts)])
+    return table
+
+
+def _shaded(value: float | None, highest: float, digits: int) -> Cell:
+    if value is None:
+        return Cell("–")
+    return Cell(f"{value:.{digits}f}", value, shade=min(1.0, max(0.0, value / highest)))

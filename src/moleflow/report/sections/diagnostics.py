@@ -1,17 +1,18 @@
 """Section on the diagnostics of experts, for runs with ``callbacks=diagnostics``."""
 
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
 from moleflow.report.comparison import Configuration
-from moleflow.report.document import ReportData, Section
+from moleflow.report.document import Block, ReportData, Section
 from moleflow.report.tables import Cell, Item, Table, id_cell, run_href
+from moleflow.runs.content import MAX_CATEGORIES, load_json
 from moleflow.runs.reader import Run, as_mapping, finite_number
-from moleflow.utils.errors import UserError
-from moleflow.utils.io import read_json
+from moleflow.utils.text import one_line
 from moleflow.visualization.diagnostics import qq_plot, router_margins, singular_values, tail_maps
 from moleflow.visualization.plots import Plot, svg_data_uri
 
@@ -29,6 +30,9 @@ _COLUMNS: dict[str, tuple[str, ...]] = {
     "LoRA relative norm": ("lora", "relative_norm"),
 }
 
+_MAX_BYTES = 2**21  # of the file of one task
+_MAX_EXPERTS = 60  # in a figure
+
 _Tasks = list[dict[str, Any]]
 
 
@@ -36,7 +40,13 @@ def diagnostics(data: ReportData) -> Section:
     """Return a table of all experts with diagnostics, and plots of the best configuration that has them."""
     section = Section("diagnostics", "Diagnostics")
     for i, group in enumerate(data.groups):
-        diagnosed = [(c, c.runs[0], tasks) for c in group.configurations if (tasks := read_tasks(c.runs[0].folder))]
+        diagnosed = []
+        for c in group.configurations:
+            tasks, fault = read_tasks(c.runs[0].folder)
+            if fault:
+                section.blocks.append(f"Diagnostics of {c.runs[0].run_id} are incomplete: {fault}.")
+            if tasks:
+                diagnosed.append((c, c.runs[0], tasks))
         if not diagnosed:
             continue
         table = Table(
@@ -53,22 +63,27 @@ def diagnostics(data: ReportData) -> Section:
     return section
 
 
-def read_tasks(folder: Path) -> _Tasks:
-    """Return the diagnostics of a run, one entry per task in order, up to the first missing or damaged file."""
+def read_tasks(folder: Path) -> tuple[_Tasks, str]:
+    """Return the diagnostics of a run up to the first damaged file, and the reason of an early end.
+
+    Returns:
+        One entry per task in order, and the reason, which is empty if no file is damaged.
+    """
     tasks: _Tasks = []
-    while (path := folder / "diagnostics" / f"task{len(tasks)}.json").is_file():
+    while (path := folder / "diagnostics" / f"task{len(tasks)}.json").exists() and len(tasks) < MAX_CATEGORIES:
         try:
-            task = as_mapping(read_json(path))
-        except UserError:
-            break
+            task = as_mapping(load_json(path, _MAX_BYTES))
+        except (OSError, ValueError) as error:
+            return tasks, one_line(str(error), 200)
         if not as_mapping(task.get("experts")):
-            break
+            return tasks, f"{path.name} has no experts"
         tasks.append(task)
-    return tasks
+    return tasks, ""
 
 
 def _experts(tasks: _Tasks) -> dict[str, dict[str, Any]]:
-    return {name: as_mapping(entry) for task in tasks for name, entry in as_mapping(task.get("experts")).items()}
+    experts = ((name, entry) for task in tasks for name, entry in as_mapping(task.get("experts")).items())
+    return {name: as_mapping(entry) for name, entry in islice(experts, _MAX_EXPERTS)}
 
 
 def _rows(configuration: Configuration, run: Run, tasks: _Tasks) -> list[list[Item]]:
@@ -88,18 +103,19 @@ def _cell(value: float | None, run: Run) -> Cell:
     return Cell("–") if value is None else Cell(f"{value:.3g}", value, run_href(run))
 
 
-def _plots(configuration: Configuration, run: Run, tasks: _Tasks) -> list[str | Table | Plot]:
-    title = f"{configuration.id}, {run.run_id}"
-    blocks: list[str | Table | Plot] = []
+def _plots(configuration: Configuration, run: Run, tasks: _Tasks) -> list[Block]:
+    title = f"{configuration.label} ({configuration.id}), seed {run.seed}"
+    blocks: list[Block] = []
     for name, note, draw in _FIGURES:
         try:
             figure = draw(tasks)
-        except (KeyError, IndexError, TypeError, ValueError):  # the file's content is not validated
+            uri = "" if figure is None else svg_data_uri(figure)
+        except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError):  # the content is not validated
             figure = None
         if figure is None:
             blocks.append(f"{name}: not available for {title}.")
         else:
-            blocks.append(Plot(f"{name}: {title}", svg_data_uri(figure), note))
+            blocks.append(Plot(f"{name}: {title}", uri, note, photo=draw is _tails))
     return blocks
 
 

@@ -1,37 +1,160 @@
-"""Sections on whole configurations: summary, leaderboard, trade-off, cost, reported values, and all runs."""
+"""First screen of the page: what was measured, the best configuration, images of defects, target and warnings."""
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections import Counter
 
-from moleflow.catalogue.comparison import TOLERANCE_RULE, RecordComparison, compare_with_record
-from moleflow.catalogue.records import recorded_run
-from moleflow.report.comparison import Configuration, differing_keys
-from moleflow.report.document import ReportData, Section
-from moleflow.report.reference_datasets import image_mismatch
-from moleflow.report.statistics import compare
+from moleflow.report.comparison import ComparisonGroup, Configuration
+from moleflow.report.document import Block, Facts, ReportData, Section, Sentence
+from moleflow.report.metrics import available_metrics, metric_keys
+from moleflow.report.sections.conclusions import interval_text
+from moleflow.report.sections.images import image_uri, read_image
+from moleflow.report.sections.warnings import warning_rows
+from moleflow.report.single_key import metric_difference
 from moleflow.report.tables import (
     Cell,
     Item,
     Table,
-    change_cell,
     configuration_href,
     difference_cell,
     id_cell,
     metric_cell,
-    number_cell,
-    run_cell,
-    run_href,
+    to_cell,
 )
-from moleflow.runs.content import METRICS
+from moleflow.runs.content import load_json
 from moleflow.runs.reader import Run, as_mapping, finite_number
-from moleflow.utils.errors import UserError
-from moleflow.utils.io import read_json
-from moleflow.visualization.plots import pareto_plot
+from moleflow.utils.errors import list_names
+from moleflow.utils.text import one_line
+from moleflow.visualization.plots import Plot
 
-REPORTED_METRICS = ("pixel_ap", "image_auroc", "pixel_auroc", "image_ap")
+_RANKS = ("best", "median", "worst")
+_IMPORTANT = (
+    "failed", "damaged", "unfinished", "too many", "unrecognized", "skipped steps", "skipped task", "invisible defects",
+    "too few seeds", "best not significant", "overfitting",
+)  # fmt: skip
+"""Kinds of warnings for the first screen, the most important first."""
+_MAX_WARNINGS = 4
 
 
-def summary(data: ReportData) -> Section:
+def overview(data: ReportData) -> Section:
+    """Return the result of the largest data set, a table of all data sets, and the most important warnings."""
+    section = Section("overview", "Result")
+    if data.groups:
+        group = data.groups[0]
+        section.blocks += [_measured(data), _best(data, group), _facts(data, group), *_strip(group)]
+    section.blocks += _warnings(data)
+    if data.groups:
+        section.blocks.append(_summary(data))
+    return section
+
+
+def _measured(data: ReportData) -> Sentence:
+    """Return what was measured: data, categories, runs and seeds."""
+    runs = [run for group in data.groups for c in group.configurations for run in c.runs]
+    configurations = sum(len(group.configurations) for group in data.groups)
+    parts = [f"{group.dataset} ({list_names(group.best.runs[0].categories)})" for group in data.groups[:3]]
+    more = f" and {len(data.groups) - 3} more data sets" if len(data.groups) > 3 else ""
+    seeds = sorted({run.seed for run in runs})
+    text = f"{_count(len(runs), 'run')} of {_count(configurations, 'configuration')} with "
+    text += f"{_count(len(seeds), 'seed')} on {'; '.join(parts)}{more}."
+    return Sentence([text])
+
+
+def _best(data: ReportData, group: ComparisonGroup) -> Sentence:
+    """Return the best configuration in words, with its gain over the baseline."""
+    metric, best, baseline = data.options.metric, group.best, data.baseline(group)
+    mean = best.mean(metric)
+    if mean is None:
+        return Sentence([f"No configuration has {metric}."], "lead")
+    parts: list[str | Cell] = ["Best: ", Cell(best.label, href=configuration_href(best)), f" with {metric} {mean:.4f}"]
+    std = best.std(metric)
+    parts.append(f" ± {std:.4f} over {len(best.by_seed(metric))} seeds" if std is not None else " (one seed)")
+    difference = metric_difference(baseline, best, group, metric)
+    if baseline is best:
+        others = len(group.configurations) - 1
+        parts.append(
+            f". It is also the baseline; {_count(others, 'other configuration')} reached less." if others else "."
+        )
+    elif difference is not None:
+        parts += [f", {interval_text(difference)} compared with the baseline "]
+        parts += [Cell(baseline.label, href=configuration_href(baseline)), "."]
+    return Sentence(parts, "lead")
+
+
+def _facts(data: ReportData, group: ComparisonGroup) -> Facts:
+    """Return the metrics of the best configuration and the distance to the target as tiles."""
+    metric, best, baseline = data.options.metric, group.best, data.baseline(group)
+    names = [metric, *(m for m in ("image_auroc", "recall", "false_alarm_rate", "routing_accuracy") if m != metric)]
+    available = available_metrics([best])
+    items = []
+    for name in [name for name in names if name in available]:
+        keys = metric_keys(name)
+        mean, reference = best.mean(*keys), baseline.mean(*keys)
+        detail = "" if reference is None or baseline is best else f"baseline {reference:.4f}"
+        cell = Cell("–" if mean is None else f"{mean:.4f}", mean, configuration_href(best))
+        items.append((name, cell, detail or f"{best.id}"))
+    goal = data.target(group, metric)
+    mean = best.mean(metric)
+    if goal is None or mean is None:
+        items.append((f"target of {metric}", Cell("none"), "set one with --target"))
+    else:
+        reached = mean >= goal
+        text = "reached" if reached else f"{goal - mean:.4f} missing"
+        items.append((
+            f"target of {metric}: {goal:g}", Cell(text, mean - goal, "#target", "good" if reached else "bad"),
+            f"{mean - goal:+.4f}",
+        ))  # fmt: skip
+    return Facts(items)
+
+
+def _strip(group: ComparisonGroup) -> list[Block]:
+    """Return the images of best, median and worst defect of the best configuration that has them."""
+    for configuration in group.configurations:
+        for run in configuration.runs:
+            if (run.folder / "pictures" / "defects.json").exists():
+                return _defects(configuration, run)
+    return ["No run has images of defects: runs with callbacks=default write them."]
+
+
+def _defects(configuration: Configuration, run: Run) -> list[Block]:
+    blocks: list[Block] = []
+    try:
+        descriptions = as_mapping(load_json(run.folder / "pictures" / "defects.json"))
+    except (OSError, ValueError) as error:
+        return [f"The images of defects of {run.run_id} are not shown: {one_line(str(error), 200)}."]
+    for rank in _RANKS:
+        description = as_mapping(descriptions.get(rank))
+        if not description:
+            continue
+        try:
+            uri = image_uri(read_image(run.folder / "pictures" / f"defect_{rank}.jpg"))
+        except ValueError as error:
+            blocks.append(f"The {rank} defect of {run.run_id} is not shown: {error}.")
+            continue
+        separation = finite_number(description, "separation")
+        place = one_line(f"{description.get('category')}/{description.get('image')}", 120)
+        note = f"{place}. Image, {'ground truth' if description.get('has_mask') else 'no ground truth'}, anomaly map. "
+        if separation is not None:
+            note += f"Score {separation:+.1f} standard deviations from the mean of the normal images. "
+        note += f"{configuration.label}, seed {run.seed}."
+        blocks.append(Plot(f"{rank.capitalize()} separated defect", uri, note, photo=True))
+    return blocks
+
+
+def _warnings(data: ReportData) -> list[Block]:
+    """Return the most important warnings: the first of each kind and the number of the others."""
+    rows = [[to_cell(item) for item in row] for row in warning_rows(data)]
+    counts = Counter(row[0].text for row in rows)
+    blocks: list[Block] = []
+    for kind in [kind for kind in _IMPORTANT if counts[kind]][:_MAX_WARNINGS]:
+        _, where, description = next(row for row in rows if row[0].text == kind)
+        more = f" (and {counts[kind] - 1} more)" if counts[kind] > 1 else ""
+        parts: list[str | Cell] = [f"{kind}: ", where, f": {one_line(description.text, 300)}{more}"]
+        blocks.append(Sentence(parts, "warning"))
+    if len(rows) > len(blocks):
+        blocks.append(Sentence([Cell(f"All {len(rows)} warnings", href="#warnings")]))
+    return blocks
+
+
+def _summary(data: ReportData) -> Table:
     """Return the best configuration of each data set compared with baseline and target."""
     metric = data.options.metric
     table = Table(
@@ -48,159 +171,13 @@ def summary(data: ReportData) -> Section:
         mean = best.mean(metric)
         row: list[Item] = [group.dataset, group.num_runs, id_cell(best), best.label, metric_cell(best, metric)]
         row += [id_cell(baseline), metric_cell(baseline, metric)]
-        if baseline is best or mean is None or baseline.mean(metric) is None:
+        difference = None if baseline is best else metric_difference(baseline, best, group, metric)
+        if difference is None:
             row += [None, "the baseline is the best" if baseline is best else "–"]
         else:
-            difference = compare(baseline.by_seed(metric), best.by_seed(metric), group.noise(metric))
             row += [difference_cell(difference, best), difference.verdict]
         table.rows.append([*row, _target_cell(best, mean, data.target(group, metric))])
-    return Section("summary", "Summary", [table])
-
-
-def leaderboard(data: ReportData) -> Section:
-    """Return all configurations of each data set, sorted by the report's metric."""
-    section = Section("leaderboard", "Leaderboard")
-    for i, group in enumerate(data.groups):
-        baseline = data.baseline(group)
-        table = Table(
-            f"leaderboard{i + 1}",
-            group.dataset,
-            ("rank", "id", "configuration", "seeds", *METRICS, "keys that differ from the baseline"),
-            note=f"Sorted by {data.options.metric}; click a column to sort by it.",
-        )
-        for rank, configuration in enumerate(group.configurations, 1):
-            values = [metric_cell(configuration, metric) for metric in METRICS]
-            keys = differing_keys(baseline, configuration)
-            seeds = len({run.seed for run in configuration.runs})
-            changes = "(baseline)" if configuration is baseline else f"{len(keys)}: {', '.join(keys)}"
-            table.rows.append([rank, id_cell(configuration), configuration.label, seeds, *values, changes])
-        section.blocks.append(table)
-    return section
-
-
-def trade_off(data: ReportData) -> Section:
-    """Return image AUROC over pixel AP, and the configurations on the Pareto front."""
-    section = Section("pareto", "Trade-off")
-    for group in data.groups:
-        points = [
-            (c, x, y)
-            for c in group.configurations
-            if (x := c.mean("image_auroc")) is not None and (y := c.mean("pixel_ap")) is not None
-        ]
-        if len(points) < 2:
-            continue
-        front = pareto_front(points)
-        front_points = sorted({(x, y) for _, x, y in front})
-        labeled = [(c.id, x, y) for c, x, y in points]
-        section.blocks.append(pareto_plot(group.dataset, labeled, front_points, data.target(group, "pixel_ap")))
-        table = Table(
-            f"pareto_{group.best.id}",
-            f"Pareto front, {group.dataset}",
-            ("id", "configuration", "image_auroc", "pixel_ap"),
-        )
-        table.rows = [
-            [id_cell(c), c.label, metric_cell(c, "image_auroc"), metric_cell(c, "pixel_ap")] for c, _, _ in front
-        ]
-        section.blocks.append(table)
-    return section
-
-
-def pareto_front(points: Sequence[tuple[Configuration, float, float]]) -> list[tuple[Configuration, float, float]]:
-    """Return the points that no other point dominates, in descending order of the first coordinate."""
-    front = []
-    highest = -float("inf")
-    for point in sorted(points, key=lambda p: (-round(p[1], 9), -p[2])):  # means of equal values differ by rounding
-        if point[2] > highest:
-            front.append(point)
-            highest = point[2]
-    return front
-
-
-def cost(data: ReportData) -> Section:
-    """Return time, parameters and memory of each configuration."""
-    table = Table(
-        "cost",
-        "Cost of a run",
-        ("data set", "id", "configuration", "feature extraction (s)", "training (s)", "evaluation (s)",
-         "training per task (s)", "base parameters", "parameters per expert", "values kept between tasks",
-         "backbone parameters", "model (MB)", "peak memory (MB)", "peak GPU memory (MB)", "device"),
-        note="Means over seeds. Times depend on the machine: compare them only between equal devices.",
-    )  # fmt: skip
-    for group in data.groups:
-        for c in group.configurations:
-            run, href = c.runs[0], configuration_href(c)
-            experts = [
-                count
-                for name in as_mapping(as_mapping(run.metrics.get("parameters")).get("experts"))
-                if (count := run.value("parameters", "experts", name))
-            ]
-            num_tasks = len(as_mapping(run.metrics.get("task_matrix")).get("tasks", [])) or 1
-            extraction, training, evaluation = (
-                c.mean("seconds", step) for step in ("features", "training", "evaluation")
-            )
-            peak, peak_gpu = (c.mean("memory", key) for key in ("peak_bytes", "peak_gpu_bytes"))
-            table.rows.append(
-                [group.dataset, id_cell(c), c.label]
-                + [number_cell(seconds, 1, href) for seconds in (extraction, training, evaluation)]
-                + [number_cell(None if training is None else training / num_tasks, 1, href)]
-                + [number_cell(run.value("parameters", "base"), 0, href)]
-                + [number_cell(sum(experts) / len(experts) if experts else None, 0, href)]
-                + [number_cell(run.value("parameters", key), 0, href) for key in ("kept", "backbone")]
-                + [number_cell(_megabytes(_model_bytes(run)), 1, href)]
-                + [number_cell(_megabytes(size), 0, href) for size in (peak, peak_gpu)]
-                + [str(run.metrics.get("device", "–"))]
-            )
-    return Section("cost", "Cost", [table])
-
-
-def reported(data: ReportData) -> Section:
-    """Return measured metrics beside the values in the config's ``reported``."""
-    table = Table(
-        "reported",
-        "Measured and reported metrics",
-        ("data set", "id", "configuration", "seeds", "metric", "measured", "reported",
-         "difference", "tolerance", "verdict", "note"),
-        note=f"The reported values are those in the config key reported. {TOLERANCE_RULE} Values of other images, and "
-        "those with compare=false, are not compared.",
-    )  # fmt: skip
-    for group in data.groups:
-        for c in group.configurations:
-            values = as_mapping(c.runs[0].config.get("reported"))
-            name = str(values.get("run"))
-            mismatch = image_mismatch(c.runs[0], name)
-            reason = mismatch or ("not compared" if values.get("compare") is False else "")
-            row = recorded_run(name)
-            for metric in REPORTED_METRICS:
-                value, measured = finite_number(values, metric), c.by_seed(metric)
-                if value is None or not measured:
-                    continue
-                record = compare_with_record(
-                    measured.values(), value, metric, row["group"] if row else None, group.noise(metric).std
-                )
-                table.rows.append(
-                    [group.dataset, id_cell(c), c.label, len(measured), metric, metric_cell(c, metric), value]
-                    + ([None, None, reason] if reason else _record_cells(record, c))
-                    + [str(values.get("note") or "")]
-                )
-    return Section("reported", "Measured and reported", [table] if table.rows else [])
-
-
-def run_table(data: ReportData) -> Section:
-    """Return all runs with links to their files; ids elsewhere in the page link to this table."""
-    table = Table("runs", "All runs", ("run", "id", "configuration", "data set", "seed", *METRICS, "finished", "files"))
-    anchors: list[tuple[str, ...]] = []
-    for group in data.groups:
-        for c in group.configurations:
-            for i, run in enumerate(c.runs):
-                anchors.append((run_href(run)[1:], *([] if i else [c.id])))
-                values = [run_cell(run, metric) for metric in METRICS]
-                files = Cell("folder", str(run.folder), data.file_link(run.folder))
-                table.rows.append(
-                    [Cell(run.run_id, run.run_id, data.file_link(run.folder / "metrics.json")), c.id]
-                    + [c.label, group.dataset, run.seed]
-                    + values + [str(run.metrics.get("finished", "–")), files]
-                )  # fmt: skip
-    return Section("runs", "Runs", [table], anchors={table.name: anchors})
+    return table
 
 
 def _target_cell(best: Configuration, mean: float | None, target: float | None) -> Cell | None:
@@ -212,26 +189,5 @@ def _target_cell(best: Configuration, mean: float | None, target: float | None) 
     return Cell(f"{target:g} missed by {target - mean:.4f}", mean - target, configuration_href(best), "bad")
 
 
-def _record_cells(record: RecordComparison, configuration: Configuration) -> list[Item]:
-    """Return difference, tolerance and verdict."""
-    tone = {"match": "good", "better": "good", "worse": "bad", "no tolerance": "unsure"}[record.verdict]
-    text = "no tolerance: one seed" if record.verdict == "no tolerance" else record.verdict
-    is_significant = record.verdict in ("better", "worse")
-    return [
-        change_cell(record.difference, href=configuration_href(configuration), is_significant=is_significant),
-        record.tolerance,
-        Cell(text, text, tone=tone),
-    ]
-
-
-def _megabytes(size: float | None) -> float | None:
-    return None if size is None else size / 1e6
-
-
-def _model_bytes(run: Run) -> float | None:
-    """Return the size of the run's model folder according to its manifest, None without a readable one."""
-    path: Path = run.folder / "model" / "manifest.json"
-    try:
-        return sum(float(entry["bytes"]) for entry in read_json(path)["files"].values())
-    except (UserError, ValueError, KeyError, TypeError, AttributeError):
-        return None
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

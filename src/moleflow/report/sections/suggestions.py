@@ -1,13 +1,14 @@
-"""Section of suggested runs: configurations that differ from the best ones in one key and were not run."""
+"""Section on next runs: configurations that differ from the best ones in one key and were not run."""
 
 import shlex
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from moleflow.report.comparison import ComparisonGroup, Configuration, format_value, is_component
 from moleflow.report.document import ReportData, Section
-from moleflow.report.tables import Table, id_cell
+from moleflow.report.tables import Cell, Table, id_cell
 from moleflow.runs.identity import matches_any
+from moleflow.runs.naming import override_key
 
 _NUM_BEST = 3
 _TRAINING_KEYS = ("epochs", "batch_size", "loss", "optimizer", "trainer", "continual")
@@ -25,7 +26,10 @@ _DEPENDENT_KEYS = {
 
 def suggested_runs(data: ReportData) -> Section:
     """Return the commands of runs that change one key of the best configurations."""
-    section = Section("suggestions", "Suggested runs")
+    section = Section(
+        "suggestions", "Next runs", question="Which runs come next?",
+        absence="every value of a key that was varied alone was run with the best configurations",
+    )  # fmt: skip
     for i, group in enumerate(data.groups):
         table = Table(
             f"suggestions{i + 1}", f"{group.dataset}: untested values of single keys",
@@ -39,7 +43,8 @@ def suggested_runs(data: ReportData) -> Section:
             if c.mean(data.options.metric) is None:
                 continue
             for key, current, value in _untested_values(group, c, values):
-                table.rows.append([id_cell(c), key, current, value, command(c, key, value)])
+                text = command(c, {key: value})
+                table.rows.append([id_cell(c), key, current, value, Cell(text, text, emphasis="code")])
         if table.rows:
             section.blocks.append(table)
     return section
@@ -53,15 +58,20 @@ def is_relevant(configuration: Configuration, key: str) -> bool:
     return bool(configuration.settings.get(other, required) == required)
 
 
-def command(configuration: Configuration, key: str, value: str) -> str:
-    """Return the command that runs a configuration, with all of its seeds, and one key changed."""
-    replaced = (key, "hydra.run.dir", "seed")
-    overrides = [o for o in configuration.runs[0].overrides if o.lstrip("+~").split("=")[0] not in replaced]
+def command(configuration: Configuration, changes: Mapping[str, str]) -> str:
+    """Return the command that runs a configuration, with all of its seeds, and some keys changed.
+
+    Args:
+        configuration: The configuration.
+        changes: Other values by key.
+    """
+    replaced = (*changes, "hydra.run.dir", "seed")
+    overrides = [o for o in configuration.runs[0].overrides if override_key(o) not in replaced]
     seeds = sorted({run.seed for run in configuration.runs if run.seed >= 0})
-    override = f"{key}={value.replace(', ', ',')}"
     seed = [f"seed={','.join(map(str, seeds))}"] if seeds else []
     multirun = ["-m"] if len(seeds) > 1 else []
-    return shlex.join(["python", "train.py", *multirun, *overrides, override, *seed])
+    changed = [f"{key}={value.replace(', ', ',')}" for key, value in changes.items()]
+    return shlex.join(["python", "train.py", *multirun, *overrides, *changed, *seed])
 
 
 def _values_by_key(group: ComparisonGroup) -> dict[str, list[str]]:

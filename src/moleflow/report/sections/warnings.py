@@ -6,27 +6,34 @@ from moleflow.report.statistics import compare, seeds_needed
 from moleflow.report.tables import Cell, Item, Table, id_cell, run_href
 from moleflow.runs.overfitting import first_overfitting
 from moleflow.runs.reader import Run, as_mapping, finite_number
+from moleflow.utils.errors import list_names
 
 _MAX_IDS = 12  # in one message
 
 
 def warnings(data: ReportData) -> Section:
     """Return all warnings on run folders, runs and comparisons."""
-    table = Table("warnings", "Warnings", ("kind", "where", "description"))
+    table = Table("warnings", "Warnings", ("kind", "where", "description"), warning_rows(data))
+    return Section("warnings", "Warnings", [table])
+
+
+def warning_rows(data: ReportData) -> list[list[Item]]:
+    """Return kind, place and description of all warnings."""
+    rows: list[list[Item]] = []
     for fault in data.faults:
         folder = Cell(str(fault.folder), str(fault.folder), data.file_link(fault.folder))
-        table.rows.append([fault.kind, folder, fault.reason])
+        rows.append([fault.kind, folder, fault.reason])
     for group in data.groups:
         for configuration in group.configurations:
             for run in configuration.runs:
                 where = Cell(run.run_id, run.run_id, run_href(run))
-                table.rows += [[kind, where, description] for kind, description in run_warnings(run)]
+                rows += [[kind, where, description] for kind, description in run_warnings(run)]
             seeds = [run.seed for run in configuration.runs]
             for seed in sorted({seed for seed in seeds if seeds.count(seed) > 1}):
                 description = f"{seeds.count(seed)} runs have seed {seed}; only the first one is used."
-                table.rows.append(["repeated seed", id_cell(configuration), description])
-        table.rows += _comparison_warnings(group, data.options)
-    return Section("warnings", "Warnings", [table])
+                rows.append(["repeated seed", id_cell(configuration), description])
+        rows += _comparison_warnings(group, data.options)
+    return rows
 
 
 def run_warnings(run: Run) -> list[tuple[str, str]]:
@@ -49,7 +56,7 @@ def run_warnings(run: Run) -> list[tuple[str, str]]:
             warnings.append(("overfitting", f"Task {i + 1}: {overfitting}."))
     missing = [c for c, metrics in run.per_category.items() if finite_number(metrics, "image_auroc") is None]
     if missing:
-        description = f"{', '.join(missing)}: no image AUROC, because the test set has only one class."
+        description = f"{list_names(missing)}: no image AUROC, because the test set has only one class."
         warnings.append(("missing metric", description))
     emptied = finite_number(run.metrics, "masks", "emptied")
     if emptied:
@@ -76,7 +83,8 @@ def _comparison_warnings(group: ComparisonGroup, options: ReportOptions) -> list
             lead = compare(second.by_seed(metric), first.by_seed(metric), noise)
             if not lead.is_significant:
                 description = (
-                    f"{first.id} exceeds {second.id} by {lead.value:.4f} {metric}: {lead.verdict} ({lead.test})."
+                    f"{first.label} ({first.id}) exceeds {second.label} ({second.id}) by {lead.value:.4f} {metric}: "
+                    f"{lead.verdict} ({lead.test})."
                 )
                 if noise.std and lead.value:
                     seeds = seeds_needed(lead.value, noise.std)
