@@ -11,6 +11,7 @@ from moleflow.experiment.compose import find_conf
 from moleflow.runs.reader import Fault, Run, read_runs, values_by_seed
 from moleflow.utils.errors import UserError
 from moleflow.utils.tables import format_table
+from moleflow.utils.text import printable
 
 COLUMNS = (
     "name", "group", "recorded AUROC", "recorded AP", "image AUROC", "pixel AP", "seeds", "verdict", "description",
@@ -63,7 +64,7 @@ def catalogue_table(runs_folder: Path | None = None, group: str | None = None) -
         f"{TOLERANCE_RULE}",
         "Ablations were recorded on mole6_dia2: +experiment=mole6_dia2 +ablation=NAME.",
     ]
-    return "\n".join(lines)
+    return printable("\n".join(lines))
 
 
 def entry_verdict(entry: Entry, runs: Sequence[Run]) -> str:

@@ -17,6 +17,7 @@ from moleflow import __version__
 from moleflow.utils.environment import prepare_process
 from moleflow.utils.errors import UserError, did_you_mean
 from moleflow.utils.platform import check_platform
+from moleflow.utils.text import printable
 
 
 class CommandModule(Protocol):
@@ -83,7 +84,7 @@ def exit_status(run: Callable[[], int]) -> int:
         try:
             return run()
         except UserError as error:
-            print(error, file=sys.stderr)
+            print(printable(str(error)), file=sys.stderr)
             return 1
         except KeyboardInterrupt:
             print("\nInterrupted.", file=sys.stderr)

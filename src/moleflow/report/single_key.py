@@ -56,8 +56,10 @@ def single_key_effects(group: ComparisonGroup, baseline: Configuration, metric: 
                 for value, c in single.members
                 if c is not reference
             ]
-    for is_family in (lambda e: e.reference is baseline, lambda e: e.reference is not baseline):
-        indices = [i for i, effect in enumerate(effects) if effect.difference is not None and is_family(effect)]
+    for of_baseline in (True, False):
+        indices = [
+            i for i, e in enumerate(effects) if e.difference is not None and (e.reference is baseline) == of_baseline
+        ]
         adjusted = holm([d for i in indices if (d := effects[i].difference) is not None])
         for i, difference in zip(indices, adjusted, strict=True):
             effects[i] = replace(effects[i], difference=difference)

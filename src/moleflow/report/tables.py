@@ -51,8 +51,8 @@ class Cell:
     def __html__(self) -> str:
         """Return the content as HTML: lines break inside long keys, but not after a sign."""
         text = str(escape(re.sub("([±▲▼=]) ", "\\1\N{NO-BREAK SPACE}", self.shown)))
-        html = Markup(re.sub("([.=_])(?=[A-Za-z])", "\\1<wbr>", text))
-        html = Markup(re.sub("^([^ ]+) (±\N{NO-BREAK SPACE}[0-9.]+)$", r"\1 <small>\2</small>", html))
+        text = re.sub("([.=_])(?=[A-Za-z])", "\\1<wbr>", text)
+        html = Markup(re.sub("^([^ ]+) (±\N{NO-BREAK SPACE}[0-9.]+)$", r"\1 <small>\2</small>", text))
         tag = {"best": "strong", "second": "u", "code": "code"}.get(self.emphasis)
         html = Markup(f"<{tag}>{html}</{tag}>") if tag else html
         return str(Markup('<a href="{}">{}</a>').format(self.href, html) if self.href else html)

@@ -170,8 +170,9 @@ def _check_events(text: str, name: str) -> None:
     """Check depth and aliases before anything is constructed: aliases of aliases expand without bound."""
     depth = 0
     for event in yaml.parse(text, Loader=cast(Any, _Loader)):
-        if getattr(event, "anchor", None) is not None:
-            raise ValueError(f"{name} has the anchor or alias {one_line(event.anchor, 30)!r}, which runs do not write")
+        anchor = getattr(event, "anchor", None)
+        if anchor is not None:
+            raise ValueError(f"{name} has the anchor or alias {one_line(anchor, 30)!r}, which runs do not write")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_DEPTH:
             raise ValueError(f"{name} has more than {MAX_DEPTH} nested levels")

@@ -116,7 +116,7 @@ class RunFolder:
                 log.warning("resume=force: %s changes from %r to %r.", key, old, new)
             self._discard_unfinished_tasks()
         if not self.is_finished():
-            write_text(path, yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True))
+            write_text(path, yaml.dump(self.config, Dumper=_Dumper, sort_keys=False, allow_unicode=True))
 
     def claim_data(self, fingerprint: Mapping[str, Mapping[str, Mapping[str, str]]], force: bool) -> None:
         """Write ``data.json``, or check that the existing one lists the same files if the run has begun.
@@ -227,6 +227,13 @@ class RunFolder:
         except UserError as error:
             log.warning("%s The status is not used.", error)
             return {}
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes equal objects twice: readers accept neither anchors nor aliases."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
 
 
 def data_changes(

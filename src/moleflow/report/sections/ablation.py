@@ -20,7 +20,7 @@ def ablation(data: ReportData) -> Section:
         table = Table(
             f"ablation{i + 1}",
             f"{group.dataset}: one key changed from the baseline {baseline.id} ({baseline.label})",
-            ("key", "baseline", "value", "id", "configuration", "seeds", metric, "difference",
+            ("key", "baseline", "value", "id", "seeds", metric, "difference",
              "verdict", "p (Holm)", "test", "image_auroc difference"),
             note=f"Configurations that differ from the baseline in this key only. {FAMILY_NOTE}",
         )  # fmt: skip
@@ -29,7 +29,7 @@ def ablation(data: ReportData) -> Section:
         for e in sorted(effects, key=lambda e: e.difference.value if e.difference else 0.0):
             c, difference = e.configuration, e.difference
             table.rows.append([
-                e.key, e.reference_value, e.value, id_cell(c), c.label, len(c.by_seed(metric)), metric_cell(c, metric),
+                e.key, e.reference_value, e.value, id_cell(c), len(c.by_seed(metric)), metric_cell(c, metric),
                 difference_cell(difference, c), verdict_cell(difference), p_cell(difference),
                 difference.test if difference else "", difference_cell(image_differences.get((e.key, c.id)), c),
             ])  # fmt: skip

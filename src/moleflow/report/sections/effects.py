@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 
-from moleflow.report.comparison import SingleKeyGroup
+from moleflow.report.comparison import Configuration, SingleKeyGroup
 from moleflow.report.document import ReportData, Section
 from moleflow.report.single_key import FAMILY_NOTE, Effect, groups_by_key
 from moleflow.report.tables import Table, difference_cell, id_cell, metric_cell, p_cell, verdict_cell
@@ -33,8 +33,8 @@ def effects(data: ReportData) -> Section:
             by_group[effect.key, effect.number].append(effect)
         for (key, number), members in by_group.items():
             name, first = f"{key} #{number}", members[0]
-            rows = [(first.reference_value, first.reference, None), *((e.value, e.configuration, e) for e in members)]
-            for value, c, effect in rows:
+            reference: tuple[str, Configuration, Effect | None] = (first.reference_value, first.reference, None)
+            for value, c, effect in (reference, *((e.value, e.configuration, e) for e in members)):
                 row = [key, name, value, id_cell(c), len(c.by_seed(metric)), *(metric_cell(c, m) for m in _METRICS)]
                 if effect is None or effect.difference is None:
                     row += ["(reference)" if effect is None else None, "", "", ""]
