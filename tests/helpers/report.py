@@ -7,7 +7,6 @@ from moleflow.report.document import ReportOptions, Section
 from moleflow.report.page import SectionBuilder, build
 from moleflow.report.tables import Table
 from moleflow.runs.reader import read_runs
-from moleflow.visualization.plots import Plot
 
 
 def build_report(root: Path, options: ReportOptions | None = None, builder: str = "") -> list[Section]:
@@ -22,12 +21,7 @@ def build_report(root: Path, options: ReportOptions | None = None, builder: str 
 
 def tables(sections: Sequence[Section]) -> dict[str, Table]:
     """Return the tables of a report by name."""
-    return {block.name: block for section in sections for block in section.blocks if isinstance(block, Table)}
-
-
-def plots(sections: Sequence[Section]) -> list[Plot]:
-    """Return the plots of a report."""
-    return [block for section in sections for block in section.blocks if isinstance(block, Plot)]
+    return {table.name: table for section in sections for table in section.tables}
 
 
 def columns(table: Table, *names: str) -> list[tuple[float | str, ...]]:

@@ -102,7 +102,7 @@ def run_metrics(pixel_ap: Mapping[str, float], image_auroc: float) -> dict[str, 
         "task_matrix": {
             "tasks": [[c] for c in names],
             "pixel_ap": rows,
-            "routing_accuracy": [[1.0 - 0.1 * (i - j) for j in range(i + 1)] for i in range(len(names))],
+            "routing_accuracy": [[max(0.0, 1.0 - 0.1 * (i - j)) for j in range(i + 1)] for i in range(len(names))],
         },
         "routing": {"experts": names, "counts": {c: {c: 10} for c in names}},
         "parameters": {"base": 1000, "experts": dict.fromkeys(names, 500), "backbone": 9000},

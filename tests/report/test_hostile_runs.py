@@ -87,7 +87,15 @@ def test_a_link_to_the_folder_of_images_is_not_followed(tmp_path: Path, without_
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("=1+1", "'=1+1"), ("+a", "'+a"), ("-a", "'-a"), ("@a", "'@a"), (" =a", "' =a"), ("\t=a", r"\t=a"), ("a=b", "a=b")],
+    [
+        ("=1+1", "'=1+1"),
+        ("+a", "'+a"),
+        ("-a", "'-a"),
+        ("@a", "'@a"),
+        (" =a", "' =a"),
+        ("\t=a", r"\t=a"),
+        ("a=b", "a=b"),
+    ],
 )
 def test_formulas_are_quoted_in_csv(text: str, expected: str) -> None:
     assert spreadsheet_text(text) == expected

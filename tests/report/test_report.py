@@ -1,21 +1,22 @@
 """Tests of the report on runs with known effects."""
 
-import shutil
+import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from helpers.report import build_report, columns, plots, tables
+from helpers.report import build_report, columns, tables
 from helpers.runs import write_faulty, write_known_effects, write_run
 from moleflow.data.tasks import ORDERS
+from moleflow.report.comparison import comparison_groups
 from moleflow.report.document import ReportOptions
 from moleflow.report.page import html, write
 from moleflow.report.reference_datasets import DATASET_SIZES
 from moleflow.report.tables import Table
+from moleflow.runs.reader import read_runs
 from moleflow.utils.errors import UserError
 
 
@@ -50,7 +51,7 @@ def test_default_targets_hold_for_pixel_ap_on_whole_data_sets(tmp_path: Path) ->
     write_run(tmp_path, "mine", {"dataset._target_": "moleflow.data.synthetic.dataset.SyntheticDataModule"}, 0.3)
 
     def targets(options: ReportOptions) -> dict[str, str]:
-        table = tables(build_report(tmp_path, options, "summary"))["summary"]
+        table = tables(build_report(tmp_path, options, "overview"))["summary"]
         return {row[0].text.removesuffix(" categories"): row[-1].text for row in table.cells}
 
     datasets = ("mvtec, 15", "visa, 12", "mvtec, 3", "synthetic, 3")
@@ -107,45 +108,18 @@ def test_bottlenecks_are_below_the_mean(report: dict[str, Table]) -> None:
     assert rows == [("bottle", pytest.approx(-0.1))]
 
 
-def test_the_chooser_has_the_values_of_the_table(runs_folder: Path) -> None:
+def test_interactive_parts_have_the_values_of_the_tables(runs_folder: Path) -> None:
     sections = build_report(runs_folder)
-    (chooser,) = [section.chooser for section in sections if section.chooser]
-    group: Any = chooser["groups"][0]  # type: ignore[index]
-    values = {c["id"]: c["values"]["pixel_ap"] for c in group["configurations"]}
+    (results,) = [section.results for section in sections if section.results]
+    group: Any = results["groups"][0]  # type: ignore[index]
+    values = {c["id"]: c["values"]["pixel_ap"][0] for c in group["configurations"]}
     differences = [b - a for a, b in zip(values[group["left"]], values[group["right"]], strict=True)]
-    assert [(difference,) for difference in differences] == columns(tables(sections)["categories1"], "difference")
-
-
-def test_the_trade_off_has_the_name_of_its_data_set(runs_folder: Path) -> None:
-    (plot,) = plots([section for section in build_report(runs_folder) if section.name == "pareto"])
-    assert plot.title == "Pixel AP over image AUROC (mvtec, 3 categories)"
-
-
-def test_ablation_shows_the_known_effects(report: dict[str, Table]) -> None:
-    rows = columns(report["ablation1"], "key", "value", "difference", "verdict")
-    effects = {(key, value): (round(float(difference), 6), verdict) for key, value, difference, verdict in rows}
-    assert effects["loss.tail_weight", "0"] == (-0.1, "significant")
-    assert effects["loss.tail_weight", "1"] == (0.02, "significant")
-    assert effects["model.dia_blocks", "0"] == (-0.06, "significant")
-    assert effects["backbone", "vit"] == (-0.2, "significant")
-
-
-def test_keys_without_effect_are_not_significant(report: dict[str, Table]) -> None:
-    rows = columns(report["ablation1"], "key", "verdict")
-    assert ("optimizer.lr", "not significant") in rows
-    assert ("epochs", "not significant") in rows
-
-
-def test_changes_of_two_keys_are_no_effect_of_either(report: dict[str, Table]) -> None:
-    rows = columns(report["effects1"], "key", "value")
-    assert {value for key, value in rows if key == "optimizer.lr"} == {"0.0001", "0.0003"}  # 0.0009 has other epochs
-    assert "80" not in {value for key, value in rows if key == "epochs"}
-    assert max(float(value) for (value,) in columns(report["leaderboard1"], "pixel_ap")) == pytest.approx(0.70)
-
-
-def test_keys_with_one_value_have_no_effect(report: dict[str, Table]) -> None:
-    keys = {key for (key,) in columns(report["effects1"], "key")}
-    assert keys == {"loss.tail_weight", "model.dia_blocks", "optimizer.lr", "epochs", "backbone"}
+    expected = columns(tables(sections)["categories1"], "difference")
+    assert differences[:-1] == pytest.approx([value for (value,) in expected], abs=2e-5)
+    means = {
+        c.id: c.mean("pixel_ap") for c in comparison_groups(read_runs([runs_folder])[0], "pixel_ap")[0].configurations
+    }
+    assert {name: column[-1] for name, column in values.items()} == pytest.approx(means, abs=1e-5)
 
 
 def test_data_sets_are_not_compared_with_one_another(report: dict[str, Table]) -> None:
@@ -202,9 +176,11 @@ def test_only_relevant_keys_are_suggested(tmp_path: Path) -> None:
     write_run(tmp_path, "ensemble", base | {"ensemble": [{}, {"epochs": 3}]}, 0.6)
     write_run(tmp_path, "closed", base | {"model._target_": "PatchCore"}, 0.5, training=CLOSED_FORM)
     write_run(tmp_path, "quantile", base | {"scoring.aggregation": "percentile", "epochs": 9}, 0.4)
-    rows = columns(tables(build_report(tmp_path))["suggestions1"], "id", "key")
-    keys = {name: {key for other, key in rows if other == name} for name in ("C01", "C02", "C03")}
-    assert keys == {"C01": set(), "C02": {"model.size"}, "C03": set(changes)}
+    by_name = tables(build_report(tmp_path))
+    ranked = [name for (name,) in columns(by_name["leaderboard1"], "id")]
+    rows = columns(by_name["suggestions1"], "id", "key")
+    keys = [{key for other, key in rows if other == name} for name in ranked[:3]]
+    assert keys == [set(), {"model.size"}, set(changes)]
 
 
 def test_folders_without_results_are_warnings(report: dict[str, Table]) -> None:
@@ -231,15 +207,7 @@ def test_routing_accuracy_has_a_task_matrix(tmp_path: Path) -> None:
     write_run(tmp_path, "a/seed0")
     sections = build_report(tmp_path)
     assert columns(tables(sections)["continual1"], "forgetting of routing_accuracy") == [(0.15,)]
-    assert any(plot.title.startswith("Task matrix of routing_accuracy") for plot in plots(sections))
-
-
-def test_malformed_scores_and_images_are_ignored(tmp_path: Path) -> None:
-    folder = write_run(tmp_path, "a/seed0")
-    (folder / "scores.csv").write_bytes(b"path,category\n\xff\xfe,,,,\x00")
-    (folder / "pictures").mkdir()
-    (folder / "pictures" / "examples_a.jpg").write_bytes(b"no image")
-    assert html(build_report(tmp_path), "title", "")
+    assert any(name.startswith("matrix_routing_accuracy") for name in tables(sections))
 
 
 def test_single_seeds_are_untested_with_a_warning(tmp_path: Path) -> None:
@@ -256,12 +224,7 @@ def test_all_files_have_the_tables_and_need_no_network(runs_folder: Path, tmp_pa
     assert 'src="http' not in page
     csv = (tmp_path / "tables" / "leaderboard1.csv").read_text().splitlines()
     assert len(csv) == 11
-    assert "| 2 | C02 | main: loss.tail_weight=1.0 |" in (tmp_path / "report.md").read_text()
-
-
-def test_html_in_names_is_escaped(tmp_path: Path) -> None:
-    write_run(tmp_path, "a", {"name": "<script>alert(1)</script>"})
-    assert "<script>alert" not in html(build_report(tmp_path), "title", "")
+    assert re.search(r"\| 2 \| c[0-9a-f]{7} \| loss.tail_weight=1.0 \|", (tmp_path / "report.md").read_text())
 
 
 def test_missing_folders_and_configurations_are_user_errors(tmp_path: Path) -> None:
@@ -280,22 +243,3 @@ def test_the_report_imports_neither_torch_nor_hydra() -> None:
     forbidden = {"torch", "lightning", "hydra", "omegaconf"}
     code = f"import moleflow.report.page, sys; assert not {forbidden} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": ":".join(sys.path)})
-
-
-def test_500_runs_take_less_than_20_seconds(tmp_path: Path) -> None:
-    original = write_run(tmp_path / "runs", "0/seed0")
-    for i in range(1, 500):
-        folder = tmp_path / "runs" / f"{i}"
-        shutil.copytree(original, folder)
-        config = (original / "config.yaml").read_text()
-        for old, new in (
-            ("tail_weight: 0.7", f"tail_weight: {i % 10 / 10}"),
-            ("dia_blocks: 2", f"dia_blocks: {i // 10 % 5}"),
-            ("epochs: 60", f"epochs: {i // 50}"),
-            ("seed: 0", f"seed: {i % 2}"),
-        ):
-            config = config.replace(old, new)
-        (folder / "config.yaml").write_text(config)
-    start = time.process_time()
-    write(build_report(tmp_path / "runs"), tmp_path / "out", "title", "")
-    assert time.process_time() - start < 20

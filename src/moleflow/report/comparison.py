@@ -195,8 +195,10 @@ def comparison_groups(runs: Iterable[Run], metric: str) -> list[ComparisonGroup]
         members.sort(key=lambda run: (run.seed, run.run_id))
         by_images[identity[0]].append(Configuration(members, settings[identity], ids[identity]))
     groups: list[ComparisonGroup] = []
+    usual = _usual_parts([c for configurations in by_images.values() for c in configurations])
     for configurations in sorted(by_images.values(), key=len, reverse=True):
-        labeled = [replace(c, label=label) for c, label in zip(configurations, _labels(configurations), strict=True)]
+        labels = _labels(configurations, usual if len(configurations) == 1 else _usual_parts(configurations))
+        labeled = [replace(c, label=label) for c, label in zip(configurations, labels, strict=True)]
         ranked = sorted(labeled, key=lambda c: (-(m if (m := c.mean(metric)) is not None else -1.0), c.label))
         dataset = ranked[0].dataset
         if any(dataset == group.dataset for group in groups):  # the same number of other categories
@@ -272,17 +274,20 @@ def _stable_ids(identities: Iterable[Any]) -> dict[Any, str]:
     }
 
 
-def _labels(configurations: Sequence[Configuration]) -> list[str]:
-    """Return a label per configuration: what its command has and those of most configurations do not have.
+def _usual_parts(configurations: Sequence[Configuration]) -> set[str]:
+    """Return the parts of labels that more than half of the configurations have."""
+    counts = Counter(part for c in configurations for part in set(c.runs[0].label_parts))
+    return {part for part, count in counts.items() if count > len(configurations) / 2}
+
+
+def _labels(configurations: Sequence[Configuration], usual: set[str]) -> list[str]:
+    """Return a label per configuration: the parts of its command that are not usual.
 
     Configurations with equal labels are distinguished by what their commands do not all have, and then by values of
     keys in which they differ.
     """
     parts = [c.runs[0].label_parts for c in configurations]
-    if len(parts) == 1:
-        return [parts[0][0]]
-    counts = Counter(part for own in parts for part in set(own))
-    labels = [_label(own, {part for part in own if counts[part] > len(parts) / 2}) for own in parts]
+    labels = [_label(own, usual) for own in parts]
     for label, count in Counter(labels).items():
         if count == 1:
             continue

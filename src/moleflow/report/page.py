@@ -96,7 +96,7 @@ def build(
     if runs:
         data.check_options()
     sections = [builder(data) for builder in progress(SECTIONS)]
-    if runs and sections[0].name == "overview":
+    if runs and sections and sections[0].name == "overview":
         sections[0].blocks.append(_contents(sections))
     return [section for section in sections if section.blocks]
 

@@ -127,25 +127,34 @@ class Table:
         return out.getvalue()
 
     def latex(self) -> str:
-        """Return the table as LaTeX with the rules of the package ``booktabs``."""
+        """Return the table as LaTeX, with the rules of ``booktabs`` and at most as wide as the text."""
         numeric = self.numeric_columns
         rows = [" & ".join(cell.latex() for cell in row) + r" \\" for row in self.cells]
-        body = [*rows[: len(rows) - self.foot], *([r"\midrule"] if self.foot else []), *rows[len(rows) - self.foot :]]
+        count = len(rows) - self.foot
         lines = [
-            r"% \usepackage{booktabs}",
+            r"% \usepackage{booktabs, graphicx}",
             r"\begin{table}",
             r"\centering",
             rf"\caption{{{latex_text(f'{self.title}. {self.note}'.strip())}}}",
+            r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
             rf"\begin{{tabular}}{{{''.join('r' if i in numeric else 'l' for i in range(len(self.columns)))}}}",
             r"\toprule",
-            " & ".join(latex_text(column) for column in self.columns) + r" \\",
+            " & ".join(map(_latex_head, self.columns)) + r" \\",
             r"\midrule",
-            *body,
+            *rows[:count],
+            *([r"\midrule", *rows[count:]] if self.foot else []),
             r"\bottomrule",
-            r"\end{tabular}",
+            r"\end{tabular}}",
             r"\end{table}",
         ]
         return "\n".join(lines) + "\n"
+
+
+def _latex_head(column: str) -> str:
+    """Return the name of a column with one line per part."""
+    lines = [latex_text(part) for part in re.split(r"(?<=,) | (?=\()", column)]
+    stacked = r" \\ ".join(lines)
+    return stacked if len(lines) == 1 else rf"\shortstack[r]{{{stacked}}}"
 
 
 def spreadsheet_text(text: str) -> str:

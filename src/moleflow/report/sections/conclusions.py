@@ -82,12 +82,13 @@ def _effects(data: ReportData, group: ComparisonGroup, number: str) -> _Sentence
     if not effects:
         return
     significant = [e for e in effects if e.difference is not None and e.difference.is_significant]
+    baseline = data.baseline(group)
+    strongest: dict[str, Effect] = {}
+    for e in sorted(significant, key=lambda e: (e.reference is not baseline, -abs(_value(e)))):
+        strongest.setdefault(e.key, e)
     for is_gain, verb in ((True, "raises"), (False, "lowers")):
-        strongest: dict[str, Effect] = {}
-        for e in sorted(significant, key=lambda e: -abs(_value(e))):
-            if (_value(e) > 0) == is_gain:
-                strongest.setdefault(e.key, e)
-        for e in list(strongest.values())[:_NUM_EFFECTS]:
+        members = [e for e in strongest.values() if (_value(e) > 0) == is_gain]
+        for e in members[:_NUM_EFFECTS]:
             assert e.difference is not None
             text = f"{e.key} from {e.reference_value} to {e.value} {verb} {metric} by {interval_text(e.difference)}."
             yield text, "Effects of single keys", f"effects{number}"

@@ -119,8 +119,9 @@ def _task_table(name: str, metric: str, rows: Sequence[Sequence[float | None]], 
         name, f"{metric} after each task", ("after task", *labels),
         note="Columns: tested on task. Forgetting: highest earlier value minus the last one.", foot=1,
     )  # fmt: skip
+    highest = max((value for row in rows for value in row if value is not None), default=0.0) or 1.0
     for label, row in zip(labels, rows, strict=False):
-        cells = [_shaded(value, 1.0, 3) for value in row]
+        cells = [_shaded(value, highest, 3) for value in row]
         table.rows.append([label, *cells, *[Cell("")] * (len(labels) - len(row))])
     forgetting: list[Cell] = []
     for j in range(len(labels)):

@@ -1,12 +1,14 @@
-"""Section on curves and images of the best run of each data set."""
+"""Section on the curves of the best run and example images of each data set."""
 
 import base64
 import io
+import os
 import struct
 from pathlib import Path
 
 from PIL import Image
 
+from moleflow.report.comparison import ComparisonGroup, Configuration
 from moleflow.report.document import ReportData, Section
 from moleflow.report.sections.continual import task_labels
 from moleflow.runs.reader import Run, as_mapping
@@ -21,11 +23,14 @@ _MAX_CURVES = 60  # categories or tasks in a figure
 
 
 def images(data: ReportData) -> Section:
-    """Return learning curves, score histograms and example images of the best run of each data set."""
+    """Return learning curves and score histograms of each data set's best run, and example images.
+
+    The example images are those of the best configuration that has any.
+    """
     section = Section("images", "Curves and images")
     remaining = _MAX_TOTAL_BYTES
     for group in data.groups:
-        run = next((run for run in group.best.runs if (run.folder / "pictures").is_dir()), group.best.runs[0])
+        run = group.best.runs[0]
         title = f"best {group.best.id} ({group.best.label}), {group.dataset}"
         epochs = as_mapping(run.metrics.get("training")).get("epochs", [])
         labels = task_labels(run)
@@ -48,7 +53,10 @@ def images(data: ReportData) -> Section:
                 Plot(f"ROC and precision-recall curves: {title}", curves, wide=True),
             ]
         left_out = []
-        for path in sorted((run.folder / "pictures").glob("examples_*.jpg")):
+        shown = illustrated(group)
+        title = "" if shown is None else f"{shown[0].label} ({shown[0].id}), seed {shown[1].seed}, {group.dataset}"
+        paths = [] if shown is None else sorted((shown[1].folder / "pictures").glob("examples_*.jpg"))
+        for path in paths:
             try:
                 content = read_image(path)
             except ValueError as error:
@@ -62,9 +70,15 @@ def images(data: ReportData) -> Section:
                 left_out.append(path.name)
         if left_out:
             section.blocks.append(
-                f"The page would become too large; further images are in {path.parent}: {list_names(left_out)}."
+                f"The page would become too large; further images are in {paths[0].parent}: {list_names(left_out)}."
             )
     return section
+
+
+def illustrated(group: ComparisonGroup) -> tuple[Configuration, Run] | None:
+    """Return the best configuration that has example images, with its first run that has them."""
+    members = ((c, run) for c in group.configurations for run in c.runs)
+    return next(((c, run) for c, run in members if os.path.lexists(run.folder / "pictures")), None)
 
 
 def read_image(path: Path) -> bytes:

@@ -6,7 +6,7 @@ from moleflow.report.comparison import ComparisonGroup, Configuration
 from moleflow.report.document import Block, Facts, ReportData, Section, Sentence
 from moleflow.report.metrics import available_metrics, metric_keys
 from moleflow.report.sections.conclusions import interval_text
-from moleflow.report.sections.images import image_uri, read_image
+from moleflow.report.sections.images import illustrated, image_uri, read_image
 from moleflow.report.sections.warnings import warning_rows
 from moleflow.report.single_key import metric_difference
 from moleflow.report.tables import (
@@ -107,10 +107,9 @@ def _facts(data: ReportData, group: ComparisonGroup) -> Facts:
 
 def _strip(group: ComparisonGroup) -> list[Block]:
     """Return the images of best, median and worst defect of the best configuration that has them."""
-    for configuration in group.configurations:
-        for run in configuration.runs:
-            if (run.folder / "pictures" / "defects.json").exists():
-                return _defects(configuration, run)
+    shown = illustrated(group)
+    if shown is not None and (shown[1].folder / "pictures" / "defects.json").exists():
+        return _defects(*shown)
     return ["No run has images of defects: runs with callbacks=default write them."]
 
 
