@@ -146,11 +146,12 @@ def test_the_page_has_no_horizontal_scroll(browser: Any, width: int, scheme: str
     script = """
         const boxes = ".scroll, figure > div, .skip";
         const outside = [...document.querySelectorAll("body *")].filter((e) => !e.closest(boxes)
-            && e.getBoundingClientRect().right > innerWidth + 1);
+            && e.getBoundingClientRect().right > document.documentElement.clientWidth + 1);
         const [ink, paper] = ["color", "backgroundColor"].map((name) => getComputedStyle(document.body)[name]);
-        return [document.documentElement.scrollWidth, outside.map((e) => e.outerHTML.slice(0, 99)), ink, paper]"""
-    scroll_width, outside, ink, paper = browser.execute_script(script)
-    assert (scroll_width, outside) == (width, [])
+        const { scrollWidth, clientWidth } = document.documentElement;
+        return [scrollWidth - clientWidth, outside.map((e) => e.outerHTML.slice(0, 99)), ink, paper]"""
+    excess, outside, ink, paper = browser.execute_script(script)
+    assert (excess, outside) == (0, [])
     assert (brightness(ink) < brightness(paper)) == (scheme == "light")
 
 
