@@ -141,6 +141,7 @@ HARMLESS: dict[str, Attack] = {
     "escapes": metrics(overrides=[f"+a={ESCAPES}\nb", r"b=$\frac{", "optimizer.lr=inf"]),
     "not_a_number": config(optimizer={"lr": "1e999"}),
     "other_seed": config(seed="zero"),
+    "odd_parts": config(feature_sets=3, scenario=[], backbone=None, model="x", reported=[1], ensemble={}),
     "mixed_keys": config(x={1: 2, None: 3, 2.5: [{}, None]}),
     "no_matrix": metrics(task_matrix={}, routing={}, training={}, oracle={}, parameters=[], seconds=3, memory=None),
     "odd_epochs": metrics(training={"steps": "x", "epochs": [[{"loss": "x"}], [{}]], "skipped_steps": {"a": 1}}),

@@ -20,7 +20,7 @@ COMPARISONS = {
     "router": ["routers"],
 }
 """Benchmarks that compare two sides, and keys of their results."""
-OTHERS = ("decisions", "expert_size", "parallel")
+OTHERS = ("decisions", "expert_size", "parallel", "report")
 MODULES = ("inputs", "side_by_side", "freia_form")
 """Modules of the benchmarks without a command."""
 
@@ -90,6 +90,12 @@ def test_decisions_count_all_test_images(tmp_path: Path) -> None:
     assert [int(row["false_alarms"].split("/")[1]) for row in rows] == [2, 2, 2, 2, 4, 4]
     for row in rows:
         assert float(row["recall"]) <= float(row["best_recall"])
+
+
+def test_report_is_measured_without_training(tmp_path: Path) -> None:
+    (row,) = run("report", tmp_path)["rows"]
+    assert row["runs"] == 4
+    assert 0 < row["page_mb"] < 10
 
 
 @pytest.mark.slow

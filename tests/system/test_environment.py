@@ -30,7 +30,8 @@ def test_names_and_environment_do_not_end_a_run(tmp_path: Path, monkeypatch: pyt
     escaped = category.encode(errors="surrogateescape").decode(errors="backslashreplace")
     assert rf"{escaped}/test/good/\xc7\xdb000.png" in paths
     assert {path.name for path in (tmp_path / "run" / "pictures").iterdir()} == {
-        "curves.png", "examples_bottle.jpg", f"examples_{category}.jpg", "learning.png", "routing.png", "scores.png"
+        "curves.png", "examples_bottle.jpg", f"examples_{category}.jpg", "learning.png", "routing.png", "scores.png",
+        "defect_best.jpg", "defect_median.jpg", "defect_worst.jpg", "defects.json",
     }  # fmt: skip
     table = tmp_path / "table.csv"
     folder = tree / category / "test"

@@ -14,7 +14,13 @@ from matplotlib.font_manager import fontManager
 from numpy.typing import NDArray
 from PIL import Image
 
-from moleflow.visualization.plots import CJK_FONTS, heat_map_figure, save_figure, svg_data_uri
+from moleflow.visualization.plots import (
+    CJK_FONTS,
+    heat_map_figure,
+    roc_and_precision,
+    save_figure,
+    svg_data_uri,
+)
 
 
 @pytest.fixture
@@ -78,3 +84,8 @@ def test_values_contrast_with_their_cells(values: list[list[float]]) -> None:
     for value, text in zip(cells, ax.texts, strict=True):
         cell, ink = (sum(color[:3]) / 3 for color in (image.cmap(image.norm(value)), to_rgb(text.get_color())))
         assert abs(cell - ink) > 0.4
+
+
+def test_curves_of_many_categories_have_a_legend_below_the_axes() -> None:
+    scores = {f"category{i}": ([0.1, 0.2, 0.3], [0, 1, 1]) for i in range(60)}
+    assert svg_data_uri(roc_and_precision(scores))  # a legend beside the axes would leave no room for them

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from moleflow.report.statistics import Noise, pooled_noise
 from moleflow.runs.identity import DATASET_ROOTS, NON_IDENTITY_KEYS, matches_any, without_null
-from moleflow.runs.reader import Run, values_by_seed
+from moleflow.runs.reader import Run, as_mapping, values_by_seed
 from moleflow.utils.config import flatten_config
 from moleflow.utils.errors import list_names
 from moleflow.utils.text import one_line
@@ -168,7 +168,7 @@ def identity_settings(run: Run) -> dict[str, Any]:
     """Return the config keys that define a run's configuration: without seeds and keys that do not affect results."""
     config = flatten_config(run.config)
     config["dataset.categories"] = run.categories  # null equals the full list
-    for prefix in ("", *(f"feature_sets.{name}." for name in run.config.get("feature_sets") or {})):
+    for prefix in ("", *(f"feature_sets.{name}." for name in as_mapping(run.config.get("feature_sets")))):
         for key, source in _REFERENCES.items():
             if f"{prefix}{key}" in config and _text(config[f"{prefix}{key}"]) == _text(config.get(f"{prefix}{source}")):
                 del config[f"{prefix}{key}"]

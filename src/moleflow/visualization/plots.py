@@ -42,6 +42,8 @@ STYLE: dict[Any, Any] = {
     "axes.titleweight": "bold",
 }
 
+_MAX_BESIDE = 16  # entries of a legend beside the axes; more are below them
+_LEGEND_COLUMNS = 6
 _MAX_TEXT = 120  # characters of a name in a figure
 _MAX_POSITION = 1e15  # of a value on an axis; texts such as "inf" and "1e999" are names instead
 
@@ -304,7 +306,8 @@ def roc_and_precision(scores: Mapping[str, tuple[Sequence[float], Sequence[int]]
     Args:
         scores: Image scores and labels (1 is a defect) by category. Categories with one class are left out.
     """
-    fig, (roc, precision) = figure(8.0, 3.6, 2)
+    rows = -(-len(scores) // _LEGEND_COLUMNS) if len(scores) > _MAX_BESIDE else 0  # of a legend below the axes
+    fig, (roc, precision) = figure(8.0, 3.6 + 0.17 * rows, 2)
     for (category, (values, labels)), style in zip(scores.items(), line_styles(), strict=False):
         order = np.argsort(-np.asarray(values, float), kind="stable")
         ranked, is_defect = np.asarray(values, float)[order], np.asarray(labels, bool)[order]
@@ -323,7 +326,9 @@ def roc_and_precision(scores: Mapping[str, tuple[Sequence[float], Sequence[int]]
     for ax in (roc, precision):
         ax.set_xlim(-0.02, 1.02)
         ax.set_ylim(-0.02, 1.04)
-    if roc.lines:
+    if roc.lines and rows:
+        fig.legend(*roc.get_legend_handles_labels(), fontsize=7, loc="outside lower center", ncols=_LEGEND_COLUMNS)
+    elif roc.lines:
         precision.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.01, 0.5))
     return fig
 

@@ -1,7 +1,6 @@
 """Section on the diagnostics of experts, for runs with ``callbacks=diagnostics``."""
 
 from collections.abc import Callable
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ _COLUMNS: dict[str, tuple[str, ...]] = {
 }
 
 _MAX_BYTES = 2**21  # of the file of one task
-_MAX_EXPERTS = 60  # in a figure
+_MAX_TASKS = 16  # in a figure
 
 _Tasks = list[dict[str, Any]]
 
@@ -82,8 +81,7 @@ def read_tasks(folder: Path) -> tuple[_Tasks, str]:
 
 
 def _experts(tasks: _Tasks) -> dict[str, dict[str, Any]]:
-    experts = ((name, entry) for task in tasks for name, entry in as_mapping(task.get("experts")).items())
-    return {name: as_mapping(entry) for name, entry in islice(experts, _MAX_EXPERTS)}
+    return {name: as_mapping(entry) for task in tasks for name, entry in as_mapping(task.get("experts")).items()}
 
 
 def _rows(configuration: Configuration, run: Run, tasks: _Tasks) -> list[list[Item]]:
@@ -105,10 +103,11 @@ def _cell(value: float | None, run: Run) -> Cell:
 
 def _plots(configuration: Configuration, run: Run, tasks: _Tasks) -> list[Block]:
     title = f"{configuration.label} ({configuration.id}), seed {run.seed}"
+    title += f", first {_MAX_TASKS} of {len(tasks)} tasks" if len(tasks) > _MAX_TASKS else ""
     blocks: list[Block] = []
     for name, note, draw in _FIGURES:
         try:
-            figure = draw(tasks)
+            figure = draw(tasks[:_MAX_TASKS])
             uri = "" if figure is None else svg_data_uri(figure)
         except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError):  # the content is not validated
             figure = None
