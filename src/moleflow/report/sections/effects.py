@@ -29,8 +29,8 @@ def effects(data: ReportData) -> Section:
             f"group contains it, else the group's first value. {FAMILY_NOTE}",
         )
         by_group: dict[tuple[str, int], list[Effect]] = defaultdict(list)
-        for effect in data.effects(group, metric):
-            by_group[effect.key, effect.number].append(effect)
+        for member in data.effects(group, metric):
+            by_group[member.key, member.number].append(member)
         for (key, number), members in by_group.items():
             name, first = f"{key} #{number}", members[0]
             reference: tuple[str, Configuration, Effect | None] = (first.reference_value, first.reference, None)
