@@ -1,9 +1,12 @@
 """Tests of the program ``moleflow``: help without heavy imports, exit statuses, errors, broken pipes."""
 
+import json
 import os
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,6 +38,54 @@ def test_help_imports_nothing_heavy(command: str | None) -> None:
         assert "+experiment=quickstart" in text or "Configuration groups" in text
     else:
         assert text.startswith("usage: moleflow")
+
+
+REFUSED = (
+    ["train", "dataset=folder", "dataset.root=/no/such/folder"],
+    ["train", "dataset=mvtec"],
+    ["train", "dataset=folder", "dataset.root=EMPTY"],
+    ["train", "dataset=folder", "dataset.rot=/data"],
+    ["train", "dataset=mvtek"],
+    ["train", "dataset=mvtec", "optimizer.lr=-1"],
+    ["train", "dataset=mvtec", "objective=pixl_ap"],
+    ["report", "/no/such/folder"],
+    ["catalogue", "/no/such/folder"],
+)
+"""Commands that end with status 1. EMPTY is an empty folder."""
+
+MODULES_AFTER_EACH = """
+import json, sys
+from moleflow.cli.command import main
+for command in json.loads(sys.argv[1]):
+    try:
+        status = main(command)
+    except SystemExit as stop:
+        status = stop.code
+    heavy = sorted({"torch", "lightning", "timm", "wandb"} & set(sys.modules))
+    print("\\nend of command:", json.dumps([status, heavy]))
+"""
+
+
+def run_commands(commands: list[list[str]], folder: Path) -> list[Any]:
+    """Run commands one after another in a new process; return status and imported heavy modules after each."""
+    process = run_command("-c", MODULES_AFTER_EACH, json.dumps(commands), cwd=folder)
+    assert process.returncode == 0, process.stderr
+    assert "Traceback" not in process.stderr
+    marker = "end of command:"
+    return [json.loads(line.removeprefix(marker)) for line in process.stdout.splitlines() if line.startswith(marker)]
+
+
+def test_refused_commands_import_neither_torch_nor_lightning(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    commands = [[word.replace("EMPTY", str(tmp_path / "empty")) for word in words] for words in REFUSED]
+    assert run_commands(commands, tmp_path) == [[1, []]] * len(commands)
+    assert not (tmp_path / "runs/default").exists()
+
+
+def test_report_and_catalogue_import_neither_torch_nor_lightning(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()  # without a run, because plots take longer than the rest
+    commands = [["catalogue", "runs"], ["report", "runs", "-o", "report"]]
+    assert run_commands(commands, tmp_path) == [[0, []]] * 2
 
 
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ import torch
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
-from moleflow.experiment import run
+from moleflow.experiment import execution
 from moleflow.experiment.parallel import _raise_failures, check_independent_tasks
 from moleflow.models.flow.expert_flow import ExpertFlow
 from moleflow.training.trainer import trainer_device
@@ -27,10 +27,10 @@ def test_worker_trains_on_its_own_gpu_and_the_run_on_the_first(monkeypatch: pyte
         assert OmegaConf.to_container(config) == settings
         devices.append(trainer_device(settings["trainer"]))
 
-    monkeypatch.setattr(run, "build_continual_trainer", build)
-    monkeypatch.setattr(run, "train_task_in_job", lambda trainer, index, owner: None)
+    monkeypatch.setattr(execution, "build_continual_trainer", build)
+    monkeypatch.setattr(execution, "train_task_in_job", lambda trainer, index, owner: None)
     for owner in (os.getpid(), os.getpid() + 1):
-        run._train_in_job({"trainer": GPU}, tmp_path, owner, 2)
+        execution._train_in_job({"trainer": GPU}, tmp_path, owner, 2)
     assert [device.index for device in devices] == [0, 2]
 
 

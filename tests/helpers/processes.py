@@ -1,4 +1,4 @@
-"""Processes of ``python train.py`` that tests may kill, started by a fork server without the time of the imports."""
+"""Processes of the program that tests may kill, started by a fork server without the time of the imports."""
 
 import json
 import os
@@ -84,9 +84,15 @@ class Processes:
         return json.loads(self._server.stdout.readline())
 
     def start(
-        self, *arguments: str, log: Path, errors: Path | None = None, cwd: Path = ROOT, setup: str = ""
+        self,
+        *arguments: str,
+        log: Path,
+        errors: Path | None = None,
+        cwd: Path = ROOT,
+        setup: str = "",
+        program: str = str(ROOT / "train.py"),
     ) -> Process:
-        """Start ``python train.py`` with arguments.
+        """Start ``python train.py``, or another program, with arguments.
 
         Args:
             arguments: The command line.
@@ -94,21 +100,30 @@ class Processes:
             errors: File that standard error is appended to; None: the log.
             cwd: The working folder.
             setup: Python code that the process executes first.
+            program: A Python file, or the name of a module.
         """
-        options = {"cwd": str(cwd), "log": str(log), "errors": str(errors or log)}
+        options = {"program": program, "cwd": str(cwd), "log": str(log), "errors": str(errors or log)}
         return Process(self, self.request({"run": {"arguments": arguments, **options, "setup": setup}}), log)
 
-    def run(self, *arguments: str, cwd: Path = ROOT, seconds: float = 300) -> subprocess.CompletedProcess[str]:
-        """Run ``python train.py`` with arguments and wait for its end.
+    def run(
+        self, *arguments: str, cwd: Path = ROOT, seconds: float = 300, **options: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a program with arguments and wait for its end.
+
+        Args:
+            arguments: The command line.
+            cwd: The working folder.
+            seconds: Time in which it must end.
+            options: ``setup`` and ``program`` of :meth:`start`.
 
         Raises:
             TimeoutError: If it still runs after ``seconds``.
         """
         with TemporaryDirectory() as folder:
             log, errors = Path(folder) / "log", Path(folder) / "errors"
-            process = self.start(*arguments, log=log, errors=errors, cwd=cwd)
+            process = self.start(*arguments, log=log, errors=errors, cwd=cwd, **options)
             status = process.wait(seconds)
             if status is None:
                 process.kill()
-                raise TimeoutError(f"train.py {' '.join(arguments)} did not end within {seconds} s")
+                raise TimeoutError(f"{' '.join(arguments)} did not end within {seconds} s")
             return subprocess.CompletedProcess(arguments, status, log.read_text(), errors.read_text())

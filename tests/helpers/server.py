@@ -1,4 +1,4 @@
-"""Fork server for ``python train.py``: its processes start without the seconds that the imports take.
+"""Fork server for commands of Python: their processes start without the seconds that the imports take.
 
 Requests and replies are JSON lines on the standard streams: the reply to ``{"run": {...}}`` is a process id, the reply
 to ``{"wait": id, "seconds": s}`` an exit status (negative: the signal; null: still running). A child behaves like a
@@ -15,10 +15,8 @@ import signal
 import sys
 import time
 from importlib import import_module
-from pathlib import Path
 
-TRAIN = Path(__file__).parents[2] / "train.py"
-PRELOADED = ("moleflow.cli.train", "moleflow.experiment.run", "timm.optim")
+PRELOADED = ("moleflow.cli.train", "moleflow.experiment.execution", "timm.optim")
 
 exit_status = 0
 
@@ -31,7 +29,7 @@ def _exit() -> None:
     os._exit(exit_status)
 
 
-def _reset_process(arguments: list[str], cwd: str, log: str, errors: str, setup: str) -> None:
+def _reset_process(program: str, arguments: list[str], cwd: str, log: str, errors: str, setup: str) -> None:
     """Give the forked process the state of a fresh one."""
     import numpy as np
     import torch
@@ -50,7 +48,7 @@ def _reset_process(arguments: list[str], cwd: str, log: str, errors: str, setup:
     torch.set_num_threads(1)
     for seed in (random.seed, np.random.seed, torch.manual_seed):
         seed(int.from_bytes(os.urandom(4), "little"))
-    sys.argv = [str(TRAIN), *arguments]
+    sys.argv = [program, *arguments]
     exec(setup, {})
 
 
@@ -86,7 +84,10 @@ def serve() -> None:
 if __name__ == "__main__":
     serve()
     try:
-        runpy.run_path(str(TRAIN), run_name="__main__")
+        if sys.argv[0].endswith(".py"):
+            runpy.run_path(sys.argv[0], run_name="__main__")
+        else:
+            runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
     except BaseException as error:
         code = error.code if isinstance(error, SystemExit) else 1
         exit_status = code if isinstance(code, int) else int(code is not None)

@@ -1,5 +1,6 @@
 """Tests of the run folder: differences of configurations, status, and files of killed processes."""
 
+import errno
 import logging
 import random
 import unicodedata
@@ -10,7 +11,7 @@ import pytest
 import yaml
 
 from fault_injection.scenarios import DAMAGES, damage
-from moleflow.runs.folder import RESULTS, RunFolder
+from moleflow.runs.folder import RESULTS, RunFolder, disk_errors
 from moleflow.utils.errors import UserError
 
 CONFIG = {"epochs": 3, "optimizer": {"lr": 0.1}, "trainer": {"devices": 1, "precision": "32-true"}, "resume": "auto"}
@@ -189,3 +190,14 @@ def test_damaged_record_of_the_data_is_reported_and_not_compared(
     if not finished:  # the record is written again
         with pytest.raises(UserError, match="1 added"):
             again.claim_data(FINGERPRINT, force=False)
+
+
+def test_disk_errors_have_the_file_and_the_remedy(tmp_path: Path) -> None:
+    error = OSError(errno.ENOSPC, "No space left on device", "model/base.safetensors")
+    with (
+        pytest.raises(UserError, match=r"^model/base\.safetensors: No space left on device\. .*same command again"),
+        disk_errors(tmp_path),
+    ):
+        raise error
+    with pytest.raises(UserError, match=f"^{tmp_path}: "), disk_errors(tmp_path):
+        raise OSError(errno.EROFS, "Read-only file system")

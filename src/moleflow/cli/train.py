@@ -146,7 +146,8 @@ def run_job(config: DictConfig) -> float | None:
         ReportedExit: In a single run, after a :class:`~moleflow.utils.errors.UserError` has been printed.
     """
     prepare_process()  # a launcher may have started another process
-    from moleflow.experiment.run import objective, run
+    from moleflow.experiment.objective import objective
+    from moleflow.experiment.run import run
 
     try:
         return objective(run(config), config.objective)

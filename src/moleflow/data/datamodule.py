@@ -17,6 +17,7 @@ from moleflow.data.layouts.detection import layout_of
 from moleflow.data.layouts.names import LayoutNames
 from moleflow.data.layouts.real_iad import DEFAULT_SPLIT, VIEWS, RealIADLayout
 from moleflow.data.mask_coverage import CoverageLoss, MaskCoverage, coverage_loss, mask_coverage
+from moleflow.data.root import required_root
 from moleflow.data.samples import SPLITS, Sample, Split, nfc
 from moleflow.data.saturation import read_regions
 from moleflow.data.splits import Shots, ValidationSplit, split_training_images
@@ -80,10 +81,7 @@ class ImageDataModule(L.LightningDataModule):
         shots: int | None = None,
     ) -> None:
         super().__init__()
-        if root is None:
-            raise UserError(
-                "dataset.root=null must be a folder. Set dataset.root=/path to the folder of the categories."
-            )
+        self.root = required_root(root)
         if isinstance(categories, str):
             categories = ORDERS.get(categories, (categories,))
         self._requested = None if categories is None else tuple(nfc(str(category)) for category in categories)
@@ -94,7 +92,6 @@ class ImageDataModule(L.LightningDataModule):
         check_range("batch_size", batch_size, 1)
         check_range("num_workers", num_workers, 0, hint="With 0, this process decodes the images.")
         self.names = LayoutNames(normal_dir, mask_dir, mask_suffix, test_dir)
-        self.root = Path(root).expanduser()
         self.transform = transform
         self.batch_size = batch_size
         self.num_workers = num_workers

@@ -9,15 +9,7 @@ from moleflow.data.layouts.base import CategoryScan
 from moleflow.data.samples import Sample
 from moleflow.metrics.ranking import auroc
 from moleflow.metrics.spro import Region, saturated_overlap
-
-GROUPED_METRICS = ("image_auroc", "spro")
-"""Metrics that are also computed by group of defects, with the suffix ``_<group>``."""
-OBJECT_METRIC = "object_auroc"
-
-
-def is_data_set_metric(name: str) -> bool:
-    """Return whether a name is that of a metric that only some data sets define, such as ``spro_logical``."""
-    return name in ("spro", OBJECT_METRIC) or name.startswith(tuple(f"{metric}_" for metric in GROUPED_METRICS))
+from moleflow.runs.metric_names import OBJECT_METRIC
 
 
 def defined_metrics(scan: CategoryScan) -> set[str]:

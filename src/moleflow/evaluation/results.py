@@ -17,9 +17,9 @@ from moleflow.data.datamodule import ImageDataModule
 from moleflow.data.tasks import Task
 from moleflow.detector.base import Detector
 from moleflow.evaluation.evaluator import CategoryResult
-from moleflow.evaluation.groups import is_data_set_metric
 from moleflow.metrics.averaging import mean_over_categories
 from moleflow.metrics.task_matrix import TaskMatrix
+from moleflow.runs.metric_names import is_data_set_metric
 from moleflow.runs.progress import Progress
 from moleflow.utils.environment import escape_undecodable
 from moleflow.utils.io import atomic_write, to_jsonable, write_json

@@ -3,9 +3,8 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial, reduce
+from functools import partial
 from inspect import signature
-from operator import getitem
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal, cast
@@ -35,6 +34,7 @@ from moleflow.detector.overrides import (
 )
 from moleflow.detector.registry import build_component
 from moleflow.detector.types import Overrides
+from moleflow.experiment.early_checks import check_values
 from moleflow.models.flow.loss import FlowLoss
 from moleflow.runs.identity import matches_any
 from moleflow.runs.naming import override_key
@@ -42,25 +42,9 @@ from moleflow.training.config import OptimizerFactory, TrainingConfig
 from moleflow.training.context import RunContext
 from moleflow.training.continual_trainer import ContinualTrainer
 from moleflow.training.trainer import quiet_lightning, retain_freed_memory, trainer_device
-from moleflow.utils.config import check_type
-from moleflow.utils.errors import UserError, check_choice, check_range, did_you_mean, list_names, prefix_errors
+from moleflow.utils.errors import UserError, check_choice, did_you_mean, list_names, prefix_errors
 
 log = logging.getLogger(__name__)
-
-_TYPES = {
-    "seed": int,
-    "progress": bool,
-    "validation": float,
-    "optimizer.lr": float,
-    "optimizer.final_lr_ratio": float,
-    "optimizer.gradient_clip": float | None,
-    "router.oracle": bool,
-    "scenario.parallel": bool,
-    "scenario.order_seed": int | None,
-    "features.num_workers": int,
-    "features.cache_dir": str | None,
-}
-"""Types of the values that belong to no component."""
 
 _RUN_KEYS = {"batch_size": "features.batch_size", "num_workers": "features.num_workers"}
 """Keys of a run by the argument of the data module that they determine, where the names differ."""
@@ -117,6 +101,7 @@ def build_continual_trainer(
         UserError: If a value is not allowed, or the data set does not have the expected layout.
     """
     check_values(settings)
+    _check_trainer(settings["trainer"])
     quiet_lightning()
     retain_freed_memory()
     device = trainer_device(settings["trainer"])
@@ -182,12 +167,6 @@ def build_data(settings: Mapping[str, Any], device: torch.device | None = None) 
     data.prepare_data()
     data.setup()
     return cast(ImageDataModule, data)
-
-
-def dataset_roots(settings: Mapping[str, Any]) -> list[Path]:
-    """Return the folders of the data sets of a configuration: one, or several of a mixed stream."""
-    parts = settings["dataset"].get("parts") or {"": settings["dataset"]}
-    return [Path(str(part["root"])).expanduser() for part in parts.values()]
 
 
 def model_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -309,21 +288,6 @@ def make_trainer(config: DictConfig, folder: Path, **arguments: Any) -> L.Traine
         **arguments,
     )
     return cast(L.Trainer, trainer)
-
-
-def check_values(settings: Mapping[str, Any]) -> None:
-    """Check the values of a resolved configuration that belong to no component.
-
-    Raises:
-        UserError: If a value has the wrong type or is not allowed.
-    """
-    values: dict[str, Any] = {key: reduce(getitem, key.split("."), settings) for key in _TYPES}
-    for key, annotation in _TYPES.items():
-        check_type(key, values[key], annotation)
-    for key in ("seed", "features.num_workers"):
-        check_range(key, values[key], 0)
-    check_range("optimizer.lr", values["optimizer.lr"], 0, low_open=True, high_open=True)
-    _check_trainer(settings["trainer"])
 
 
 def build_training_config(config: DictConfig, settings: Mapping[str, Any], categories: Sequence[str]) -> TrainingConfig:

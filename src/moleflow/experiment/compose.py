@@ -154,7 +154,7 @@ def run_in_process(overrides: Sequence[str], folder: Path) -> dict[str, Any]:
         hydra.errors.HydraException: If the configuration cannot be composed.
         UserError: If the input or the configuration has an error that the user can correct.
     """
-    from moleflow.experiment.run import run  # imports torch, which composing does not need
+    from moleflow.experiment.run import run
 
     config = compose_config([*overrides, f"hydra.run.dir={folder}"])
     with open_dict(config):

@@ -16,7 +16,7 @@ from moleflow.detector.components import resolve_device
 from moleflow.detector.store import ENSEMBLE_FILE
 from moleflow.evaluation.results import format_metrics
 from moleflow.experiment.build import build_data, build_training_config, feature_cache
-from moleflow.experiment.run import finish_run
+from moleflow.experiment.execution import finish_run
 from moleflow.inference.ensemble import EnsembleDetector
 from moleflow.runs.folder import RunFolder
 from moleflow.runs.identity import NON_IDENTITY_KEYS, matches_any

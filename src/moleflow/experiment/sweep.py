@@ -17,6 +17,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from moleflow.experiment.compose import JobError, ReportedExit, register_resolvers
+from moleflow.experiment.early_checks import check_data_root
+from moleflow.experiment.objective import check_objective, check_search_objective
 from moleflow.runs.naming import folder_name, override_key
 from moleflow.utils.errors import UserError
 from moleflow.utils.io import atomic_write, read_json, write_json
@@ -125,9 +127,6 @@ def _check_search(config: DictConfig) -> None:
     Raises:
         ReportedExit: If it does not; the error has been printed.
     """
-    from moleflow.experiment.build import build_data
-    from moleflow.experiment.run import check_objective, check_search_objective
-
     sections = ("dataset", "transform", "features", "trainer", "masks", "validation", "seed", "objective")
     try:
         settings: dict[str, Any] = {
@@ -135,6 +134,9 @@ def _check_search(config: DictConfig) -> None:
             for key in sections
         }
         check_objective(settings["objective"])
+        check_data_root(settings["dataset"])
+        from moleflow.experiment.build import build_data  # imports torch
+
         check_search_objective(settings["objective"], build_data(settings))
     except UserError as error:
         print(error, file=sys.stderr)

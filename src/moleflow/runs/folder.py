@@ -88,14 +88,11 @@ class RunFolder:
                 self._reported.add(name)
         return not damaged
 
-    def claim(self, force: bool) -> None:
-        """Write ``config.yaml``, or check that the existing one describes the same run.
-
-        The configuration of a finished run is not written again.
+    def check_configuration(self, force: bool) -> dict[str, tuple[Any, Any]]:
+        """Return the keys, with (recorded, this) value, in which the recorded configuration describes another run.
 
         Args:
-            force: Continue in spite of a difference, with the new configuration: finished tasks are kept, and the
-                unfinished one is trained again.
+            force: Whether an unfinished run may continue in spite of a difference.
 
         Raises:
             UserError: If the folder has a run of another configuration, or one whose configuration is lost.
@@ -111,6 +108,21 @@ class RunFolder:
                 f"{self.path} has a {kind} of another configuration ({path.name}):\n{lines}"
                 + (remedy if finished else f"{remedy}, or continue in this one with resume=force.")
             )
+        return differences
+
+    def claim(self, force: bool) -> None:
+        """Write ``config.yaml``, or check that the existing one describes the same run.
+
+        The configuration of a finished run is not written again.
+
+        Args:
+            force: Continue in spite of a difference, with the new configuration: finished tasks are kept, and the
+                unfinished one is trained again.
+
+        Raises:
+            UserError: If the folder has a run of another configuration, or one whose configuration is lost.
+        """
+        differences = self.check_configuration(force)
         if differences:
             for key, (old, new) in differences.items():
                 log.warning("resume=force: %s changes from %r to %r.", key, old, new)
@@ -234,6 +246,22 @@ class _Dumper(yaml.SafeDumper):
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
+
+
+@contextlib.contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """Turn the errors of any library on a full or read-only disk into one message.
+
+    Raises:
+        UserError: In place of an :class:`OSError`.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or folder}: {error.strerror or error}. Correct this and run the same command again; "
+            "finished tasks are kept."
+        ) from error
 
 
 def data_changes(

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from helpers.composing import CONF, once
 from helpers.trees import write_mvtec_tree
 from moleflow.experiment.build import build_continual_trainer
-from moleflow.experiment.run import finish_run
+from moleflow.experiment.execution import finish_run
 
 NAMES = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 
@@ -29,7 +29,7 @@ def tiny(config: dict[str, Any], tree: Path) -> dict[str, Any]:
     for overrides in config["per_category"].values():
         overrides |= {"epochs": 1} if "epochs" in overrides else {}
         overrides |= {"transform": {"size": 96}} if "transform" in overrides else {}
-    config["backbone"] |= {"name": "resnet18", "layers": ["layer2", "layer3"], "dim": 16}
+    config["backbone"] |= {"name": "test_resnet", "layers": ["layer2", "layer3"], "dim": 16}
     config["backbone"] |= {"pretrained": False, "weights": None}
     config["model"]["dim"] = 16
     if "lora_rank" in config["model"]:

@@ -1,6 +1,5 @@
-"""Tests of the objective that a search maximizes, and of errors of the disk."""
+"""Tests of the objective that a search maximizes."""
 
-import errno
 import shutil
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import pytest
 from helpers.trees import write_mvtec_tree
 from moleflow.data.datamodule import FolderDataModule
 from moleflow.data.transforms import ImageTransform
-from moleflow.experiment.run import check_objective, check_search_objective, disk_errors, objective
+from moleflow.experiment.objective import check_objective, check_search_objective, objective
 from moleflow.utils.errors import UserError
 
 METRICS = {"pixel_ap": None, "image_auroc": 0.9, "oracle": {"pixel_ap": 0.5}, "per_category": {"screw": {"pro": 0.25}}}
@@ -72,14 +71,3 @@ def test_image_metrics_need_both_classes(tmp_path: Path) -> None:
 
 def test_worker_of_a_data_parallel_run_has_no_objective() -> None:
     assert objective({}, "pixel_ap") is None
-
-
-def test_disk_errors_have_the_file_and_the_remedy(tmp_path: Path) -> None:
-    error = OSError(errno.ENOSPC, "No space left on device", "model/base.safetensors")
-    with (
-        pytest.raises(UserError, match=r"^model/base\.safetensors: No space left on device\. .*same command again"),
-        disk_errors(tmp_path),
-    ):
-        raise error
-    with pytest.raises(UserError, match=f"^{tmp_path}: "), disk_errors(tmp_path):
-        raise OSError(errno.EROFS, "Read-only file system")

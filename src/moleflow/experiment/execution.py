@@ -1,0 +1,99 @@
+"""Training of the tasks of a run, and its results."""
+
+import os
+import time
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from lightning.pytorch.loggers import WandbLogger
+from omegaconf import DictConfig, OmegaConf
+
+from moleflow.data.fingerprint import data_fingerprint
+from moleflow.evaluation.evaluator import CategoryResult
+from moleflow.evaluation.results import METRICS, collect_metrics, write_results
+from moleflow.experiment.build import build_continual_trainer, instantiate
+from moleflow.experiment.objective import check_search_objective
+from moleflow.experiment.parallel import check_independent_tasks, train_task_in_job, train_tasks_in_jobs
+from moleflow.experiment.sweep import is_search
+from moleflow.runs.folder import RunFolder, disk_errors
+from moleflow.training.callbacks.base import RunCallback
+from moleflow.training.callbacks.wandb import WandbReport
+from moleflow.training.context import RunContext
+from moleflow.training.loggers import finish_loggers
+from moleflow.training.trainer import job_trainer, process_rank
+from moleflow.utils.signals import Interrupted, interruptible
+
+
+def train(config: DictConfig, settings: dict[str, Any], folder: RunFolder) -> dict[str, Any]:
+    """Train all tasks and write the results; return the content of ``metrics.json``."""
+    command = list(HydraConfig.get().overrides.task)
+    trainer = build_continual_trainer(config, settings, folder.path, command)
+    context = trainer.context
+    if is_search(HydraConfig.get()):
+        check_search_objective(settings["objective"], context.data, len(context.tasks))
+    if not process_rank():
+        folder.claim_data(data_fingerprint(context.data), settings["resume"] == "force")
+    if settings["scenario"]["parallel"]:
+        check_independent_tasks(context.model.patch_model, settings["trainer"])
+        work = partial(_train_in_job, settings, folder.path, os.getpid())
+        trainer.prefetch_tasks = partial(train_tasks_in_jobs, work, context)
+    context.loggers = [instantiate(f"logger.{name}", logger) for name, logger in config.logger.items()]
+    context.callbacks += [WandbReport(logger) for logger in context.loggers if isinstance(logger, WandbLogger)]
+    started = time.time()
+    status = "failed"
+    try:
+        for logger in context.loggers:
+            logger.log_hyperparams(settings)
+        routed = trainer.run()
+        metrics = finish_run(context, routed, started) if context.is_global_zero else {}
+        status = "success"
+        return metrics
+    except Interrupted as signal:
+        status = "interrupted"
+        folder.set_status(status, str(signal))  # first, because closing a logger may take long
+        raise
+    finally:
+        folder.training_started = trainer.training_started
+        finish_loggers(context.loggers, status)
+
+
+def finish_run(context: RunContext, routed: Mapping[str, CategoryResult], started: float) -> dict[str, Any]:
+    """Collect the metrics of a run, run the final callbacks, and write the result files.
+
+    Args:
+        context: The run, after its last task.
+        routed: Results of all categories, scored by the router's choice.
+        started: Start of this process, in seconds since the epoch.
+
+    Returns:
+        The content of ``metrics.json``.
+    """
+    with context.progress.clock("evaluation"):
+        oracle = context.evaluator.oracle(context.categories, "oracle")
+    decisions = {category: context.evaluator.decisions(category, result) for category, result in routed.items()}
+    metrics = collect_metrics(
+        context.detector, context.data, context.tasks, context.progress, routed, oracle, decisions
+    )
+    metrics["overrides"] = list(context.command)
+    metrics["finished"] = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    metrics["started"] = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(started))
+    for callback in context.callbacks:
+        if isinstance(callback, RunCallback):
+            callback.on_run_complete(context, metrics)
+    final = {f"final/{name}": metrics[name] for name in (*METRICS, "routing_accuracy") if metrics[name] is not None}
+    final |= {f"final/{name}": value for name, value in metrics["decisions"].items() if value is not None}
+    for logger in context.loggers:
+        logger.log_metrics(final, step=context.progress.step)
+    return write_results(context.folder, metrics, routed, context.data.root)
+
+
+def _train_in_job(settings: dict[str, Any], folder: Path, owner: int, index: int) -> None:
+    """Train one task in a process that a launcher started."""
+    if os.getpid() != owner:  # one of several jobs on this machine
+        settings = settings | {"trainer": job_trainer(settings["trainer"], index)}
+    with interruptible(), disk_errors(folder):
+        trainer = build_continual_trainer(OmegaConf.create(settings), settings, folder)
+        train_task_in_job(trainer, index, owner)
