@@ -12,9 +12,10 @@ from helpers.trees import write_mvtec_tree
 from moleflow.experiment.sweep import swept_keys
 
 SWEEP = (
-    "-m", "dataset=folder", "dataset.root=tree", "backbone=resnet18", "backbone.pretrained=false", "backbone.dim=16",
-    "transform.size=64", "epochs=1", "batch_size=4", "model.coupling_layers=1", "model.lora_rank=2", "progress=false",
-    "trainer=cpu", "logger=csv", "features.cache_dir=cache", "callbacks=minimal",
+    "-m", "dataset=folder", "dataset.root=tree", "backbone=resnet18", "backbone.name=test_resnet",
+    "backbone.pretrained=false", "backbone.dim=16", "transform.size=64", "epochs=1", "batch_size=4",
+    "model.coupling_layers=1", "model.lora_rank=2", "progress=false", "trainer=cpu", "logger=csv",
+    "features.cache_dir=cache", "callbacks=minimal",
 )  # fmt: skip
 
 

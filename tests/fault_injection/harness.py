@@ -15,8 +15,8 @@ from helpers.processes import Process, Processes
 from helpers.trees import write_mvtec_tree
 
 TINY = (
-    "dataset=folder", "backbone=resnet18", "backbone.pretrained=false", "backbone.dim=32", "transform.size=64",
-    "epochs=3", "batch_size=2", "model.coupling_layers=2", "model.lora_rank=4", "trainer=cpu",
+    "dataset=folder", "backbone=resnet18", "backbone.name=test_resnet", "backbone.pretrained=false", "backbone.dim=32",
+    "transform.size=64", "epochs=3", "batch_size=2", "model.coupling_layers=2", "model.lora_rank=4", "trainer=cpu",
     "callbacks=minimal",
 )  # fmt: skip
 """Overrides of the smallest complete run: three epochs, two coupling blocks, features of an untrained network."""

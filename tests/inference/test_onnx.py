@@ -17,7 +17,7 @@ from moleflow.cli.command import main
 from moleflow.data.image_io import read_image
 from moleflow.data.transforms import ImageTransform
 from moleflow.detector.detector import MoLEFlow
-from moleflow.inference.onnx import DeployedExpert, export_onnx
+from moleflow.inference.onnx import DeployedExpert, _metadata, export_onnx
 from moleflow.utils.errors import UserError
 
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -28,11 +28,21 @@ exporter_warnings = pytest.mark.filterwarnings(
 )
 
 
-def export_and_compare(run: Path, tree: Path, file: Path) -> dict[str, str]:
-    """Export the expert of screw, compare it with PyTorch image by image, and return the metadata of the graph."""
+def export(run: Path, file: Path) -> Path:
+    """Export the expert of screw and return the file."""
     assert main(["export", str(run), "--category", "screw", "-o", str(file)]) == 0
+    return file
+
+
+def open_session(file: Path) -> Any:
+    """Return a session of the graph in a file."""
+    return onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+
+
+def compare_with_pytorch(run: Path, tree: Path, file: Path) -> None:
+    """Compare the exported expert of screw with PyTorch image by image."""
     model = MoLEFlow.load(run)
-    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    session = open_session(file)
     paths = normal_images(tree, "screw")[:3]
     expected = model.score(paths, expert="screw")
     # The transform is not part of the graph, which normalizes RGB values in [0, 1] itself.
@@ -47,17 +57,28 @@ def export_and_compare(run: Path, tree: Path, file: Path) -> dict[str, str]:
             # The rounding error of large values remains where a map crosses zero.
             tolerance = max(1e-4, 2e-6 * float(anomaly_map.abs().max()))
             np.testing.assert_allclose(maps[i], anomaly_map.numpy(), atol=tolerance, rtol=1e-4)
-    metadata: dict[str, str] = session.get_modelmeta().custom_metadata_map
-    return metadata
+
+
+@pytest.fixture(scope="module")
+def graph(small_run: SmallRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the exported flow of screw; an export takes seconds."""
+    return export(small_run.folder, tmp_path_factory.mktemp("graph") / "screw.onnx")
 
 
 @exporter_warnings
-def test_exported_flow_equals_pytorch(small_run: SmallRun, tmp_path: Path) -> None:
-    metadata = export_and_compare(small_run.folder, small_run.tree, tmp_path / "screw.onnx")
+def test_exported_flow_equals_pytorch(small_run: SmallRun, graph: Path) -> None:
+    compare_with_pytorch(small_run.folder, small_run.tree, graph)
+
+
+@exporter_warnings
+def test_graph_has_its_metadata(small_run: SmallRun, graph: Path) -> None:
+    metadata = open_session(graph).get_modelmeta().custom_metadata_map
+    model = MoLEFlow.load(small_run.folder)
+    assert metadata == _metadata(model, "screw")
     assert metadata["expert"] == "screw"
     assert json.loads(metadata["categories"]) == ["screw"]
     assert json.loads(metadata["input_range"]) == "auto"
-    thresholds = MoLEFlow.load(small_run.folder).thresholds("screw")
+    thresholds = model.thresholds("screw")
     for key, threshold in (("threshold", thresholds.score), ("pixel_threshold", thresholds.pixel)):
         assert (float(metadata[key]), float(metadata[f"{key}_scale"])) == (threshold.value, threshold.scale)
 
@@ -74,7 +95,7 @@ def test_exported_models_and_scorings_equal_pytorch(
     options = [f"model={model}", f"scoring={scoring}", "scoring.map_subtract_median=0.5", "epochs=1"]
     options += ["+per_category.screw.transform.size=[32,96]"] if model == "padim" else []
     run_program([*data, *tiny, *options], tmp_path / "run")
-    export_and_compare(tmp_path / "run", small_run.tree, tmp_path / "screw.onnx")
+    compare_with_pytorch(tmp_path / "run", small_run.tree, export(tmp_path / "run", tmp_path / "screw.onnx"))
 
 
 @exporter_warnings
@@ -124,16 +145,15 @@ def transform_by_metadata(path: Path, metadata: dict[str, str]) -> NDArray[np.fl
 
 @exporter_warnings
 @pytest.mark.parametrize("mode", ["crop", "squash", "pad"])
-def test_metadata_describe_the_transform(mode: str, small_run: SmallRun, tmp_path: Path) -> None:
+def test_metadata_describe_the_transform(mode: str, small_run: SmallRun, graph: Path, tmp_path: Path) -> None:
     with Image.open(normal_images(small_run.tree, "screw")[0]) as image:
         image.resize((151, 98)).save(tmp_path / "large.png")
     model = MoLEFlow.load(small_run.folder)
     model.extractor.transform = ImageTransform(64, mode, input_range=[0, 4095])
-    session = onnxruntime.InferenceSession(str(export_onnx(model, "screw", tmp_path / "screw.onnx")))
-    metadata = session.get_modelmeta().custom_metadata_map
+    metadata = _metadata(model, "screw")
     assert json.loads(metadata["input_range"]) == [0, 4095]  # without effect on an image of 8 bits
     images = transform_by_metadata(tmp_path / "large.png", metadata)
-    (score,), _ = session.run(None, {"images": images})
+    (score,), _ = open_session(graph).run(None, {"images": images})  # the graph does not contain the transform
     (expected,) = model.score([tmp_path / "large.png"], expert="screw")
     assert score == pytest.approx(expected.score, abs=1e-4, rel=1e-4)
 

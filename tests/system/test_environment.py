@@ -6,12 +6,18 @@ from pathlib import Path
 
 import pytest
 
+from helpers.processes import Processes
 from helpers.program import TINY, run_command
 from helpers.trees import write_mvtec_tree
 
+ASCII_OUTPUT = "import sys; sys.stdout.reconfigure(encoding='ascii', errors='strict')"
+"""Code with which the standard output of a process is that with ``PYTHONIOENCODING=ascii``."""
+
 
 @pytest.mark.slow
-def test_names_and_environment_do_not_end_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_and_environment_do_not_end_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: Processes
+) -> None:
     """Before, such a run ended at its import or after its training, and a prediction at its first row."""
     tree = write_mvtec_tree(tmp_path / "tree", ("bottle", "screw"), size=(32, 32), masks=False)
     category = os.fsdecode("나사".encode("cp949"))
@@ -35,7 +41,8 @@ def test_names_and_environment_do_not_end_a_run(tmp_path: Path, monkeypatch: pyt
     }  # fmt: skip
     table = tmp_path / "table.csv"
     folder = tree / category / "test"
-    prediction = run_command("-m", "moleflow", "predict", str(tmp_path / "run"), str(folder), f"--csv={table}")
+    arguments = ("predict", str(tmp_path / "run"), str(folder), f"--csv={table}")
+    prediction = processes.run(*arguments, program="moleflow", setup=ASCII_OUTPUT)
     assert prediction.returncode == 0, prediction.stderr
     assert rf"{escaped}/test/good/\xc7\xdb000.png" in prediction.stdout
     assert rf"{escaped}/test/good/\xc7\xdb000.png" in table.read_text(encoding="utf-8")

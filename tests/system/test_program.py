@@ -10,7 +10,8 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from helpers.program import TINY, run_command, run_program
+from helpers.processes import Processes
+from helpers.program import TINY, run_program
 from helpers.trees import write_mvtec_tree, write_visa_tree
 from moleflow import MoLEFlow
 from moleflow.utils.errors import UserError
@@ -223,10 +224,10 @@ def test_default_configuration_has_the_recorded_number_of_parameters(tmp_path: P
 
 @pytest.mark.slow
 def test_two_processes_have_the_result_of_one(
-    root: Path, finished: tuple[Path, dict[str, Any]], tmp_path: Path
+    root: Path, finished: tuple[Path, dict[str, Any]], tmp_path: Path, processes: Processes
 ) -> None:
     arguments = [*overrides(root), "trainer=ddp", "trainer.accelerator=cpu", f"features.cache_dir={tmp_path / 'cache'}"]
-    command = run_command("train.py", *arguments, f"hydra.run.dir={tmp_path / 'run'}")
+    command = processes.run(*arguments, f"hydra.run.dir={tmp_path / 'run'}")
     assert command.returncode == 0, command.stderr
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     _, alone = finished
