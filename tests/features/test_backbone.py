@@ -254,3 +254,16 @@ def test_unknown_join_is_an_error() -> None:
 )
 def test_stride_is_that_of_the_coarsest_layer(name: str, layers: list[str | int], stride: int) -> None:
     assert backbone(name, layers, 16).stride == (stride, stride)
+
+
+def test_memory_format_of_depthwise_networks_changes_features_by_rounding_only() -> None:
+    network = backbone("test_efficientnet", ["blocks.1", "blocks.2"], 16)
+    weights = [parameter for parameter in network.body.model.parameters() if parameter.ndim == 4]
+    assert any(not weight.is_contiguous() for weight in weights)
+    images, spec = image(64, 96, count=2), network.spec()
+    features = network(images)
+    network.body.model.to(memory_format=torch.contiguous_format)
+    assert all(weight.is_contiguous() for weight in weights)
+    torch.testing.assert_close(network(images), features, rtol=1e-5, atol=1e-6)
+    network._digest = None
+    assert network.spec() == spec

@@ -13,6 +13,7 @@ from helpers.processes import Processes
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 COMPARISONS = {
+    "features": ["rows"],
     "patch_pooling": ["rows"],
     "pixel_metrics": ["rows"],
     "training_step": ["rows", "differences"],

@@ -14,6 +14,7 @@ from moleflow.data.samples import ImageT, image_path
 from moleflow.data.transforms import Transform
 from moleflow.features.backbone import PatchBackbone
 from moleflow.features.cache import FeatureCache, MemoryFeatureCache
+from moleflow.features.parallel import map_on_threads
 from moleflow.utils.errors import UserError, check_range
 
 
@@ -160,7 +161,7 @@ class FeatureExtractor:
         Raises:
             UserError: If it is no image, or its features are not finite.
         """
-        (grid,) = self._grids([self.transform(rgb_image(image, self.transform.input_range))[None]])
+        _, (grid,) = self._grids(([0], self.transform(rgb_image(image, self.transform.input_range))[None]))
         self.misses += 1
         return self._checked(grid, "an image in memory")
 
@@ -173,9 +174,8 @@ class FeatureExtractor:
         keys = [self.cache.key(path) for path in paths]
         hidden = progress is None or not paths
         with tqdm(total=len(paths), desc=progress, unit="image", file=sys.stderr, disable=hidden) as bar:
-            for batch in loader:
-                images, indices = batch["image"].split(self.batch_size), batch["index"].tolist()
-                for index, grid in zip(indices, self._grids(images), strict=True):
+            for indices, grids in map_on_threads(self._grids, self._parts(loader), self.device):
+                for index, grid in zip(indices, grids, strict=True):
                     self.cache.store(keys[index], self._checked(grid, str(paths[index])))
                     self.misses += 1
                     yield keys[index], grid
@@ -194,13 +194,19 @@ class FeatureExtractor:
             )
         return grid
 
-    def _grids(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Yield the patch grid (h, w, D) of each image, in the cache's type.
+    def _parts(self, loader: ImageLoader) -> Iterator[tuple[list[int], Tensor]]:
+        """Yield indices (B,) and images (B, 3, H, W) of a loader, B at most the batch size."""
+        for batch in loader:
+            indices, images = batch["index"].split(self.batch_size), batch["image"].split(self.batch_size)
+            yield from ((part.tolist(), part_images) for part, part_images in zip(indices, images, strict=True))
+
+    def _grids(self, part: tuple[list[int], Tensor]) -> tuple[list[int], list[Tensor]]:
+        """Return the indices of images and their patch grids (h, w, D), in the cache's type.
 
         Args:
-            batches: Images (B, 3, H, W), B at most the batch size.
+            part: Indices (B,) and images (B, 3, H, W), B at most the batch size.
         """
-        for images in batches:
-            count = len(images)
-            padded = torch.cat((images, images[-1:].expand(self.batch_size - count, -1, -1, -1)))
-            yield from self.backbone(padded.to(self.device)).cpu()[:count].to(self.cache.dtype)
+        indices, images = part
+        padded = torch.cat((images, images[-1:].expand(self.batch_size - len(images), -1, -1, -1)))
+        grids = self.backbone(padded.to(self.device)).cpu()[: len(images)].to(self.cache.dtype)
+        return indices, list(grids)
