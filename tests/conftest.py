@@ -9,6 +9,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+import hypothesis
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
@@ -16,6 +17,13 @@ from helpers.processes import Processes
 
 if TYPE_CHECKING:
     from helpers.detectors import SmallRun
+
+
+# Times depend on other work on the machine.
+hypothesis.settings.register_profile(
+    "without time limits", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("without time limits")
 
 
 class FolderScheduling(LoadScopeScheduling):

@@ -6,6 +6,7 @@ import torch
 
 from helpers.tensors import random_grids
 from moleflow.detector.registry import build_component
+from moleflow.models import memory_bank
 from moleflow.models.base import PatchModel
 from moleflow.models.memory_bank import build_memory_bank, k_center_greedy, kmeans, nearest_neighbors
 from moleflow.utils.errors import UserError
@@ -42,14 +43,42 @@ def test_kmeans_finds_separate_clusters() -> None:
 
 
 def test_nearest_neighbor_of_another_image() -> None:
-    x, memory_bank = random_grids(3), build_memory_bank(random_grids(3), 25, "random", generator(0, "memory"))
+    x, bank = random_grids(3), build_memory_bank(random_grids(3), 25, "random", generator(0, "memory"))
     rows, image_ids = x.flatten(0, 2), torch.arange(3).repeat_interleave(20)
-    neighbors = nearest_neighbors(rows, memory_bank.patches, (image_ids, memory_bank.image_ids))
+    neighbors = nearest_neighbors(rows, bank.patches, (image_ids, bank.image_ids))
     for i, row in enumerate(rows):
-        others = [j for j in range(25) if memory_bank.image_ids[j] != image_ids[i]]
-        distances = [float((row - memory_bank.patches[j]).norm()) for j in others]
+        others = [j for j in range(25) if bank.image_ids[j] != image_ids[i]]
+        distances = [float((row - bank.patches[j]).norm()) for j in others]
         assert int(neighbors.indices[i]) == others[int(np.argmin(distances))]
         assert float(neighbors.distances[i]) == pytest.approx(min(distances), rel=1e-4)
+
+
+def test_neighbors_equal_those_of_torch_cdist_to_the_last_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory_bank, "_CHUNK", 32)
+    x, centers = random_grids(4).flatten(0, 2), random_grids(2, seed=1).flatten(0, 2)
+    expected = torch.cdist(x, centers).min(1)
+    neighbors = nearest_neighbors(x, centers)
+    assert torch.equal(neighbors.distances, expected.values)
+    assert torch.equal(neighbors.indices, expected.indices)
+
+
+@pytest.mark.parametrize("candidates", [1, 3, 100])
+def test_k_center_greedy_equals_a_loop_over_all_distances(candidates: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory_bank, "_CANDIDATES", candidates)
+    monkeypatch.setattr(memory_bank, "_CHUNK", 16)
+    points, selected = random_grids(3, dim=5).flatten(0, 2).double(), [7]
+    for _ in range(29):
+        selected.append(int(torch.stack([(points - points[i]).square().sum(1) for i in selected]).amin(0).argmax()))
+    assert k_center_greedy(points, 7, 30).tolist() == selected
+
+
+@pytest.mark.parametrize("candidates", [2, 100])
+def test_equal_points_are_selected_once_each(candidates: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory_bank, "_CANDIDATES", candidates)
+    points = torch.cat((torch.ones(6, 3) / 3, torch.zeros(4, 3)))
+    selected = k_center_greedy(points, 0, 10).tolist()
+    assert sorted(selected) == list(range(10))
+    assert selected[1] >= 6
 
 
 def test_memory_bank_of_one_image_excludes_nothing() -> None:
@@ -59,9 +88,9 @@ def test_memory_bank_of_one_image_excludes_nothing() -> None:
 
 def test_augmentations_of_an_image_share_its_index() -> None:
     grids, image_ids = random_grids(4), torch.tensor([0, 1, 0, 1])
-    memory_bank = build_memory_bank(grids, 10**6, "random", generator(0, "memory"), image_ids)
-    indices = nearest_neighbors(memory_bank.patches, grids.flatten(0, 2)).indices // 20
-    assert torch.equal(memory_bank.image_ids.long(), image_ids[indices])
+    bank = build_memory_bank(grids, 10**6, "random", generator(0, "memory"), image_ids)
+    indices = nearest_neighbors(bank.patches, grids.flatten(0, 2)).indices // 20
+    assert torch.equal(bank.image_ids.long(), image_ids[indices])
 
 
 def test_unknown_selection_raises() -> None:

@@ -14,6 +14,7 @@ from helpers.processes import Processes
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 COMPARISONS = {
     "features": ["rows"],
+    "memory_bank": ["rows", "radii"],
     "patch_pooling": ["rows"],
     "pixel_metrics": ["rows"],
     "training_step": ["rows", "differences"],

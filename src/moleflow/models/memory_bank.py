@@ -1,5 +1,6 @@
 """Selection of representative patches and search for nearest neighbors."""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -9,7 +10,7 @@ from moleflow.utils.errors import check_choice
 
 SELECTIONS = ("k_center_greedy", "kmeans", "random")
 _CHUNK = 4096  # rows of the distance matrix in memory at a time
-_PROJECTION_DIM = 32  # channels in which k_center_greedy measures distances
+_CANDIDATES = 512  # farthest points of which k_center_greedy may select several between two updates of all distances
 _KMEANS_ITERATIONS = 10
 
 
@@ -45,8 +46,8 @@ def build_memory_bank(
     Args:
         grids: Patch grids (N, H, W, D).
         size: Number of patches to select; all patches, if there are fewer.
-        selection: ``k_center_greedy`` selects the patch that is farthest from those already selected, with distances
-            measured in a random projection; ``kmeans`` returns cluster means; ``random`` selects uniformly.
+        selection: ``k_center_greedy`` selects the patch that is farthest from those already selected; ``kmeans``
+            returns cluster means; ``random`` selects uniformly.
         generator: Source of the draws, on the CPU.
         image_ids: (N,) index of the training image that each grid shows. None: every grid shows another image.
 
@@ -64,8 +65,7 @@ def build_memory_bank(
         centers = kmeans(patches, patches[rows], _KMEANS_ITERATIONS)
         return MemoryBank(centers, torch.full_like(rows, -1, dtype=torch.int32))
     if selection == "k_center_greedy" and size < len(patches):
-        projection = torch.randn(patches.shape[1], _PROJECTION_DIM, generator=generator).to(patches.device)
-        rows = k_center_greedy(patches @ projection, int(rows[0]), size)
+        rows = k_center_greedy(patches, int(rows[0]), size)
     grid_indices = rows // patches_per_grid
     ids = grid_indices if image_ids is None else image_ids.to(rows.device)[grid_indices]
     return MemoryBank(patches[rows], ids.int())
@@ -84,15 +84,22 @@ def nearest_neighbors(
     """
     if exclusion is None and torch.compiler.is_exporting():  # an exported graph cannot loop over a dynamic batch size
         return NearestNeighbors(*torch.cdist(patches, memory_bank).min(1))
+    if exclusion is not None and bool((exclusion[1] == exclusion[1][0]).all()):
+        exclusion = None  # a memory bank of one image: nothing would remain for its patches
+    # The product of torch.cdist, bit for bit, but the square root is taken of the minima only.
+    ones, norms = torch.ones_like(memory_bank[:, :1]), memory_bank.square().sum(1, keepdim=True)
+    factor = torch.cat((memory_bank, ones, norms), 1).T
     chunks = []
     for start in range(0, len(patches), _CHUNK):
-        distances = torch.cdist(patches[start : start + _CHUNK], memory_bank)
+        rows = patches[start : start + _CHUNK]
+        rows = torch.cat((-2 * rows, rows.square().sum(1, keepdim=True), torch.ones_like(rows[:, :1])), 1)
+        distances = rows @ factor  # squared
         if exclusion is not None:
-            same_image = exclusion[0][start : start + _CHUNK, None] == exclusion[1][None]
-            distances.masked_fill_(same_image & ~same_image.all(1, keepdim=True), torch.inf)
+            distances.masked_fill_(exclusion[0][start : start + _CHUNK, None] == exclusion[1], torch.inf)
         chunks.append(distances.min(1))
     return NearestNeighbors(
-        torch.cat([chunk.values for chunk in chunks]), torch.cat([chunk.indices for chunk in chunks])
+        torch.cat([chunk.values for chunk in chunks]).clamp_min(0).sqrt(),
+        torch.cat([chunk.indices for chunk in chunks]),
     )
 
 
@@ -120,6 +127,10 @@ def own_image_exclusion(
 def k_center_greedy(points: Tensor, start: int, count: int) -> Tensor:
     """Return indices (count,) of points that are each farthest from those before.
 
+    The result is that of one step per selected point, but the distances of all points are updated for many selected
+    points at a time, by one matrix product: distances only decrease, so as long as one of the farthest points of the
+    last update is farther than all but these were then, the other points need no update.
+
     Reference: Gonzalez, "Clustering to minimize the maximum intercluster distance", TCS 1985.
 
     Args:
@@ -127,11 +138,29 @@ def k_center_greedy(points: Tensor, start: int, count: int) -> Tensor:
         start: Index of the first selected point.
         count: Number of points to select, at most N.
     """
-    selected = [start]
-    distances = (points - points[start]).square().sum(1)
+    norms = points.square().sum(1)
+    distances = torch.full_like(norms, torch.inf)  # squared; minus infinity for selected points
+    selected, new = [start], torch.tensor([start], device=points.device)
     while len(selected) < count:
-        selected.append(int(distances.argmax()))
-        distances = torch.minimum(distances, (points - points[selected[-1]]).square().sum(1))
+        for rows in torch.arange(len(points), device=points.device).split(_CHUNK):
+            nearest = torch.addmm(norms[new], points[rows], points[new].T, alpha=-2).amin(1) + norms[rows]
+            distances[rows] = torch.minimum(distances[rows], nearest)
+        distances[new] = -torch.inf
+        farthest = distances.topk(min(_CANDIDATES + 1, len(points)))
+        candidates, remaining = farthest.indices[:_CANDIDATES], farthest.values[:_CANDIDATES].clone()
+        others = float(farthest.values[_CANDIDATES:].amax()) if len(points) > _CANDIDATES else -math.inf
+        among = points[candidates]
+        gaps = torch.addmm(norms[candidates], among, among.T, alpha=-2) + norms[candidates, None]
+        chosen: list[int] = []
+        while len(selected) + len(chosen) < count:
+            best = int(remaining.argmax())
+            if chosen and float(remaining[best]) < others:
+                break
+            chosen.append(best)
+            torch.minimum(remaining, gaps[best], out=remaining)
+            remaining[best] = -torch.inf
+        new = candidates[chosen]
+        selected += new.tolist()
     return torch.tensor(selected, device=points.device)
 
 
