@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from moleflow.runs.content import METRICS
 from moleflow.runs.metric_names import is_data_set_metric
-from moleflow.runs.reader import METRICS
 from moleflow.utils.errors import UserError, check_choice, did_you_mean
 
 if TYPE_CHECKING:

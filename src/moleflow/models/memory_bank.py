@@ -142,7 +142,7 @@ def k_center_greedy(points: Tensor, start: int, count: int) -> Tensor:
     distances = torch.full_like(norms, torch.inf)  # squared; minus infinity for selected points
     selected, new = [start], torch.tensor([start], device=points.device)
     while len(selected) < count:
-        for rows in torch.arange(len(points), device=points.device).split(_CHUNK):
+        for rows in torch.split(torch.arange(len(points), device=points.device), _CHUNK):
             nearest = torch.addmm(norms[new], points[rows], points[new].T, alpha=-2).amin(1) + norms[rows]
             distances[rows] = torch.minimum(distances[rows], nearest)
         distances[new] = -torch.inf

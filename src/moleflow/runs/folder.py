@@ -128,7 +128,9 @@ class RunFolder:
                 log.warning("resume=force: %s changes from %r to %r.", key, old, new)
             self._discard_unfinished_tasks()
         if not self.is_finished():
-            write_text(path, yaml.dump(self.config, Dumper=_Dumper, sort_keys=False, allow_unicode=True))
+            write_text(
+                self.path / "config.yaml", yaml.dump(self.config, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+            )
 
     def claim_data(self, fingerprint: Mapping[str, Mapping[str, Mapping[str, str]]], force: bool) -> None:
         """Write ``data.json``, or check that the existing one lists the same files if the run has begun.
