@@ -6,16 +6,8 @@
 """
 
 import sys
-from pathlib import Path
 
-from moleflow.utils.errors import UserError
-from moleflow.utils.platform import check_platform
+from moleflow.cli.command import main
 
 if __name__ == "__main__":
-    try:
-        check_platform()
-    except UserError as error:
-        sys.exit(str(error))
-    from moleflow.cli.train import main  # imports what Windows does not have
-
-    main(Path(__file__).parent / "conf")
+    sys.exit(main(["train", *sys.argv[1:]]))

@@ -27,7 +27,7 @@ from moleflow.utils.errors import UserError
     ],
 )
 def test_hints(arguments: list[str], hint: str) -> None:
-    sentences = list(hints(arguments, CONF))
+    sentences = list(hints(arguments, [CONF]))
     assert any(hint in sentence for sentence in sentences), sentences
 
 
@@ -35,7 +35,7 @@ def test_hints(arguments: list[str], hint: str) -> None:
 def test_plugin_is_advised_only_if_it_is_not_installed(installed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     requested: list[str] = []
     monkeypatch.setattr(train, "find_spec", lambda name: requested.append(name) or (object() if installed else None))
-    sentences = list(hints(["hydra/launcher=submitit_local"], CONF))
+    sentences = list(hints(["hydra/launcher=submitit_local"], [CONF]))
     advice = "hydra/launcher=submitit_local is a plugin that is not installed. Run: pip install 'moleflow[sweep]'"
     assert sentences == ([] if installed else [advice])
     assert requested == ["hydra_plugins.hydra_submitit_launcher"]
@@ -54,7 +54,7 @@ def test_configuration_of_several_jobs_cannot_be_printed(option: list[str]) -> N
 
 
 def test_long_lists_of_options_are_cut() -> None:
-    (sentence,) = hints(["+experiment=zzz"], CONF)
+    (sentence,) = hints(["+experiment=zzz"], [CONF])
     assert sentence.startswith("experiment=zzz is unknown. Choose one of: ")
     assert sentence.count(",") == 20
     assert sentence.endswith(" more.")
@@ -63,7 +63,7 @@ def test_long_lists_of_options_are_cut() -> None:
 def test_correct_overrides_get_no_hint() -> None:
     arguments = ["-m", "+experiment=quickstart", "seed=0,1", "optimizer.lr=1e-3", "router=euclidean", "--cfg", "job"]
     arguments += ["continual=replay", "continual.images=10", "view=full", "features.num_workers=2"]
-    assert not list(hints(arguments, CONF))
+    assert not list(hints(arguments, [CONF]))
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_correct_overrides_get_no_hint() -> None:
 def test_former_names_get_their_replacement_as_hint(override: str, replacement: str) -> None:
     (sentence,) = former_names([override])
     assert sentence.endswith(f"is unknown. Use {replacement} instead.")
-    assert list(hints([override], CONF)) == [sentence]
+    assert list(hints([override], [CONF])) == [sentence]
 
 
 def test_present_names_are_no_former_names() -> None:
@@ -129,14 +129,31 @@ def test_processes_of_a_ddp_run_start_this_command() -> None:
     assert process.stdout.splitlines()[-1] == "moleflow.cli.train --cfg job seed=1", process.stderr
 
 
-def test_without_conf_the_error_is_one_message(tmp_path: Path) -> None:
-    code = (
-        "import sys; from moleflow.experiment import compose; compose.__file__ = '/lib/a/b/c/compose.py'\n"
-        "from moleflow.__main__ import main; sys.exit(main(['train']))"
-    )
-    process = run_command("-c", code, cwd=tmp_path)
+def write_experiment(folder: Path, name: str) -> Path:
+    """Write an experiment with another model, and return its configuration folder."""
+    path = folder / "experiment" / f"{name}.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text(f"# @package _global_\n# Test of {name}.\ndefaults: [override /model: patchcore]\nname: {name}\n")
+    return folder
+
+
+def test_experiments_of_the_working_folder_and_of_config_dir(tmp_path: Path) -> None:
+    write_experiment(tmp_path / "conf", "mine")
+    other = write_experiment(tmp_path / "other", "another")
+    options = ("--config-dir", str(other), "--cfg", "job")
+    for name in ("mine", "another"):
+        process = run_command("-m", "moleflow", "train", f"+experiment={name}", *options, cwd=tmp_path)
+        assert f"\nname: {name}\n" in process.stdout, process.stderr
+        assert "patchcore" in process.stdout
+    process = run_command("-m", "moleflow", "train", "+experiment=mien", *options, cwd=tmp_path)
+    assert process.stderr == "experiment=mien is unknown. Did you mean 'mine'?\n"
+
+
+def test_a_file_with_the_name_of_one_of_the_package_is_an_error(tmp_path: Path) -> None:
+    write_experiment(tmp_path / "conf", "quickstart")
+    process = run_command("-m", "moleflow", "train", "+experiment=quickstart", cwd=tmp_path)
     assert process.returncode == 1
-    assert process.stderr.startswith(f"There is no folder conf/ with a config.yaml in {tmp_path}.")
+    assert process.stderr.startswith(f"{tmp_path}/conf/experiment/quickstart.yaml has no effect")
     assert len(process.stderr.splitlines()) == 1
 
 

@@ -5,9 +5,8 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf, open_dict
 
-from helpers.program import CONF, run_command
-from moleflow.experiment import compose
-from moleflow.experiment.compose import compose_config, expand_datasets, find_conf
+from helpers.program import run_command
+from moleflow.experiment.compose import compose_config, expand_datasets
 from moleflow.utils.errors import UserError
 
 OVERRIDES = ("+experiment=quickstart", "seed=3", "+per_category.screw.epochs=5")
@@ -20,19 +19,12 @@ def test_composed_config_equals_that_of_the_command_line() -> None:
     assert run_command("train.py", *OVERRIDES, "--cfg", "job").stdout.strip() == OmegaConf.to_yaml(config).strip()
 
 
-def test_conf_of_the_checkout_is_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_options_of_the_working_folder_are_composed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "conf/loss").mkdir(parents=True)
+    (tmp_path / "conf/loss/mine.yaml").write_text("defaults: [tail]\ntail_weight: 0.4\n")
     monkeypatch.chdir(tmp_path)
-    assert find_conf() == CONF
-
-
-def test_without_a_checkout_conf_of_the_current_folder_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compose, "__file__", str(tmp_path / "lib/site-packages/moleflow/experiment/compose.py"))
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"train\.py"):
-        compose_config(())
-    (tmp_path / "conf").mkdir()
-    (tmp_path / "conf/config.yaml").write_text("seed: 7")
-    assert compose_config(()).seed == 7
+    loss = compose_config(["loss=mine"]).loss
+    assert (loss.tail_weight, loss.tail_top_k_ratio) == (0.4, 0.02)
 
 
 def test_a_list_of_data_sets_becomes_a_mixed_one() -> None:

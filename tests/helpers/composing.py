@@ -5,7 +5,7 @@ from functools import cache
 from typing import Any
 
 from moleflow.catalogue.entries import resolve
-from moleflow.experiment.compose import find_conf
+from moleflow.experiment.conf import find_conf
 
 CONF = find_conf()
 

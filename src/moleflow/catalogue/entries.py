@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from moleflow.catalogue.records import Settings, config_settings, experiment_rows, row_settings
 from moleflow.experiment.compose import compose_config
+from moleflow.experiment.conf import read_config_file, read_description
 from moleflow.runs.identity import DATASET_ROOTS, NON_IDENTITY_KEYS, matches_any, without_null
 from moleflow.runs.reader import Run
 from moleflow.utils.config import flatten_config
@@ -136,8 +137,7 @@ def _settings(run: Run) -> Settings | None:
 
 
 def _read_entry(path: Path) -> Entry:
-    content = OmegaConf.to_container(OmegaConf.load(path))
-    assert isinstance(content, dict)
+    content = read_config_file(path)
     kind, name = cast(Literal["experiment", "ablation"], path.parent.name), path.stem
     block = content.get("reported") or content.get("expected") or {}
     record = {}
@@ -148,23 +148,15 @@ def _read_entry(path: Path) -> Entry:
             record[metric] = (float(low), float(high))
     if kind == "experiment":
         group = experiment_rows().get(name, {}).get("group", "")
-        description = str(content.get("description") or _first_sentence(path))
     else:
-        group, description = _ABLATED, _first_sentence(path)
+        group = _ABLATED
     return Entry(
         kind=kind,
         name=name,
         group=group,
-        description=description,
+        description=read_description(path),
         record=record,
         compare=bool(block.get("compare", True)) and bool(record),
         note=str(block.get("note") or ""),
         composed=any("/ablation/" in str(item) for item in content.get("defaults", ())),
     )
-
-
-def _first_sentence(path: Path) -> str:
-    """Return the first sentence of a config file's comment, which follows the command."""
-    lines = [line.lstrip("# ").strip() for line in path.read_text(encoding="utf-8").splitlines() if line[:1] == "#"]
-    text = " ".join(line for line in lines if line and not line.startswith(("@", "python ")))
-    return text.split(". ")[0].rstrip(".") + "."

@@ -7,7 +7,7 @@ from statistics import fmean
 
 from moleflow.catalogue.comparison import TOLERANCE_RULE, compare_with_record
 from moleflow.catalogue.entries import Entry, entries, match_runs, unmatched_runs
-from moleflow.experiment.compose import find_conf
+from moleflow.experiment.conf import conf_folders
 from moleflow.runs.reader import Fault, Run, read_runs, values_by_seed
 from moleflow.utils.errors import UserError
 from moleflow.utils.tables import format_table
@@ -31,14 +31,14 @@ def catalogue_table(runs_folder: Path | None = None, group: str | None = None) -
     Raises:
         UserError: If the runs folder does not exist, or no entry has the group.
     """
-    conf = find_conf()
-    catalogue = entries(conf)
+    folders = conf_folders()
+    catalogue = [entry for folder in folders for entry in entries(folder)]
     selected = [entry for entry in catalogue if group in (None, entry.group)]
     if not selected:
         groups = ", ".join(sorted({entry.group for entry in catalogue} - {""}))
         raise UserError(f"--group={group} has no entries. Choose one of: {groups}.")
     runs, faults = ([], []) if runs_folder is None else read_runs([runs_folder])
-    matches = match_runs(conf, selected, runs) if runs else {}
+    matches = match_runs(folders[0], selected, runs) if runs else {}
     rows: list[tuple[str, ...]] = [COLUMNS]
     verdicts = Counter[str]()
     for entry in selected:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 from moleflow import __version__
 from moleflow.utils.environment import prepare_process
@@ -38,15 +38,18 @@ class Command:
         module: Module of the command below ``moleflow.cli``, a :class:`CommandModule`.
         help: One line for the list of commands.
         unparsed: Whether the arguments are another program's: ``run`` gets them as the list ``args.words``.
+        help_module: Module below ``moleflow.cli`` with ``is_help`` and ``help_text``, the help of a command whose own
+            module takes long to import; empty: argparse prints the help.
     """
 
     module: str
     help: str
     unparsed: bool = False
+    help_module: str = ""
 
 
 COMMANDS = {
-    "train": Command("train", "train and evaluate a detector; takes Hydra overrides", unparsed=True),
+    "train": Command("train", "train and evaluate a detector; takes Hydra overrides", True, "train_help"),
     "predict": Command("predict", "classify images as normal, defective or of an unknown category"),
     "calibrate": Command("calibrate", "compute the thresholds of a model from images that were not trained on"),
     "export": Command("export", "write one expert as an ONNX file"),
@@ -110,6 +113,11 @@ def _dispatch(words: Sequence[str]) -> int:
             )
         parser.parse_args(words)  # --help and --version exit
         parser.error("a command is missing. `moleflow --help` lists the commands.")
+    if command.help_module:
+        help_module: Any = import_module(f"moleflow.cli.{command.help_module}")
+        if help_module.is_help(words[1:]):
+            print(help_module.help_text(words[1:]))
+            return 0
     module = cast(CommandModule, import_module(f"moleflow.cli.{command.module}"))
     command_parser = command_parsers[cast(str, name)]
     module.add_arguments(command_parser)

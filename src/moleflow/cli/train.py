@@ -1,4 +1,4 @@
-"""The command ``moleflow train``, equally ``python train.py``: Hydra's command line with hints for wrong overrides."""
+"""The command ``moleflow train``: Hydra's command line with hints for wrong overrides."""
 
 import argparse
 import logging
@@ -8,10 +8,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import hydra
-import yaml
 from hydra._internal import utils as hydra_utils
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException, ConfigCompositionException, OverrideParseException
@@ -19,14 +18,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from moleflow.catalogue import records
-from moleflow.experiment.compose import (
-    JobError,
-    ReportedExit,
-    expand_datasets,
-    find_conf,
-    quoting_advice,
-    register_resolvers,
-)
+from moleflow.cli.train_help import config_dir
+from moleflow.experiment.compose import JobError, ReportedExit, expand_datasets, prepare_hydra, quoting_advice
+from moleflow.experiment.conf import group_options, read_config_file
 from moleflow.utils.environment import prepare_process
 from moleflow.utils.errors import UserError, did_you_mean, list_names
 from moleflow.utils.signals import Interrupted
@@ -68,8 +62,6 @@ _PLUGINS = {"hydra/launcher": ("joblib", "submitit_local", "submitit_slurm"), "h
 
 _MAX_SUGGESTIONS = 3  # keys of one name in a hint
 
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # with libyaml 10 times faster
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add nothing: Hydra parses the arguments."""
@@ -89,25 +81,21 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def main(conf: Path | None = None) -> None:
+def main() -> None:
     """Run Hydra's command line of this process.
-
-    Args:
-        conf: The configuration folder; None: :func:`~moleflow.experiment.compose.find_conf`.
 
     Raises:
         SystemExit: If the run fails or is interrupted: 1, or 128 plus the signal's number.
-        UserError: If there is no configuration folder, or ``--cfg`` does not go together with another argument.
+        UserError: If a configuration folder is missing, a file of the user has the name of one of the package, or
+            ``--cfg`` does not go together with another argument.
     """
     prepare_process()
-    sys.argv[1:] = hydra_arguments(sys.argv[1:])
-    register_resolvers()
-    sys.argv[1:] = expand_datasets(sys.argv[1:])
-    conf = (conf or find_conf()).resolve()
+    sys.argv[1:] = expand_datasets(hydra_arguments(sys.argv[1:]))
+    folders = prepare_hydra(config_dir(sys.argv[1:]))
     logging.raiseExceptions = False  # a full disk under the log file: the run itself reports it, in one message
     try:
-        with _short_reports(conf):
-            hydra.main(version_base="1.3", config_path=str(conf), config_name="config")(run_job)()
+        with _short_reports(folders):
+            hydra.main(version_base="1.3", config_path=str(folders[0]), config_name="config")(run_job)()
     except (KeyboardInterrupt, Interrupted) as stop:
         print("\nInterrupted. Run the same command again to resume.", file=sys.stderr)
         sys.exit(stop.exit_status if isinstance(stop, Interrupted) else 130)
@@ -116,7 +104,7 @@ def main(conf: Path | None = None) -> None:
     except SystemExit as stop:
         if stop.code == 1:
             composed = HydraConfig.initialized()
-            for hint in former_names(sys.argv[1:]) if composed else hints(sys.argv[1:], conf):
+            for hint in former_names(sys.argv[1:]) if composed else hints(sys.argv[1:], folders):
                 print(hint, file=sys.stderr)
         raise
 
@@ -159,7 +147,7 @@ def run_job(config: DictConfig) -> float | None:
 
 
 @contextmanager
-def _short_reports(conf: Path) -> Iterator[None]:
+def _short_reports(folders: Sequence[Path]) -> Iterator[None]:
     """Print errors in the command line as single messages, in place of Hydra's reports for developers.
 
     Hydra has no setting for this, so its function is replaced. With ``HYDRA_FULL_ERROR=1`` nothing changes.
@@ -173,7 +161,7 @@ def _short_reports(conf: Path) -> Iterator[None]:
             except CompactHydraException as error:
                 if os.environ.get("HYDRA_FULL_ERROR") == "1":
                     raise
-                print("\n".join(_messages(error, sys.argv[1:], conf)), file=sys.stderr)
+                print("\n".join(_messages(error, sys.argv[1:], folders)), file=sys.stderr)
                 raise ReportedExit(1) from None
 
         return report_by_hydra(report_first)
@@ -185,28 +173,28 @@ def _short_reports(conf: Path) -> Iterator[None]:
         hydra_utils.run_and_report = report_by_hydra
 
 
-def _messages(error: CompactHydraException, arguments: Sequence[str], conf: Path) -> list[str]:
+def _messages(error: CompactHydraException, arguments: Sequence[str], folders: Sequence[Path]) -> list[str]:
     """Return the messages about an error in the command line, without lists that a hint makes superfluous."""
     if isinstance(error, OverrideParseException):
         multirun = not {"-m", "--multirun"}.isdisjoint(arguments)
         advice = (quoting_advice(argument, multirun) for argument in arguments if not argument.startswith("-"))
         return [sentence for sentence in advice if sentence] or [str(error)]
-    sentences = list(hints(arguments, conf))
+    sentences = list(hints(arguments, folders))
     if sentences and isinstance(error, ConfigCompositionException):
         return sentences
     cause = [str(error.__cause__)] if error.__cause__ and "To append to your config" not in str(error) else []
     return [str(error), *cause, *sentences]
 
 
-def hints(arguments: Sequence[str], conf: Path) -> Iterator[str]:
+def hints(arguments: Sequence[str], folders: Sequence[Path]) -> Iterator[str]:
     """Yield one sentence per override whose group, option or key does not exist, with the nearest names.
 
     Args:
         arguments: The command line.
-        conf: The configuration folder.
+        folders: The configuration folders.
     """
-    groups = {str(path.relative_to(conf)) for path in conf.rglob("*") if path.is_dir()}
-    keys = _keys(conf)
+    groups = group_options(folders)
+    keys = _keys(folders)
     recorded = {row["recorded_name"]: row["experiment"] for row in records.recorded() if row["experiment"]}
     for argument in arguments:
         name, equals, value = _parts(argument)
@@ -231,12 +219,12 @@ def hints(arguments: Sequence[str], conf: Path) -> Iterator[str]:
             continue
         group = name.partition("@")[0]  # dataset@dataset.parts.visa is an option of dataset at another key
         if group in groups:
-            options = [path.stem for path in (conf / group).glob("*.yaml")]
+            options = list(groups[group])
             for option in value.split(","):
                 if group == "experiment" and option in recorded:
                     yield f"The configuration of the recorded run {option} is experiment={recorded[option]}."
                 elif option not in options and "(" not in value:
-                    alternatives = did_you_mean(option, options) or f" Choose one of: {list_names(sorted(options))}."
+                    alternatives = did_you_mean(option, options) or f" Choose one of: {list_names(options)}."
                     yield f"{group}={option} is unknown.{alternatives}"
         elif name not in keys and not argument.startswith("+"):  # with the plus, Hydra accepts any key
             leaf = name.rpartition(".")[2]
@@ -285,16 +273,13 @@ def _parts(argument: str) -> tuple[str, str, str]:
     return argument.lstrip("+~").partition("=")
 
 
-def _keys(conf: Path) -> set[str]:
-    """Return all keys of the files in the configuration folder but Hydra's own, prefixed by their group."""
+def _keys(folders: Sequence[Path]) -> set[str]:
+    """Return all keys of the files in the configuration folders but Hydra's own, prefixed by their group."""
     keys: set[str] = set()
-    for path in conf.rglob("*.yaml"):
-        text = path.read_text(encoding="utf-8")
-        content = yaml.load(text, Loader=cast(Any, _Loader))
-        is_global = path.parent == conf or "# @package _global_" in text
-        prefix = "" if is_global else f"{path.relative_to(conf).parent.as_posix()}."
-        if isinstance(content, dict):
-            keys |= set(_nested_keys(content, prefix))
+    for folder, path in ((folder, path) for folder in folders for path in folder.rglob("*.yaml")):
+        is_global = path.parent == folder or "# @package _global_" in path.read_text(encoding="utf-8")
+        prefix = "" if is_global else f"{path.relative_to(folder).parent.as_posix()}."
+        keys |= set(_nested_keys(read_config_file(path), prefix))
     return {key for key in keys if not key.startswith("hydra")}
 
 

@@ -7,13 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.core.plugins import Plugins
 from hydra.errors import CompactHydraException, HydraException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from moleflow.experiment.conf import conf_folders, working_folder_conf
 from moleflow.runs.naming import run_label
 from moleflow.utils.errors import UserError
 
@@ -31,19 +35,27 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver("run_label", run_label, replace=True)
 
 
-def find_conf() -> Path:
-    """Return the configuration folder: ``conf/`` of the checkout, or else of the current folder.
+class _WorkingFolderSearchPath(SearchPathPlugin):
+    """Appends ``conf/`` of the working folder to Hydra's search path."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Append the folder, if there is one."""
+        if folder := working_folder_conf():
+            search_path.append("working folder", f"file://{folder}")
+
+
+def prepare_hydra(config_dir: Path | None = None) -> list[Path]:
+    """Register the resolvers and the search path; return the configuration folders, that of the package first.
+
+    Args:
+        config_dir: Value of ``--config-dir``, which Hydra appends to the search path itself; None if it is not set.
 
     Raises:
-        UserError: If there is none.
+        UserError: If a configuration folder is missing, or a file of the user has the name of one of the package.
     """
-    for folder in (Path(__file__).resolve().parents[3] / "conf", Path.cwd() / "conf"):
-        if (folder / "config.yaml").is_file():
-            return folder
-    raise UserError(
-        f"There is no folder conf/ with a config.yaml in {Path.cwd()}. Run the command in the project's folder, which "
-        "holds train.py and conf/."
-    )
+    register_resolvers()
+    Plugins.instance().register(_WorkingFolderSearchPath)
+    return conf_folders(config_dir)
 
 
 def expand_datasets(overrides: Sequence[str]) -> list[str]:
@@ -78,15 +90,15 @@ def compose_config(overrides: Sequence[str], conf: Path | None = None) -> DictCo
 
     Args:
         overrides: Overrides as on the command line.
-        conf: The configuration folder; None: :func:`find_conf`.
+        conf: The configuration folder; None: :func:`~moleflow.experiment.conf.find_conf`.
 
     Raises:
         hydra.errors.HydraException: If the configuration cannot be composed.
         UserError: If there is no configuration folder.
     """
-    register_resolvers()
+    package, *_ = prepare_hydra()
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str((conf or find_conf()).resolve()), version_base="1.3"):
+    with initialize_config_dir(str((conf or package).resolve()), job_name="train", version_base="1.3"):
         return compose("config", expand_datasets(overrides), return_hydra_config=True)
 
 
