@@ -6,7 +6,7 @@ if TYPE_CHECKING:
     from moleflow.detector.detector import MoLEFlow
     from moleflow.detector.types import ScoredImage
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["MoLEFlow", "ScoredImage", "__version__"]
 
 

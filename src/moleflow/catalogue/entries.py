@@ -146,10 +146,7 @@ def _read_entry(path: Path) -> Entry:
         if value is not None:
             low, high = value if isinstance(value, list) else (value, value)
             record[metric] = (float(low), float(high))
-    if kind == "experiment":
-        group = experiment_rows().get(name, {}).get("group", "")
-    else:
-        group = _ABLATED
+    group = _ABLATED if kind == "ablation" else experiment_rows().get(name, {}).get("group", "")
     return Entry(
         kind=kind,
         name=name,

@@ -276,10 +276,11 @@ def _parts(argument: str) -> tuple[str, str, str]:
 def _keys(folders: Sequence[Path]) -> set[str]:
     """Return all keys of the files in the configuration folders but Hydra's own, prefixed by their group."""
     keys: set[str] = set()
-    for folder, path in ((folder, path) for folder in folders for path in folder.rglob("*.yaml")):
-        is_global = path.parent == folder or "# @package _global_" in path.read_text(encoding="utf-8")
-        prefix = "" if is_global else f"{path.relative_to(folder).parent.as_posix()}."
-        keys |= set(_nested_keys(read_config_file(path), prefix))
+    for folder in folders:
+        for path in folder.rglob("*.yaml"):
+            is_global = path.parent == folder or "# @package _global_" in path.read_text(encoding="utf-8")
+            prefix = "" if is_global else f"{path.relative_to(folder).parent.as_posix()}."
+            keys |= set(_nested_keys(read_config_file(path), prefix))
     return {key for key in keys if not key.startswith("hydra")}
 
 

@@ -19,7 +19,6 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from moleflow.experiment.conf import conf_folders, working_folder_conf
 from moleflow.runs.naming import run_label
-from moleflow.utils.errors import UserError
 
 
 class JobError(CompactHydraException):
