@@ -19,8 +19,8 @@ import numpy as np
 import yaml
 from side_by_side import Row, benchmark_parser, parse_args, print_table, seconds, write_result
 
-from moleflow.report.document import ReportOptions
-from moleflow.report.page import build, write
+from moleflow.reports.document import ReportOptions
+from moleflow.reports.page import build, write
 from moleflow.runs.content import METRICS
 from moleflow.runs.reader import read_runs
 

@@ -17,7 +17,7 @@ from moleflow.cli.command import main
 from moleflow.detector.predictor import Predictor
 from moleflow.experiment.ensemble import evaluate_ensemble
 from moleflow.inference.ensemble import load_detector
-from moleflow.report.sections.warnings import run_warnings
+from moleflow.reports.sections.warnings import run_warnings
 from moleflow.runs.reader import Run, read_run
 from moleflow.scoring.calibration import ScoreStandardizer
 from moleflow.utils.errors import UserError

@@ -20,8 +20,8 @@ from helpers.trees import fake_image, write_visa_tree
 from moleflow.data.image_io import image_size, read_image, read_mask
 from moleflow.data.validation import check_dataset
 from moleflow.features.cache import DiskFeatureCache
-from moleflow.report.document import ReportOptions
-from moleflow.report.page import build, html, markdown
+from moleflow.reports.document import ReportOptions
+from moleflow.reports.page import build, html, markdown
 from moleflow.runs.folder import RESULTS, RunFolder
 from moleflow.runs.reader import read_runs
 from moleflow.utils.errors import UserError

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from moleflow.report.document import ReportOptions, Section
-from moleflow.report.page import SectionBuilder, build
-from moleflow.report.tables import Table
+from moleflow.reports.document import ReportOptions, Section
+from moleflow.reports.page import SectionBuilder, build
+from moleflow.reports.tables import Table
 from moleflow.runs.reader import read_runs
 
 

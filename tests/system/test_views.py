@@ -15,7 +15,7 @@ from moleflow.cli.command import main
 from moleflow.data.datamodule import FolderDataModule
 from moleflow.data.image_io import image_size, read_image, read_mask
 from moleflow.data.transforms import ImageTransform
-from moleflow.report.sections.warnings import run_warnings
+from moleflow.reports.sections.warnings import run_warnings
 from moleflow.runs.reader import Run, read_run
 from moleflow.utils.errors import UserError
 

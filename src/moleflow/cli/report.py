@@ -42,8 +42,8 @@ def run(args: argparse.Namespace) -> int:
     """
     from tqdm import tqdm
 
-    from moleflow.report.document import ReportOptions
-    from moleflow.report.page import build, write
+    from moleflow.reports.document import ReportOptions
+    from moleflow.reports.page import build, write
     from moleflow.runs.content import METRICS
     from moleflow.runs.reader import read_runs
     from moleflow.utils.errors import check_choice
