@@ -1,23 +1,67 @@
-"""Continual industrial anomaly detection with a normalizing flow and one expert per product category."""
+"""Continual industrial anomaly detection with a normalizing flow and one expert per product category.
 
+The functions have the results of the commands of the same names. With an experiment in ``conf/experiment/parts.yaml``
+of the working folder:
+
+>>> import moleflow
+>>> run = moleflow.train(["+experiment=parts"])
+>>> run
+RunResult('runs/parts/default/seed0', 2 categories, image_auroc=1.0000, pixel_ap=..., routing_accuracy=1.0000)
+>>> normal, dent = run.model.predict(["data/screw/test/good/000.png", "data/screw/test/dent/000.png"])
+>>> normal.verdict, normal.expert, normal.score < dent.score
+('normal', 'screw', True)
+>>> moleflow.report(["runs"])
+PosixPath('report/index.html')
+
+``moleflow.load(FOLDER)`` returns the detector of any run folder, model folder or ensemble.
+"""
+
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from moleflow.api import RunResult, load, report, train
+    from moleflow.detector.base import Detector
     from moleflow.detector.detector import MoLEFlow
+    from moleflow.detector.predictor import Prediction
     from moleflow.detector.types import ScoredImage
+    from moleflow.utils.errors import UserError
 
 __version__ = "0.2.0"
-__all__ = ["MoLEFlow", "ScoredImage", "__version__"]
+__all__ = [
+    "Detector",
+    "MoLEFlow",
+    "Prediction",
+    "RunResult",
+    "ScoredImage",
+    "UserError",
+    "__version__",
+    "load",
+    "report",
+    "train",
+]
+
+_MODULES = {
+    "Detector": "moleflow.detector.base",
+    "MoLEFlow": "moleflow.detector.detector",
+    "Prediction": "moleflow.detector.predictor",
+    "ScoredImage": "moleflow.detector.types",
+    "RunResult": "moleflow.api",
+    "UserError": "moleflow.utils.errors",
+    "load": "moleflow.api",
+    "report": "moleflow.api",
+    "train": "moleflow.api",
+}
+"""Module of each public name, imported on first access, so that commands without torch start fast."""
 
 
 def __getattr__(name: str) -> Any:
-    """Import the detector on first access, so that commands without torch start fast."""
-    if name == "MoLEFlow":
-        from moleflow.detector.detector import MoLEFlow
+    """Return a public name from its module."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)
 
-        return MoLEFlow
-    if name == "ScoredImage":
-        from moleflow.detector.types import ScoredImage
 
-        return ScoredImage
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def __dir__() -> list[str]:
+    """Return the public names, also those that are not imported yet."""
+    return sorted({*globals(), *__all__})

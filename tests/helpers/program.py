@@ -3,11 +3,11 @@
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from moleflow.experiment.compose import run_in_process as run_program
-
-__all__ = ["CONF", "LARGE_SET", "ROOT", "TINY", "run_command", "run_program"]
+from moleflow.experiment.compose import run_in_process
 
 ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf"
@@ -43,6 +43,11 @@ LARGE_SET = (
     "feature_sets.large.model.size=40",
 )
 """Overrides that add the feature set ``large``: a small memory bank of 8 features on the 8 x 8 grid of 64 pixels."""
+
+
+def run_program(overrides: Sequence[str], folder: Path) -> dict[str, Any]:
+    """Run a configuration in this process, in a run folder; return the content of ``metrics.json``."""
+    return run_in_process([*overrides, f"hydra.run.dir={folder}"])[1]
 
 
 def run_command(*arguments: str, cwd: Path = ROOT, timeout: float = 300) -> subprocess.CompletedProcess[str]:

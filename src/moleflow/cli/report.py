@@ -1,7 +1,6 @@
 """The command ``moleflow report``."""
 
 import argparse
-import time
 from pathlib import Path
 
 
@@ -40,21 +39,10 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         UserError: If a folder, a metric or a configuration does not exist.
     """
-    from tqdm import tqdm
-
     from moleflow.reports.document import ReportOptions
-    from moleflow.reports.page import build, write
-    from moleflow.runs.content import METRICS
-    from moleflow.runs.reader import read_runs
-    from moleflow.utils.errors import check_choice
+    from moleflow.reports.page import write_report
 
-    metric = check_choice("--metric", args.metric, METRICS)
-    options = ReportOptions(metric, args.target, args.baseline, tuple(args.compare), tuple(args.benchmark))
-    runs, faults = read_runs(args.runs, lambda folders: tqdm(folders, "runs", unit="run", disable=None, leave=False))
-    subtitle = f"{len(runs)} runs from {', '.join(map(str, args.runs))}, {time.strftime('%Y-%m-%d %H:%M')}."
-    if not runs:
-        subtitle += " There is no finished run; the warnings list the other folders."
-    sections = build(runs, faults, options, args.out, lambda parts: tqdm(parts, "sections", disable=None, leave=False))
-    page = write(sections, args.out, args.title, subtitle)
-    print(f"{page}: {len(runs)} runs, {len(faults)} folders without results.")
+    options = ReportOptions(args.metric, args.target, args.baseline, tuple(args.compare), tuple(args.benchmark))
+    report = write_report(args.runs, args.out, options, args.title, show_progress=True)
+    print(f"{report.page}: {len(report.runs)} runs, {len(report.faults)} folders without results.")
     return 0

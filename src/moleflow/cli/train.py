@@ -161,7 +161,7 @@ def _short_reports(folders: Sequence[Path]) -> Iterator[None]:
             except CompactHydraException as error:
                 if os.environ.get("HYDRA_FULL_ERROR") == "1":
                     raise
-                print("\n".join(_messages(error, sys.argv[1:], folders)), file=sys.stderr)
+                print("\n".join(messages(error, sys.argv[1:], folders)), file=sys.stderr)
                 raise ReportedExit(1) from None
 
         return report_by_hydra(report_first)
@@ -173,8 +173,14 @@ def _short_reports(folders: Sequence[Path]) -> Iterator[None]:
         hydra_utils.run_and_report = report_by_hydra
 
 
-def _messages(error: CompactHydraException, arguments: Sequence[str], folders: Sequence[Path]) -> list[str]:
-    """Return the messages about an error in the command line, without lists that a hint makes superfluous."""
+def messages(error: CompactHydraException, arguments: Sequence[str], folders: Sequence[Path]) -> list[str]:
+    """Return the messages about an error in the command line, without lists that a hint makes superfluous.
+
+    Args:
+        error: The error of Hydra.
+        arguments: The command line.
+        folders: The configuration folders.
+    """
     if isinstance(error, OverrideParseException):
         multirun = not {"-m", "--multirun"}.isdisjoint(arguments)
         advice = (quoting_advice(argument, multirun) for argument in arguments if not argument.startswith("-"))

@@ -12,8 +12,9 @@ from moleflow.experiment.conf import conf_folders, group_options, read_config_fi
 _USAGE = "usage: moleflow train [OVERRIDE ...] [-m] [--config-dir DIR] [--cfg {job,hydra,all}]"
 
 _INTRODUCTION = (
-    "Train and evaluate a detector. An override is group=option, key=value or +experiment=NAME. The same "
-    "command resumes an interrupted run. Options, experiments and keys of a folder conf/ in the working folder extend those below."
+    "Train and evaluate a detector. An override is group=option, key=value or +experiment=NAME. The same command "
+    "resumes an interrupted run. The files of a folder conf/ in the working folder extend the groups and experiments "
+    "below."
 )
 
 _OPTIONS = (

@@ -102,6 +102,10 @@ class ImageDataModule(L.LightningDataModule):
         if validation:  # Lightning requires validation images if the class has this method
             self.val_dataloader = self._validation_dataloader  # type: ignore[method-assign]
 
+    def __repr__(self) -> str:
+        """Return class, root and requested categories, without reading the root."""
+        return f"{type(self).__name__}(root={str(self.root)!r}, categories={self._requested or self.default_order})"
+
     @property
     def full_masks(self) -> bool:
         """Whether defects are measured on every pixel of the mask files, not on the transformed masks."""

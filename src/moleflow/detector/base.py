@@ -47,6 +47,10 @@ class Detector(ABC):
         The backbone is counted although a model folder does not contain it.
         """
 
+    def __repr__(self) -> str:
+        """Return class, experts and device."""
+        return f"{type(self).__name__}(experts={list(self.experts)}, device={str(self.device)!r})"
+
     def expert_of(self, category: str) -> str:
         """Return the name of the first expert that was trained on a category.
 

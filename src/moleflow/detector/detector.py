@@ -96,6 +96,14 @@ class MoLEFlow(Detector):
         """Patch model of the first feature set, the only one that may be trained by gradient descent."""
         return self.feature_sets[FIRST].patch_model
 
+    def __repr__(self) -> str:
+        """Return class, patch model, backbone, experts and device."""
+        return (
+            f"{type(self).__name__}(model={type(self.patch_model).__name__}, "
+            f"backbone={self.settings['backbone']['name']!r}, experts={list(self.experts)}, "
+            f"device={str(self.device)!r})"
+        )
+
     # -- training -----------------------------------------------------------------------------------------------------
 
     def add_expert(self, name: str, categories: Sequence[str], overrides: Overrides | None = None) -> None:

@@ -3,7 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -62,7 +62,7 @@ class Prediction:
     margin: float | None = None
     distance: float | None = None
     error: str = ""
-    anomaly_map: Tensor | None = None
+    anomaly_map: Tensor | None = field(default=None, repr=False)
 
     def row(self) -> dict[str, str | float | None]:
         """Return everything except the anomaly map, ready for CSV or JSON."""

@@ -32,7 +32,7 @@ class ScoredImage:
 
     path: Path | None
     score: float
-    anomaly_map: Tensor
+    anomaly_map: Tensor = field(repr=False)
     expert: str
     margin: float
     distance: float
@@ -67,11 +67,11 @@ class ExpertRecord:
     """
 
     categories: tuple[str, ...]
-    extractors: Mapping[str, FeatureExtractor]
-    postprocessor: ScorePostprocessor
+    extractors: Mapping[str, FeatureExtractor] = field(repr=False)
+    postprocessor: ScorePostprocessor = field(repr=False)
     overrides: Overrides = field(default_factory=dict)
-    training: TrainingScores | None = None
-    fusion: ScoreFusion | None = None
+    training: TrainingScores | None = field(default=None, repr=False)
+    fusion: ScoreFusion | None = field(default=None, repr=False)
     standardizer: ScoreStandardizer | None = None
 
     @property

@@ -1,8 +1,10 @@
 """Hydra configurations composed outside the command line, and runs in the current process."""
 
+import logging
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,12 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.core.plugins import Plugins
 from hydra.errors import CompactHydraException, HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
-from omegaconf import DictConfig, OmegaConf, open_dict
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from moleflow.experiment.conf import conf_folders, working_folder_conf
 from moleflow.runs.naming import run_label
+from moleflow.utils.errors import UserError
 
 
 class JobError(CompactHydraException):
@@ -151,15 +155,11 @@ def _quoted_if_necessary(value: str) -> str:
     return value if _is_parsable(f"key={value}") else _quoted(value)
 
 
-def run_in_process(overrides: Sequence[str], folder: Path) -> dict[str, Any]:
-    """Run ``moleflow train OVERRIDES`` in this process and return the content of ``metrics.json``.
-
-    Example:
-        >>> metrics = run_in_process(["+experiment=quickstart", "epochs=2"], Path("runs/short"))  # doctest: +SKIP
+def run_in_process(overrides: Sequence[str]) -> tuple[Path, dict[str, Any]]:
+    """Run ``moleflow train OVERRIDES`` in this process; return the run folder and the content of ``metrics.json``.
 
     Args:
-        overrides: Overrides as on the command line.
-        folder: The run folder.
+        overrides: Overrides of a single run, as on the command line.
 
     Raises:
         hydra.errors.HydraException: If the configuration cannot be composed.
@@ -167,9 +167,68 @@ def run_in_process(overrides: Sequence[str], folder: Path) -> dict[str, Any]:
     """
     from moleflow.experiment.run import run
 
-    config = compose_config([*overrides, f"hydra.run.dir={folder}"])
-    with open_dict(config):
-        config.hydra.runtime.output_dir = str(folder)
-        HydraConfig.instance().set_config(config)
-        del config["hydra"]
-    return run(config)
+    config = compose_config(overrides)
+    if config.hydra.mode == RunMode.MULTIRUN:
+        raise UserError(
+            f"{' '.join(overrides)} describes several runs. Use the command moleflow train -m, or train one run per "
+            "value in a loop."
+        )
+    earlier = HydraConfig.instance().cfg
+    HydraConfig.instance().set_config(config)  # resolves the name of the folder, which contains the overrides
+    try:
+        folder = Path(config.hydra.run.dir)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(uncreatable_folder("hydra.run.dir", folder, "created", error)) from None
+        with read_write(config.hydra.runtime), open_dict(config):
+            config.hydra.runtime.output_dir = str(folder.absolute())
+            HydraConfig.instance().set_config(config)
+            log_file = OmegaConf.select(config, "hydra.job_logging.handlers.file")
+            log_settings = None if log_file is None else OmegaConf.to_container(log_file, resolve=True)
+            del config["hydra"]
+        with _log_file(log_settings):
+            return folder, run(config)
+    finally:
+        HydraConfig.instance().cfg = earlier
+
+
+def uncreatable_folder(key: str, folder: Path | str, action: str, error: OSError) -> str:
+    """Return the message about an output folder that cannot be created or written to.
+
+    Args:
+        key: Config key of the folder.
+        folder: The folder.
+        action: ``created`` or ``written to``.
+        error: The error of the operating system.
+    """
+    return (
+        f"{key}={folder} cannot be {action}: {error.strerror or error}. Choose another folder with "
+        f"{key}=/path/to/folder."
+    )
+
+
+@contextmanager
+def _log_file(settings: Any) -> Iterator[None]:
+    """Append the log messages of this package to the log file of a run, and leave other loggers unchanged.
+
+    Args:
+        settings: Hydra's settings of the log file; None if logging is disabled.
+    """
+    if settings is None:
+        yield
+        return
+    handler = logging.FileHandler(
+        settings["filename"], encoding=settings["encoding"], errors=settings["errors"], delay=settings["delay"]
+    )
+    handler.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"))
+    logger = logging.getLogger("moleflow")
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(handler)
+        handler.close()

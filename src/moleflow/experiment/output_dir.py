@@ -11,7 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from moleflow.experiment.compose import ReportedExit
+from moleflow.experiment.compose import ReportedExit, uncreatable_folder
 
 
 class OutputDirCallback(Callback):
@@ -43,6 +43,5 @@ def _exit_on_os_error(folder: str, action: str, key: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        message = f"{key}={folder} cannot be {action}: {error.strerror or error}."
-        print(f"{message} Choose another folder with {key}=/path/to/folder.", file=sys.stderr)
+        print(uncreatable_folder(key, folder, action, error), file=sys.stderr)
         raise ReportedExit(1) from None  # Hydra turns an Exception of a callback into a warning and continues

@@ -131,6 +131,10 @@ class EnsembleDetector(Detector):
         self.calibrations = {}
         self.experts: dict[str, ExpertRecord] = {name: replace(record) for name, record in first.experts.items()}
 
+    def __repr__(self) -> str:
+        """Return class and members."""
+        return f"{type(self).__name__}({', '.join(map(repr, self.members))})"
+
     @classmethod
     def from_runs(
         cls, folders: Sequence[Path], device: str | torch.device = "cpu", cache: Path | Literal["memory"] | None = None

@@ -2,16 +2,19 @@
 
 import json
 import os
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
 from itertools import groupby
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 from urllib.parse import quote
 
 import jinja2
 from markupsafe import Markup, escape
+from tqdm import tqdm
 
 from moleflow.reports.comparison import comparison_groups
 from moleflow.reports.document import Block, Facts, Panel, ReportData, ReportOptions, Section, Sentence
@@ -38,7 +41,9 @@ from moleflow.reports.sections.target import target
 from moleflow.reports.sections.trade_off import trade_off
 from moleflow.reports.sections.warnings import warnings
 from moleflow.reports.tables import Cell, Table
-from moleflow.runs.reader import Fault, Run
+from moleflow.runs.content import METRICS
+from moleflow.runs.reader import Fault, Run, read_runs
+from moleflow.utils.errors import check_choice
 from moleflow.utils.io import write_text
 from moleflow.utils.text import printable
 from moleflow.visualization.plots import Plot
@@ -70,6 +75,45 @@ SECTIONS: tuple[SectionBuilder, ...] = (
     run_table,
 )
 """Functions that build the sections, in the order of the page."""
+
+
+class WrittenReport(NamedTuple):
+    """A report and its sources.
+
+    Attributes:
+        page: Path of the page.
+        runs: The finished runs.
+        faults: The run folders without usable results.
+    """
+
+    page: Path
+    runs: list[Run]
+    faults: list[Fault]
+
+
+def write_report(
+    roots: Sequence[Path], out: Path, options: ReportOptions, title: str = "Experiments", show_progress: bool = False
+) -> WrittenReport:
+    """Read all runs of some folders and write their report.
+
+    Args:
+        roots: Folders that hold runs, at any depth.
+        out: The folder of the report.
+        options: Options of the report.
+        title: Heading of the page.
+        show_progress: Whether to show progress bars.
+
+    Raises:
+        UserError: If a folder, the metric or a configuration does not exist.
+    """
+    check_choice("--metric", options.metric, METRICS)
+    bar = partial(tqdm, leave=False, disable=None if show_progress else True)
+    runs, faults = read_runs(roots, lambda folders: bar(folders, "runs", unit="run"))
+    subtitle = f"{len(runs)} runs from {', '.join(map(str, roots))}, {time.strftime('%Y-%m-%d %H:%M')}."
+    if not runs:
+        subtitle += " There is no finished run; the warnings list the other folders."
+    sections = build(runs, faults, options, out, lambda builders: bar(builders, "sections"))
+    return WrittenReport(write(sections, out, title, subtitle), runs, faults)
 
 
 def build(

@@ -82,6 +82,10 @@ class Router:
         self._scatter: Tensor | None = None
         self._scatter_count = 0  # number of experts, in order, whose scatters are in the sum
 
+    def __repr__(self) -> str:
+        """Return the arguments and the experts."""
+        return f"{type(self).__name__}(rule={self.rule!r}, shrinkage={self.shrinkage}, experts={self.names})"
+
     @property
     def names(self) -> list[str]:
         """Names of the experts in the order in which they were added."""

@@ -64,8 +64,8 @@ class Run:
 
     folder: Path
     run_id: str
-    config: dict[str, Any]
-    metrics: dict[str, Any]
+    config: dict[str, Any] = field(repr=False)
+    metrics: dict[str, Any] = field(repr=False)
     overrides: tuple[str, ...] = field(default=())
 
     @property
