@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test lint faults audit clean
+.PHONY: quickstart test lint docs faults audit clean
 
 quickstart: $(VENV)/.installed  ## train on four synthetic products and detect their defects
 	$(BIN)/python train.py +experiment=quickstart
@@ -17,6 +17,9 @@ lint: $(VENV)/.installed-test  ## format, lint, types and import order of the pa
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
+docs: $(VENV)/.installed-docs  ## build the site into site/ and execute the tutorial; a warning is an error
+	$(BIN)/mkdocs build --strict
+
 faults: $(VENV)/.installed-test  ## long fault injection; see docs/reliability.md
 	$(BIN)/python -m tests.fault_injection --kills 50
 
@@ -25,7 +28,7 @@ audit: $(VENV)/.installed-test  ## check the installed packages for known vulner
 	$(BIN)/pip-audit --local --skip-editable
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) site .pytest_cache .mypy_cache .ruff_cache
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -36,4 +39,8 @@ $(VENV)/.installed: pyproject.toml | $(BIN)/python
 
 $(VENV)/.installed-test: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install -e '.[weights,test]'
+	touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-docs: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install -e '.[weights,docs]'
 	touch $@ $(VENV)/.installed

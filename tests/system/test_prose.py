@@ -12,9 +12,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 FILES = {
-    "documents": ["README.md", "docs/*.md"],
+    "documents": ["*.md", "docs/*.md"],
     "conf": ["conf/**/*.yaml"],
-    "src": ["src/**/*.py", "train.py"],
+    "src": ["src/**/*.py", "train.py", "docs/hooks/*.py"],
     "tests": ["tests/**/*.py"],
     "benchmarks": ["benchmarks/*.py"],
 }
