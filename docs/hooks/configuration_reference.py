@@ -220,11 +220,11 @@ def _type_name(annotation: Any) -> str:
 
 
 def _key_table(keys: Sequence[Key], types: Mapping[str, str]) -> str:
-    rows = [
-        f"| `{key.name}` | `{key.default}` | {_cell(types.get(key.name) or _type_of(key.default))} | {_prose(key.meaning)} |"
-        for key in keys
-    ]
-    return "\n".join(["| key | default | type | meaning |", "|---|---|---|---|", *rows, ""])
+    rows = ["| key | default | type | meaning |", "|---|---|---|---|"]
+    for key in keys:
+        type_name = _cell(types.get(key.name) or _type_of(key.default))
+        rows.append(f"| `{key.name}` | `{key.default}` | {type_name} | {_prose(key.meaning)} |")
+    return "\n".join([*rows, ""])
 
 
 def _type_of(default: str) -> str:
