@@ -8,8 +8,8 @@ of the working folder:
 >>> run
 RunResult('runs/parts/default/seed0', 2 categories, image_auroc=1.0000, pixel_ap=..., routing_accuracy=1.0000)
 >>> normal, dent = run.model.predict(["data/screw/test/good/000.png", "data/screw/test/dent/000.png"])
->>> normal.verdict, normal.expert, normal.score < dent.score
-('normal', 'screw', True)
+>>> normal.expert, dent.expert, normal.score < dent.score
+('screw', 'screw', True)
 >>> moleflow.report(["runs"])
 PosixPath('report/index.html')
 
