@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from moleflow.reports.statistics import Difference, Noise, compare, holm, pooled_noise, prediction_interval, seeds_needed
+from moleflow.reports.statistics import (
+    Difference,
+    Noise,
+    compare,
+    holm,
+    pooled_noise,
+    prediction_interval,
+    seeds_needed,
+)
 
 
 def test_common_seeds_use_the_paired_t_test() -> None:
