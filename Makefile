@@ -18,7 +18,7 @@ lint: $(VENV)/.installed-test  ## format, lint, types and import order of the pa
 	$(BIN)/lint-imports --no-cache
 
 docs: $(VENV)/.installed-docs  ## build the site into site/ and execute the tutorial; a warning is an error
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 faults: $(VENV)/.installed-test  ## long fault injection; see docs/reliability.md
 	$(BIN)/python -m tests.fault_injection --kills 50

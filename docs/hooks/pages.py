@@ -34,4 +34,5 @@ def site_links(text: str) -> str:
     """
     for page, name in PAGES.items():
         text = text.replace(f"]({name}", f"]({page}")
+    text = re.sub(r"\[([^\]]+)\]\((?:LICENSE|CITATION\.cff)\)", r"\1", text)  # files that are not part of the site
     return re.sub(r"\]\(docs/", "](", text)

@@ -1,19 +1,20 @@
 """Continual industrial anomaly detection with a normalizing flow and one expert per product category.
 
-The functions have the results of the commands of the same names. With an experiment in ``conf/experiment/parts.yaml``
-of the working folder:
+The functions have the results of the commands of the same names. ``moleflow.load(FOLDER)`` returns the detector of any
+run folder, model folder or ensemble.
 
->>> import moleflow
->>> run = moleflow.train(["+experiment=parts"])
->>> run
-RunResult('runs/parts/default/seed0', 2 categories, image_auroc=1.0000, pixel_ap=..., routing_accuracy=1.0000)
->>> normal, dent = run.model.predict(["data/screw/test/good/000.png", "data/screw/test/dent/000.png"])
->>> normal.expert, dent.expert, normal.score < dent.score
-('screw', 'screw', True)
->>> moleflow.report(["runs"])
-PosixPath('report/index.html')
+Examples:
+    With an experiment in ``conf/experiment/parts.yaml`` of the working folder:
 
-``moleflow.load(FOLDER)`` returns the detector of any run folder, model folder or ensemble.
+    >>> import moleflow
+    >>> run = moleflow.train(["+experiment=parts"])
+    >>> run
+    RunResult('runs/parts/default/seed0', 2 categories, image_auroc=1.0000, pixel_ap=..., routing_accuracy=1.0000)
+    >>> normal, dent = run.model.predict(["data/screw/test/good/000.png", "data/screw/test/dent/000.png"])
+    >>> normal.expert, dent.expert, normal.score < dent.score
+    ('screw', 'screw', True)
+    >>> moleflow.report(["runs"])
+    PosixPath('report/index.html')
 """
 
 from importlib import import_module

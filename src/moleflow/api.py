@@ -33,7 +33,7 @@ class RunResult:
         folder: The run folder.
         metrics: The content of ``metrics.json``.
 
-    Example:
+    Examples:
         >>> import moleflow
         >>> run = moleflow.RunResult.read("runs/parts/default/seed0")
         >>> run
@@ -88,7 +88,7 @@ def train(overrides: Sequence[str] = ()) -> RunResult:
         UserError: If an override, the configuration, the data or the run folder does not permit the run.
         KeyboardInterrupt: If the run is interrupted; the same call resumes it.
 
-    Example:
+    Examples:
         >>> import moleflow
         >>> run = moleflow.train(["+experiment=parts", "seed=0"])
         /.../runs/parts/default/seed0 is finished already; nothing to do.
@@ -127,7 +127,7 @@ def load(folder: str | PathLike[str], device: str | torch.device = "cpu") -> Det
     Raises:
         UserError: If there is no model, or one of its files is missing or damaged.
 
-    Example:
+    Examples:
         >>> import moleflow
         >>> model = moleflow.load("runs/parts/default/seed0")
         >>> [prediction.expert for prediction in model.predict(["data/screw/test/good/000.png"])]
@@ -160,7 +160,7 @@ def report(
     Raises:
         UserError: If a folder, the metric or a configuration does not exist.
 
-    Example:
+    Examples:
         >>> import moleflow
         >>> moleflow.report(["runs"], out="report", metric="image_auroc")
         PosixPath('report/index.html')

@@ -51,7 +51,7 @@ class MoLEFlow(Detector):
     Raises:
         UserError: If a setting is missing or not allowed.
 
-    Example:
+    Examples:
         >>> from moleflow import MoLEFlow
         >>> model = MoLEFlow.load("runs/quickstart/default/seed0")  # doctest: +SKIP
         >>> [image.score for image in model.score(["part.png"])]  # doctest: +SKIP

@@ -14,7 +14,7 @@ class DynamicBuffers(nn.Module):
     Args:
         names: Names of the buffers.
 
-    Example:
+    Examples:
         >>> import torch
         >>> buffers = DynamicBuffers("mean")
         >>> _ = buffers.load_state_dict({"mean": torch.zeros(3)})

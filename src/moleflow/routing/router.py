@@ -65,7 +65,7 @@ class Router:
     Raises:
         UserError: If the rule is unknown or the shrinkage outside its range.
 
-    Example:
+    Examples:
         >>> router = Router()
         >>> router.add("bottle", FeatureStatistics.from_features(torch.randn(30, 8)))
         >>> router.add("cable", FeatureStatistics.from_features(torch.randn(30, 8) + 5))

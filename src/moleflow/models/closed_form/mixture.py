@@ -58,7 +58,7 @@ class MixtureModel(ClosedFormModel):
     Raises:
         UserError: If an argument is outside its range.
 
-    Example:
+    Examples:
         >>> import torch
         >>> model = MixtureModel(dim=8, size=20, degrees_of_freedom=10.0)
         >>> _ = model.add_expert("bottle")

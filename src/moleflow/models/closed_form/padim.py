@@ -24,7 +24,7 @@ class PaDiM(ClosedFormModel):
     Raises:
         UserError: If an argument is outside its range.
 
-    Example:
+    Examples:
         >>> import torch
         >>> model = PaDiM(dim=8, channels=4)
         >>> _ = model.add_expert("bottle")

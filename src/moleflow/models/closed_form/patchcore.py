@@ -34,7 +34,7 @@ class PatchCore(ClosedFormModel):
     Raises:
         UserError: If an argument is not allowed.
 
-    Example:
+    Examples:
         >>> import torch
         >>> model = PatchCore(dim=8, size=20)
         >>> _ = model.add_expert("bottle")

@@ -88,7 +88,7 @@ class ExpertFlow(PatchModel):
     Raises:
         UserError: If an argument is not allowed; the message names the config key and the remedy.
 
-    Example:
+    Examples:
         >>> import torch
         >>> flow = ExpertFlow(dim=8, coupling_layers=2, lora_rank=2)
         >>> _ = flow.add_expert("bottle")
