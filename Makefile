@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test lint docs faults audit clean
+.PHONY: quickstart test lint docs faults bench audit clean
 
 quickstart: $(VENV)/.installed  ## train on four synthetic products and detect their defects
 	$(BIN)/python train.py +experiment=quickstart
@@ -22,6 +22,9 @@ docs: $(VENV)/.installed-docs  ## build the site into site/ and execute the tuto
 
 faults: $(VENV)/.installed-test  ## long fault injection; see docs/reliability.md
 	$(BIN)/python -m tests.fault_injection --kills 50
+
+bench: $(VENV)/.installed-test  ## short form of all benchmarks, as one table
+	$(BIN)/python benchmarks/short.py
 
 audit: $(VENV)/.installed-test  ## check the installed packages for known vulnerabilities
 	$(BIN)/python -m pip install pip-audit

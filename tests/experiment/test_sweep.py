@@ -67,17 +67,27 @@ def test_resumed_sweep_has_the_same_table(processes: Processes, tmp_path: Path) 
     assert len(list(killed.glob("runs/*/*/seed*/metrics.json"))) == 3
 
 
-@pytest.mark.parametrize("launcher", ["basic", "joblib", "submitit_local"])
-def test_failed_job_is_reported_and_the_others_finish(launcher: str, processes: Processes, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("launcher", "swept", "reason"),
+    [
+        ("basic", "model.adapter=whitning,none", "model.adapter=whitning is unknown"),
+        # These fail before torch is imported, which takes most of the time of a new process.
+        ("joblib", "optimizer.lr=-1,1e-3", "optimizer.lr=-1 must be greater than 0"),
+        ("submitit_local", "optimizer.lr=-1,1e-3", "optimizer.lr=-1 must be greater than 0"),
+    ],
+)
+def test_failed_job_is_reported_and_the_others_finish(
+    launcher: str, swept: str, reason: str, processes: Processes, tmp_path: Path
+) -> None:
     if launcher != "basic":
         pytest.importorskip(f"hydra_plugins.hydra_{launcher.split('_')[0]}_launcher")
     arguments = [f"hydra/launcher={launcher}"] + (["hydra.launcher.n_jobs=2"] if launcher == "joblib" else [])
-    process = start(processes, tmp_path, *arguments, "model.adapter=whitning,none")
+    process = start(processes, tmp_path, *arguments, swept)
     assert process.wait(240) == 1, process.output
     output = process.output
     report = output[output.index("1 of 2 jobs failed") :]
     assert "job 0: " in report
-    assert "model.adapter=whitning is unknown" in report
+    assert reason in report
     assert "Traceback" not in output
     assert len(list(tmp_path.glob("runs/default/*/seed0/metrics.json"))) == 1
     assert len(finished_rows(output)) == 1

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests")]
 
 from fault_injection import scenarios  # noqa: E402
-from fault_injection.harness import Harness, WrongResultError  # noqa: E402
+from fault_injection.harness import WITH_IMAGES, Harness, WrongResultError  # noqa: E402
 from fault_injection.scenarios import SAME  # noqa: E402
 from helpers.processes import Processes  # noqa: E402
 
@@ -71,7 +71,7 @@ def kills(harness: Harness, count: int, rng: random.Random) -> Iterator[Row]:
         outcomes = Counter()
         for operation in sorted(rng.sample(range(1, operations), min(count // 3 + 1, operations - 1))):
             name = f"operation-{within}-{operation}"
-            attempt(outcomes, partial(scenarios.kill_at_file_operation, harness, name, operation, within))
+            attempt(outcomes, partial(scenarios.kill_at_file_operation, harness, name, operation, within, WITH_IMAGES))
         del outcomes[scenarios.NOT_REACHED]
         where = "the run folder" if within == "run" else "the feature cache"
         yield f"`kill -9` just before an open, rename or removal in {where}", outcomes.total(), outcomes
@@ -116,7 +116,7 @@ def disks(harness: Harness, count: int, rng: random.Random) -> Iterator[Row]:
     outcomes: Counter[str] = Counter()
     try:
         for size in sizes:
-            attempt(outcomes, partial(scenarios.fill_disk, harness, f"full-{size}", size))
+            attempt(outcomes, partial(scenarios.fill_disk, harness, f"full-{size}", size, WITH_IMAGES))
         yield f"disk full (tmpfs of {', '.join(map(str, sizes))} kB), then enlarged", outcomes.total(), outcomes
         outcomes = Counter()
         attempt(outcomes, partial(scenarios.make_folder_read_only, harness, "read-only"))

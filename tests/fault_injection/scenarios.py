@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fault_injection.harness import WITH_IMAGES, Harness, Job, phase
+from fault_injection.harness import Harness, Job, phase
 from fault_injection.kill_points import kill_at_operation
 from helpers.processes import Process
 
@@ -89,7 +89,7 @@ def kill_at_random_times(harness: Harness, name: str, rng: random.Random, max_ki
     harness.compare(job)
 
 
-def kill_at_file_operation(harness: Harness, name: str, operation: int, within: str) -> str:
+def kill_at_file_operation(harness: Harness, name: str, operation: int, within: str, *overrides: str) -> str:
     """Kill a run at its n-th operation on files, then resume it.
 
     Args:
@@ -97,11 +97,12 @@ def kill_at_file_operation(harness: Harness, name: str, operation: int, within: 
         name: Name of the job.
         operation: Number n of the operation, from 1.
         within: ``run`` to count operations in the run folder, ``cache`` to count those in the feature cache.
+        overrides: Overrides of the run.
 
     Returns:
         `SAME`, or `NOT_REACHED` if the run made fewer operations.
     """
-    job = harness.job(name, WITH_IMAGES, separate_cache=True)
+    job = harness.job(name, *overrides, separate_cache=True)
     folder = job.cache if within == "cache" else job.folder
     process = harness.start(job, setup=kill_at_operation(operation, folder))
     status = process.wait()
@@ -204,18 +205,19 @@ def small_disk(folder: Path, kilobytes: int) -> Iterator[Callable[[str], None]]:
         subprocess.run(["umount", str(folder)], check=True)
 
 
-def fill_disk(harness: Harness, name: str, kilobytes: int) -> str:
+def fill_disk(harness: Harness, name: str, kilobytes: int, *overrides: str) -> str:
     """Run on a disk that becomes full, then enlarge it and resume.
 
     Args:
         harness: The harness.
         name: Name of the job.
         kilobytes: Size of the disk.
+        overrides: Overrides of the run.
 
     Returns:
         `NAMED_ERROR`, or `SAME` if the disk was large enough.
     """
-    job = harness.job(name, WITH_IMAGES)
+    job = harness.job(name, *overrides)
     with small_disk(job.folder.parent, kilobytes) as remount:
         process = harness.start(job)
         status = process.wait()

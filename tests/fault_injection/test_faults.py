@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from fault_injection import scenarios
-from fault_injection.harness import Harness
+from fault_injection.harness import WITH_IMAGES, Harness
 
 
 def test_run_that_is_killed_at_random_times_ends_with_the_same_result(harness: Harness) -> None:
@@ -14,11 +14,16 @@ def test_run_that_is_killed_at_random_times_ends_with_the_same_result(harness: H
     assert kills
 
 
-@pytest.mark.parametrize(("within", "operation"), [("run", 7), ("run", 41), ("run", 67), ("cache", 11)])
+@pytest.mark.parametrize(
+    ("within", "operation", "overrides"),
+    [("run", 7, ()), ("run", 41, ()), ("run", 67, (WITH_IMAGES,)), ("cache", 11, ())],
+    ids=["run-7", "run-41", "run-67", "cache-11"],
+)
 def test_run_that_is_killed_while_it_writes_a_file_ends_with_the_same_result(
-    harness: Harness, within: str, operation: int
+    harness: Harness, within: str, operation: int, overrides: tuple[str, ...]
 ) -> None:
-    outcome = scenarios.kill_at_file_operation(harness, f"operation-{within}-{operation}", operation, within)
+    name = f"operation-{within}-{operation}"
+    outcome = scenarios.kill_at_file_operation(harness, name, operation, within, *overrides)
     assert outcome == scenarios.SAME
 
 
@@ -67,10 +72,10 @@ def test_damaged_cache_entry_is_computed_again(harness: Harness) -> None:
     scenarios.damage_cache_entry(harness, "entry", "bit flipped", random.Random(0))
 
 
-@pytest.mark.parametrize("kilobytes", [16, 400])
-def test_run_on_a_full_disk_can_be_resumed(harness: Harness, kilobytes: int) -> None:
+@pytest.mark.parametrize(("kilobytes", "overrides"), [(16, ()), (400, (WITH_IMAGES,))], ids=["16 kB", "400 kB"])
+def test_run_on_a_full_disk_can_be_resumed(harness: Harness, kilobytes: int, overrides: tuple[str, ...]) -> None:
     try:
-        assert scenarios.fill_disk(harness, f"full-{kilobytes}", kilobytes) == scenarios.NAMED_ERROR
+        assert scenarios.fill_disk(harness, f"full-{kilobytes}", kilobytes, *overrides) == scenarios.NAMED_ERROR
     except PermissionError:
         pytest.skip("this process may not mount")
 

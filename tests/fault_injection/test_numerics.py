@@ -113,7 +113,8 @@ def finish_task_and_count(self, task, result):
     finish_task(self, task, result)
     gc.collect()
     model = self.context.model
-    models = [model.patch_model, *model.scorer._merged.values()]  # up to 8 merged experts are cached
+    merged = [m for s in model.feature_sets.values() for m in s._merged.values()]  # up to 8 are cached
+    models = [model.patch_model, *merged]
     parameters = sum(1 for patch_model in models for _ in patch_model.parameters())
     tensors = sum(isinstance(o, torch.Tensor) for o in gc.get_objects())
     with open("/proc/self/statm") as file:

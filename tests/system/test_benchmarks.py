@@ -24,7 +24,7 @@ COMPARISONS = {
     "router": ["routers"],
 }
 """Benchmarks that compare two sides, and keys of their results."""
-OTHERS = ("decisions", "expert_size", "parallel", "report")
+OTHERS = ("decisions", "expert_size", "parallel", "report", "short")
 MODULES = ("inputs", "side_by_side", "freia_form")
 """Modules of the benchmarks without a command."""
 
@@ -49,6 +49,9 @@ def test_every_benchmark_is_tested() -> None:
 @pytest.mark.parametrize("name", COMPARISONS)
 def test_benchmark_writes_its_result(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = run(name, tmp_path)
+    rows = list(importlib.import_module("short").time_rows(name, result))
+    assert rows
+    assert all(row["form"] and row["seconds"] >= 0 for row in rows)
     assert result["machine"]["torch"] == torch.__version__
     for key in COMPARISONS[name]:
         assert result[key]
@@ -71,6 +74,24 @@ def test_benchmark_prints_no_time_for_sides_that_differ(
         run(name, tmp_path)
     assert "ratio" not in capsys.readouterr().out
     assert not (tmp_path / f"{name}.json").exists()
+
+
+def test_short_form_runs_every_benchmark_of_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short = importlib.import_module("short")
+    assert set(short.SHORT) == {*COMPARISONS, "parallel", "report"}
+    arguments = {}
+
+    def fake_run(name: str, words: list[str]) -> list[dict[str, Any]]:
+        arguments[name] = words
+        return [{"benchmark": name, "form": "some form", "seconds": 1.0}]
+
+    monkeypatch.setattr(short, "run", fake_run)
+    short.main(["--out", str(tmp_path / "short.json")])
+    assert arguments["growth"] == ["--device", "cpu", "--clock", "wall", "--epochs", "1"]
+    assert [row["benchmark"] for row in json.loads((tmp_path / "short.json").read_text())["rows"]] == list(short.SHORT)
+    assert capsys.readouterr().out.count("some form") == len(short.SHORT)
 
 
 def test_values_that_are_not_finite_are_not_close() -> None:
