@@ -23,7 +23,7 @@ def new_model(*overrides: str, device: str = "cpu", cache: Path | Literal["memor
         cache: Feature cache; by default features are computed at every call.
     """
     config = compose_config(["dataset=folder", "dataset.root=none", *overrides])
-    groups = (*COMPONENT_NAMES, "features", "trainer")  # the others contain the path of the run folder
+    groups = (*COMPONENT_NAMES, "features", "feature_sets", "trainer")  # the others contain the path of the run folder
     settings = {name: cast(dict[str, Any], OmegaConf.to_container(config[name], resolve=True)) for name in groups}
     return MoLEFlow(model_settings(settings), cache=cache, device=device)
 

@@ -135,7 +135,7 @@ def test_run_with_a_killed_joblib_worker_ends_with_the_result_of_the_sequence(th
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     job = three_tasks.job("joblib", PARALLEL, *JOBLIB)
     process = three_tasks.start(job)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not list((job.folder / "state").glob("task*/.lock")):  # until a worker has started a task
         assert time.monotonic() < deadline, process.output
         time.sleep(0.005)
