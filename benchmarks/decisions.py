@@ -211,7 +211,7 @@ def _train_small_run(folder: Path) -> Path:
         "transform.size=64", "model=gaussian", "epochs=1", "trainer=cpu", "features.cache_dir=null", "progress=false",
         "callbacks=minimal",
     )  # fmt: skip
-    run_in_process(overrides, folder / "run")
+    run_in_process([*overrides, f"hydra.run.dir={folder / 'run'}"])
     return folder / "run"
 
 

@@ -92,7 +92,7 @@ def main(args: Sequence[str] | None = None) -> None:
             f"+callbacks.meter.path={folder / 'meter.jsonl'}",
             f"trainer={'gpu' if torch.device(options.device).type == 'cuda' else 'cpu'}",
         ]
-        run_in_process(overrides, folder / "run")
+        run_in_process([*overrides, f"hydra.run.dir={folder / 'run'}"])
         lines: list[Row] = [json.loads(line) for line in (folder / "meter.jsonl").read_text().splitlines()]
     logging.disable(logging.NOTSET)
     for key in ("expert_parameters", "expert_bytes"):  # the first adapter differs in its values, not in its size
