@@ -44,7 +44,7 @@ def expert_size(dim: int, rank: int, dia_ratio: float, images: int) -> Row:
     for name in ("first", "later"):
         model.add_expert(name, [name])
         model.register_with_router(name, features)
-        model.experts[name].training = TrainingScores(features, features[:, 0])
+        model.experts[name].training = TrainingScores(features, features[:, 0], features[:, 0])
     with tempfile.TemporaryDirectory() as folder:
         model.save(Path(folder))
         (file,) = Path(folder).rglob("later.safetensors")

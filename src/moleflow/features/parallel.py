@@ -33,6 +33,7 @@ def map_on_threads(
         yield from map(function, items)
         return
     pending: deque[Future[ResultT]] = deque()
+    torch.set_num_threads(1)  # in the calling thread, whose operations are as small as those of one image
     pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
     try:
         for item in items:
@@ -43,4 +44,4 @@ def map_on_threads(
             yield pending.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(torch_threads)  # MKL has one setting for all threads
+        torch.set_num_threads(torch_threads)
