@@ -121,7 +121,7 @@ def test_exported_feature_sets_equal_pytorch(small_run: SmallRun, tmp_path: Path
     scores, maps = session.run(None, images)
     for i, expected in enumerate(model.score(paths, expert="screw")):
         assert scores[i] == pytest.approx(expected.score, abs=1e-4, rel=1e-4)
-        np.testing.assert_allclose(maps[i], expected.anomaly_map.numpy(), atol=1e-4, rtol=1e-4)
+        np.testing.assert_allclose(maps[i], expected.anomaly_map.numpy(), atol=1e-3, rtol=1e-4)
 
 
 def transform_by_metadata(path: Path, metadata: dict[str, str]) -> NDArray[np.float32]:

@@ -92,7 +92,7 @@ def test_size_of_each_expert_has_the_proportions_of_its_images(root: Path, tmp_p
     arguments = ["predict", str(run), str(tree / "bottle/test/dent/000.png"), "--maps", str(tmp_path / "maps")]
     assert main(arguments) == 0
     (path,) = (tmp_path / "maps").iterdir()
-    assert image_size(path) == (96, 32)
+    assert image_size(path) == (130, 50)
 
 
 def test_full_view_of_visa_and_an_unknown_value_of_masks(tmp_path: Path) -> None:
