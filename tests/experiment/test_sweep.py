@@ -118,6 +118,9 @@ def test_search_over_a_metric_that_the_data_lacks_is_refused_before_training(
     assert process.wait() == 1, process.output
     assert "objective=pixel_ap cannot be searched: the data set has no masks" in process.output
     assert "Set objective=image_auroc" in process.output
+    assert "Traceback" not in process.output
+    assert ("2 of 2 jobs failed" in process.output) == swept.startswith("dataset")  # Optuna raises without a result
+    assert not [path for path in tmp_path.rglob("sweeps/*") if path.is_dir()]
     assert not list(tmp_path.glob("runs/default/*"))
 
 

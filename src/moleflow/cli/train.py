@@ -21,6 +21,7 @@ from moleflow.catalogue import records
 from moleflow.cli.train_help import config_dir
 from moleflow.experiment.compose import JobError, ReportedExit, expand_datasets, prepare_hydra, quoting_advice
 from moleflow.experiment.conf import group_options, read_config_file
+from moleflow.experiment.sweep import SweepReport
 from moleflow.utils.environment import prepare_process
 from moleflow.utils.errors import UserError, did_you_mean, list_names
 from moleflow.utils.signals import Interrupted
@@ -163,6 +164,11 @@ def _short_reports(folders: Sequence[Path]) -> Iterator[None]:
                     raise
                 print("\n".join(messages(error, sys.argv[1:], folders)), file=sys.stderr)
                 raise ReportedExit(1) from None
+            except Exception as error:
+                if SweepReport.active is not None:  # as Optuna's sweeper raises if all jobs have failed
+                    print(f"The sweeper ended with an error: {error}", file=sys.stderr)
+                    SweepReport.active.end()
+                raise
 
         return report_by_hydra(report_first)
 

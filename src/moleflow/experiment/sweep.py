@@ -7,7 +7,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from hydra.conf import HydraConf
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -47,6 +47,9 @@ class SweepReport(Callback):
             job, whose folder is named after them.
     """
 
+    active: ClassVar["SweepReport | None"] = None
+    """The report of the sweep that this process has started and not ended."""
+
     def __init__(self, swept: Sequence[str] = ()) -> None:
         self.swept = list(swept)
         self.records: Path | None = None
@@ -66,6 +69,7 @@ class SweepReport(Callback):
             config.hydra.overrides.hydra.append(f"hydra.callbacks.sweep.swept=[{','.join(self.swept)}]")
         self.records = Path(config.hydra.sweep.dir).resolve() / "sweeps" / f"{folder_name(overrides)}.{os.getpid()}"
         self.records.mkdir(parents=True)
+        SweepReport.active = self
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Write the record of a job."""
@@ -93,7 +97,16 @@ class SweepReport(Callback):
         Raises:
             ReportedExit: If a job failed.
         """
+        self.end()
+
+    def end(self) -> None:
+        """Print and write the table, and list the failures; also after an exception of the sweeper.
+
+        Raises:
+            ReportedExit: If a job failed.
+        """
         assert self.records is not None
+        SweepReport.active = None
         records = sorted((read_json(path) for path in self.records.glob("*.json")), key=lambda record: record["job"])
         shutil.rmtree(self.records)
         table = self.records.with_suffix(".csv")

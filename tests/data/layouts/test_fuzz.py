@@ -12,12 +12,14 @@ from PIL import ExifTags, Image
 
 from helpers.trees import write_mvtec_tree
 from moleflow.data.datamodule import FolderDataModule
+from moleflow.data.duplicates import too_few_training_images
 from moleflow.data.image_io import ImageError, mask_files, read_image, read_mask
 from moleflow.data.layouts.checks import layout_findings
 from moleflow.data.layouts.detection import layout_of
 from moleflow.data.transforms import ImageTransform
 from moleflow.data.validation import check_dataset
 from moleflow.utils.errors import UserError
+from moleflow.utils.io import sha256
 
 MUTATIONS = 200
 NAMES = (
@@ -186,6 +188,8 @@ def check_one(root: Path, seed: int) -> bool:
     fault = ""
     try:
         data.setup()
+        for finding in too_few_training_images(samples, sha256):
+            raise UserError(finding.message)
     except UserError as error:
         fault = str(error)
     if fault:  # a run stops, so the check must have an error
