@@ -3,8 +3,8 @@
     python benchmarks/features.py --threads 2 --out features.json
 
 EfficientNet-Lite0 at 224 pixels with random weights, on generated JPEG files of 700 pixels. *Network* computes the
-prepared tensors one after another, each on all threads; *network, one image per thread* computes as many at a time as
-there are threads. *Pass* is what a run does: reading, decoding, resizing, network and cache. *Pass, one thread* decodes
+prepared tensors one after another, each on all threads; *network, one image per thread* computes one tensor per thread
+at a time. *Pass* is what a run does: reading, decoding, resizing, network and cache. *Pass, one thread* decodes
 and computes one after another. The features of all forms must be equal to 1e-5 before a time is printed.
 """
 
