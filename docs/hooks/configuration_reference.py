@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from html import escape
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
@@ -236,7 +237,8 @@ def _type_of(default: str) -> str:
 
 
 def _cell(text: str) -> str:
-    return f"`{text}`".replace("|", "\\|") if text else ""
+    """Return a type as code; a vertical bar between backquotes would end the cell or keep its backslash."""
+    return f"<code>{escape(text).replace('|', '&#124;')}</code>" if text else ""
 
 
 def _prose(text: str) -> str:

@@ -32,6 +32,7 @@ def site_links(text: str) -> str:
     Args:
         text: The document, whose links are relative to the top of the repository.
     """
+    text = re.sub(r"^!\[[^\]]*\]\(https:[^)]*\)\n", "", text, flags=re.M)  # badges: no request to another server
     for page, name in PAGES.items():
         text = text.replace(f"]({name}", f"]({page}")
     text = re.sub(r"\[([^\]]+)\]\((?:LICENSE|CITATION\.cff)\)", r"\1", text)  # files that are not part of the site

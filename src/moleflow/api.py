@@ -144,17 +144,19 @@ def report(
     target: float | None = None,
     baseline: str = "",
     compare: Sequence[str] = (),
+    benchmark: Sequence[str] = ("best",),
     title: str = "Experiments",
 ) -> Path:
     """Write the report about run folders as ``moleflow report`` does; return the path of the page.
 
     Args:
         runs: Folders that hold runs, at any depth.
-        out: Folder of the report: ``index.html``, ``report.md`` and ``tables/*.csv``.
+        out: Folder of the report: ``index.html``, ``report.md`` and ``tables``.
         metric: Metric that orders the leaderboard and is explained.
         target: Value of the metric to reach; None: that of the data set, if it has one.
-        baseline: Configuration to compare with: ``C01``, its label, or the path of a run.
+        baseline: Configuration to compare with: its id, its label, or the path of a run.
         compare: The two configurations of the category table.
+        benchmark: Columns of the benchmark table: ``best``, ``pareto``, ``all``, or configurations.
         title: Heading of the page.
 
     Raises:
@@ -166,5 +168,5 @@ def report(
         PosixPath('report/index.html')
     """
     folders = [runs] if isinstance(runs, str | PathLike) else runs
-    options = ReportOptions(metric, target, baseline, tuple(compare))
+    options = ReportOptions(metric, target, baseline, tuple(compare), tuple(benchmark))
     return write_report([Path(folder) for folder in folders], Path(out), options, title).page

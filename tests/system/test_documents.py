@@ -47,7 +47,10 @@ def test_reference_has_every_option_and_key(generator: ModuleType) -> None:
     for group, option in OPTIONS:
         named = group in generator.NAMED_GROUPS
         assert (f"| `{option}` |" if named else f"### {group}={option}") in text, f"{group}={option}"
-    for row in ("| `model.lora_rank` | `64` | `int` |", "| `epochs` | `60` | `int` | epochs per task |"):
+    for row in (
+        "| `model.lora_rank` | `64` | <code>int</code> |",
+        "| `epochs` | `60` | <code>int</code> | epochs per task |",
+    ):
         assert row in text
     assert "### backbone=resnet18\n\nResNet-18.\n\nBased on `backbone=wide_resnet50_2`; sets " in text
 
