@@ -5,16 +5,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from omegaconf import OmegaConf, open_dict
+from omegaconf import OmegaConf
 from torch import Tensor
 
+from helpers.composing import once
 from helpers.program import LARGE_SET, TINY, run_program
 from helpers.stopping import Killed, stop_and_resume
 from helpers.trees import write_mvtec_tree
 from moleflow import MoLEFlow
 from moleflow.detector.feature_set import FIRST, FeatureSet
 from moleflow.experiment.build import build_continual_trainer
-from moleflow.experiment.compose import compose_config
 from moleflow.experiment.parallel import train_task_in_job
 from moleflow.training import continual_trainer
 from moleflow.training.task_result import StoredTaskResult
@@ -99,11 +99,8 @@ def test_task_of_another_process_equals_that_of_the_run(
         patch.setattr(continual_trainer, "train_task", train_first_task)
         with pytest.raises(Killed):
             run_program(command, tmp_path)
-    config = compose_config([*command, f"hydra.run.dir={tmp_path}"])
-    with open_dict(config):
-        del config["hydra"]
-    settings: Any = OmegaConf.to_container(config, resolve=True)
-    train_task_in_job(build_continual_trainer(config, settings, tmp_path), 1, os.getpid())
+    settings = once(*command) | {"logger": {}, "callbacks": {}}
+    train_task_in_job(build_continual_trainer(OmegaConf.create(settings), settings, tmp_path), 1, os.getpid())
     assert StoredTaskResult(tmp_path / "state", 1).is_complete()
     with monkeypatch.context() as patch:
         patch.setattr(continual_trainer, "train_task", train_first_task)
