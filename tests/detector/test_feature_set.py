@@ -141,7 +141,8 @@ def test_parameter_counts_are_sums_over_the_feature_sets(detector: MoLEFlow) -> 
     first, large = (detector.feature_sets[name].patch_model for name in (FIRST, "large"))
     assert large.num_values("bottle") == 40 * 8
     assert counts["experts"]["bottle"] == first.num_values("bottle") + 40 * 8
-    assert counts["backbone"] == 2 * sum(p.numel() for p in detector.extractor.backbone.parameters())
+    backbones = [each.backbone for each in detector.feature_sets.values()]
+    assert counts["backbone"] == sum(p.numel() for backbone in backbones for p in backbone.parameters())
 
 
 def test_other_weights_of_a_further_backbone_are_an_error(detector: MoLEFlow, tmp_path: Path) -> None:
@@ -179,7 +180,7 @@ def test_images_are_routed_by_the_chosen_feature_set(tree: Path) -> None:
             r"^feature_sets\.large\.transform uses another region of an image \(crop to 1\.500:1\)",
         ),
         (
-            [*LARGE_SET[:4], "+model@feature_sets.large.model=moleflow"],
+            [*LARGE_SET[:5], "+model@feature_sets.large.model=moleflow"],
             r"^feature_sets\.large\.model must be fitted in",
         ),
         ([*LARGE_SET, "router.features=larg"], r"^router\.features=larg is unknown\. Did you mean 'large'"),
@@ -218,7 +219,7 @@ def test_check_of_overrides_of_a_further_feature_set(overrides: dict[str, Any], 
 
 
 def test_overridable_keys_of_further_feature_sets() -> None:
-    settings = once("dataset=folder", "dataset.root=unused", *LARGE_SET[:4], "+model@feature_sets.large.model=gaussian")
+    settings = once("dataset=folder", "dataset.root=unused", *LARGE_SET[:5], "+model@feature_sets.large.model=gaussian")
     keys = overridable_keys(settings)
     assert {"feature_sets.large.transform.size", "feature_sets.large.model.adapter_rank"} <= set(keys)
     assert "feature_sets.large.transform.mode" not in keys

@@ -10,7 +10,8 @@ from omegaconf import OmegaConf
 from moleflow.features.backbone import PatchBackbone
 
 FILES = sorted((Path(__file__).parents[2] / "conf" / "backbone").glob("*.yaml"))
-GRIDS = {"vit_base_augreg": 14, "dinov2_base": 16, "dinov3_base": 14}  # rows at 224 pixels; 28 for a CNN
+# Rows at 224 pixels; 28 for a CNN.
+GRIDS = {"vit_base_augreg": 14, "dinov2_base": 16, "dinov2_small": 16, "dinov3_base": 14}
 
 
 def test_files_exist() -> None:
@@ -19,7 +20,9 @@ def test_files_exist() -> None:
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_backbone_configuration(file: Path) -> None:
-    conf = OmegaConf.to_container(OmegaConf.load(file))
+    loaded = OmegaConf.load(file)
+    bases = [OmegaConf.load(file.with_stem(base)) for base in loaded.pop("defaults", [])]
+    conf = OmegaConf.to_container(OmegaConf.merge(*bases, loaded))
     assert isinstance(conf, dict)
     assert conf.pop("_target_") == "moleflow.features.backbone.PatchBackbone"
     assert conf["pretrained"] is True

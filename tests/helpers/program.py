@@ -36,6 +36,7 @@ Example images take longer than the rest; tests of them add ``callbacks=default`
 
 LARGE_SET = (
     "+backbone@feature_sets.large.backbone=resnet18",
+    "feature_sets.large.backbone.name=test_resnet",
     "feature_sets.large.backbone.pretrained=false",
     "feature_sets.large.backbone.dim=8",
     "+feature_sets.large.transform.size=64",

@@ -5,16 +5,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from omegaconf import OmegaConf, open_dict
+from omegaconf import OmegaConf
 from torch import Tensor
 
+from helpers.composing import once
 from helpers.program import LARGE_SET, TINY, run_program
 from helpers.stopping import Killed, stop_and_resume
 from helpers.trees import write_mvtec_tree
 from moleflow import MoLEFlow
 from moleflow.detector.feature_set import FIRST, FeatureSet
 from moleflow.experiment.build import build_continual_trainer
-from moleflow.experiment.compose import compose_config
 from moleflow.experiment.parallel import train_task_in_job
 from moleflow.training import continual_trainer
 from moleflow.training.task_result import StoredTaskResult

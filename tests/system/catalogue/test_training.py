@@ -29,9 +29,10 @@ def tiny(config: dict[str, Any], tree: Path) -> dict[str, Any]:
     for overrides in config["per_category"].values():
         overrides |= {"epochs": 1} if "epochs" in overrides else {}
         overrides |= {"transform": {"size": 96}} if "transform" in overrides else {}
-    config["backbone"] |= {"name": "test_resnet", "layers": ["layer2", "layer3"], "dim": 16}
-    config["backbone"] |= {"pretrained": False, "weights": None}
-    config["model"]["dim"] = 16
+    for feature_set in (config, *config["feature_sets"].values()):
+        feature_set["backbone"] |= {"name": "test_resnet", "layers": ["layer2", "layer3"], "dim": 16, "join": "pooled"}
+        feature_set["backbone"] |= {"pretrained": False, "weights": None}
+        feature_set["model"]["dim"] = 16
     if "lora_rank" in config["model"]:
         config["model"]["lora_rank"] = min(config["model"]["lora_rank"], 2)
     config["transform"]["size"] = config["scoring"]["map_size"] = 64
