@@ -99,12 +99,8 @@ def test_task_of_another_process_equals_that_of_the_run(
         patch.setattr(continual_trainer, "train_task", train_first_task)
         with pytest.raises(Killed):
             run_program(command, tmp_path)
-    config = compose_config([*command, f"hydra.run.dir={tmp_path}"])
-    with open_dict(config):
-        del config["hydra"]
-        config.logger = {}  # its folder is that of the command
-    settings: Any = OmegaConf.to_container(config, resolve=True)
-    train_task_in_job(build_continual_trainer(config, settings, tmp_path), 1, os.getpid())
+    settings = once(*command) | {"logger": {}, "callbacks": {}}
+    train_task_in_job(build_continual_trainer(OmegaConf.create(settings), settings, tmp_path), 1, os.getpid())
     assert StoredTaskResult(tmp_path / "state", 1).is_complete()
     with monkeypatch.context() as patch:
         patch.setattr(continual_trainer, "train_task", train_first_task)
