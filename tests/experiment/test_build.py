@@ -89,7 +89,7 @@ def test_batch_size_of_the_features(settings: dict[str, Any], monkeypatch: pytes
 
 def test_settings_of_a_model_folder(settings: dict[str, Any]) -> None:
     result = model_settings(settings)
-    assert list(result) == ["transform", "backbone", "model", "router", "scoring", "features"]
+    assert list(result) == ["backbone", "transform", "model", "router", "scoring", "features"]
     assert result["features"] == {"batch_size": 1, "dtype": "float32"}
     assert "oracle" not in result["router"]
     assert "oracle" in settings["router"]
