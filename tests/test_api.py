@@ -2,8 +2,6 @@
 
 import doctest
 import logging
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -147,6 +145,6 @@ def test_the_function_report_remains_after_commands(small_run: SmallRun, tmp_pat
         "import moleflow, sys; from moleflow.cli.command import main\n"
         f"main(['report', {str(small_run.folder)!r}, '-o', {str(tmp_path)!r}]); print(callable(moleflow.report))"
     )
-    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    process = run_command("-c", code)
     assert process.returncode == 0, process.stderr
     assert process.stdout.endswith("True\n")

@@ -60,7 +60,14 @@ def test_no_computation_is_repeated_in_a_run_of_four_tasks(tmp_path: Path, monke
 
     root = write_mvtec_tree(tmp_path / "data", CATEGORIES)
     metrics = run_program(
-        ["dataset=folder", f"dataset.root={root}", *TINY, "epochs=1", "scoring.standardize=true"],
+        [
+            "dataset=folder",
+            f"dataset.root={root}",
+            *TINY,
+            "backbone.name=resnet18",
+            "epochs=1",
+            "scoring.standardize=true",
+        ],
         tmp_path / "run",
     )
 

@@ -74,7 +74,7 @@ def test_exported_flow_equals_pytorch(small_run: SmallRun, graph: Path) -> None:
 def test_graph_has_its_metadata(small_run: SmallRun, graph: Path) -> None:
     metadata = open_session(graph).get_modelmeta().custom_metadata_map
     model = MoLEFlow.load(small_run.folder)
-    assert metadata == _metadata(model, "screw")
+    assert metadata == _metadata(model, "screw", DeployedExpert(model, "screw").inputs)
     assert metadata["expert"] == "screw"
     assert json.loads(metadata["categories"]) == ["screw"]
     assert json.loads(metadata["input_range"]) == "auto"
@@ -150,7 +150,7 @@ def test_metadata_describe_the_transform(mode: str, small_run: SmallRun, graph: 
         image.resize((151, 98)).save(tmp_path / "large.png")
     model = MoLEFlow.load(small_run.folder)
     model.extractor.transform = ImageTransform(64, mode, input_range=[0, 4095])
-    metadata = _metadata(model, "screw")
+    metadata = _metadata(model, "screw", DeployedExpert(model, "screw").inputs)
     assert json.loads(metadata["input_range"]) == [0, 4095]  # without effect on an image of 8 bits
     images = transform_by_metadata(tmp_path / "large.png", metadata)
     (score,), _ = open_session(graph).run(None, {"images": images})  # the graph does not contain the transform

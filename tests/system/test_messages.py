@@ -220,6 +220,7 @@ def build_from_command(overrides: list[str], folder: Path) -> None:
     config = compose_config([*overrides, f"hydra.run.dir={folder}"])
     with open_dict(config):
         del config["hydra"]
+        config.logger = {}  # its folder is that of the command
     settings = OmegaConf.to_container(config, resolve=True)
     build_continual_trainer(config, settings, folder, overrides)
 

@@ -75,7 +75,15 @@ def test_size_of_each_expert_has_the_proportions_of_its_images(root: Path, tmp_p
     write_mvtec_tree(tree, ["screw"], good=2, defect=2)
     tiny = [o for o in TINY if not o.startswith("model.") or model == ["model=moleflow"]]
     run = tmp_path / "run"
-    options = [*tiny, *model, "epochs=1", "augmentation=flips", "scoring.sigma=1", "callbacks=default"]
+    options = [
+        *tiny,
+        "backbone.name=resnet18",
+        *model,
+        "epochs=1",
+        "augmentation=flips",
+        "scoring.sigma=1",
+        "callbacks=default",
+    ]
     metrics = run_program(["dataset=folder", f"dataset.root={tree}", *options], run)
     assert metrics["routing_accuracy"] == 1  # routed at one size
     detector = MoLEFlow.load(run)
