@@ -6,14 +6,15 @@ new ones: training images without their own patches and statistics (leave-one-ou
 Where n suffices, the threshold is the conformal quantile, the r-th smallest score with r = ceil((n + 1) (1 - rate)):
 a new image is above it with a probability of at most ``rate`` for any distribution, if all images are
 exchangeable (Vovk et al., "Algorithmic Learning in a Random World", 2005, section 2.2). This requires
-n >= 1 / rate - 1 images. With fewer, the tail is extrapolated from the mean excess of the k largest scores over the
-next smaller one, ``u``. For an exponential tail, the excess of a new score over u, divided by that mean, has an F
-distribution with 2 and 2 k degrees of freedom, so that
+n >= 1 / rate - 1 images. With fewer, the tail is extrapolated beyond the largest score ``x`` by c times the mean excess
+m of the k largest scores over the next smaller one. For an exponential tail, j times the spacing between the j-th
+largest score and the next smaller one are independent exponential variables (Renyi, "On the theory of order
+statistics", 1953), from which follows
 
-    P(score > t) = (k + 1) / (n + 1) (1 + (t - u) / (k m))^-k,
+    P(score > x + c m) = 1 / (n + 1) prod_j 1 / (1 + c j / (k (j + 1))),  j = 1, ..., k.
 
-a generalized Pareto tail of shape 1 / k. The uncertainty of the mean m is part of the equation, so that the rate holds
-for a few images, too. Tails lighter than exponential, such as that of a normal distribution, give fewer false alarms.
+The uncertainty of the mean m is part of the equation, so that the rate holds for a few images, too. Tails lighter than
+exponential, such as that of a normal distribution, give fewer false alarms.
 """
 
 from __future__ import annotations  # the command line imports the rates without torch
@@ -127,15 +128,21 @@ def quantile_of_new_scores(scores: NDArray[np.floating], rate: float) -> float:
         scores: (n,) at least two finite scores, ascending.
         rate: The probability, in (0, 1).
     """
+    import numpy as np
+    from scipy.optimize import brentq
+
     count = len(scores)
     rank = math.ceil((count + 1) * (1 - rate) - 1e-9)
     if rank <= count:
         return float(scores[max(rank, 1) - 1])
     excesses = min(count - 1, max(_MIN_EXCESSES, round(_SHARE_OF_EXCESSES * count)))
-    start = float(scores[count - excesses - 1])
-    mean = float((scores[count - excesses :] - start).mean())
-    tail = rate * (count + 1) / (excesses + 1)
-    return float(start + excesses * mean * (tail ** (-1 / excesses) - 1))
+    mean = float((scores[count - excesses :] - scores[count - excesses - 1]).mean())
+    spacings = np.arange(1, excesses + 1)
+    factors = spacings / (excesses * (spacings + 1))
+    logarithm = max(0.0, -math.log(rate * (count + 1)))  # of the product of the denominators
+    bound = 2 * excesses * math.expm1(logarithm / excesses) + 1  # above the root: each factor is at least 1 / (2 k)
+    means = brentq(lambda c: float(np.log1p(c * factors).sum()) - logarithm, 0, bound)
+    return float(scores[-1] + means * mean)
 
 
 def images_for_rate(rate: float) -> int:
