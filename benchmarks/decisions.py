@@ -194,8 +194,7 @@ def _foreign_unknown(detector: Detector, category: str, paths: Sequence[Path]) -
     for name in others:
         distances = router.leave_one_out_distances(name, features[name]).numpy()
         limits.append(threshold_at_rate(distances, UNKNOWN_RATE).value or float("inf"))
-    images = torch.cat([grid.flatten(1, 2).mean(1) for grid in (detector.extractor.features([path]) for path in paths)])
-    nearest = router.distances(images).min(1)
+    nearest = router.distances(detector.image_features(paths)).min(1)
     return (nearest.values > torch.tensor(limits)[nearest.indices]).tolist()
 
 

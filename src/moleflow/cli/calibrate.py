@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from moleflow.detector.calibration import CRITERIA
 from moleflow.scoring.thresholds import FALSE_ALARM_RATE, describe_rate
 from moleflow.utils.errors import UserError
 
@@ -25,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--criterion",
         default="rate",
-        choices=("rate", "f1", "recall"),
+        choices=CRITERIA,
         help="rate: the false-alarm rate of predict (default); f1: the largest F1 score; recall: a share of defects",
     )
     parser.add_argument("--recall", type=float, metavar="SHARE", help="share of the defects, for --criterion recall")

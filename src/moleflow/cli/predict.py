@@ -205,7 +205,7 @@ class MapWriter:
         import numpy as np
         from PIL import Image
 
-        from moleflow.data.image_io import read_image
+        from moleflow.data.image_io import image_size, read_image
         from moleflow.inference.overlay import map_on_image, overlay, regions, run_lengths
         from moleflow.utils.io import atomic_write
 
@@ -214,18 +214,19 @@ class MapWriter:
         if self.folder is None and not self.with_regions:
             return {}
         transform = self.experts[prediction.expert].transform
-        image = read_image(prediction.path, transform.input_range)
+        size = image_size(prediction.path)
         normalized_map = self.predictor.normalized_map(prediction)
-        normalized = None if normalized_map is None else map_on_image(normalized_map, transform, image.size)
+        normalized = None if normalized_map is None else map_on_image(normalized_map, transform, size)
         if self.folder is not None:
             name = self._unique_name(prediction.path)
             for kind in self.formats:
                 with atomic_write(self.folder / f"{name}.{kind}") as temporary:
                     if kind == "png":
-                        blank = np.zeros(image.size[::-1], np.float32)
+                        image = read_image(prediction.path, transform.input_range)
+                        blank = np.zeros(size[::-1], np.float32)
                         overlay(image, blank if normalized is None else normalized).save(temporary, format="png")
                         continue
-                    values = map_on_image(prediction.anomaly_map, transform, image.size)
+                    values = map_on_image(prediction.anomaly_map, transform, size)
                     if kind == "tiff":
                         Image.fromarray(values).save(temporary, format="tiff")
                     else:

@@ -93,17 +93,16 @@ class Detector(ABC):
             distances = np.asarray(calibration.distances)
         else:
             distances = self.router.leave_one_out_distances(name, training.features).numpy()
-        scores = training.scores.numpy() if calibration is None else np.asarray(calibration.scores)
-        maxima = training.maxima.numpy() if calibration is None else np.asarray(calibration.maxima)
+        normal = training if calibration is None else calibration
+        chosen = None if calibration is None else calibration.threshold  # by labeled defects
+        scores = np.asarray(normal.scores)
         score = threshold_at_rate(scores, rate)
-        if calibration is not None and calibration.threshold is not None:
-            score = score.at(calibration.threshold)
         return Thresholds(
-            score=score,
-            pixel=threshold_at_rate(maxima, rate),
+            score=score if chosen is None else score.at(chosen),
+            pixel=threshold_at_rate(np.asarray(normal.maxima), rate),
             distance=threshold_at_rate(distances, unknown_rate) if len(distances) > 1 else Threshold(None, 1.0),
             normal_scores=np.sort(scores).tolist(),
-            rate=rate if calibration is None or calibration.threshold is None else None,
+            rate=rate if chosen is None else None,
             source="training" if calibration is None else "calibration",
         )
 

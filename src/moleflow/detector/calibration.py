@@ -15,6 +15,9 @@ from moleflow.utils.io import read_checksummed_json, write_checksummed_json
 CALIBRATION_FILE = "calibration.json"
 """File of a model folder with the calibrations of its experts."""
 
+CRITERIA = ("rate", "f1", "recall")
+"""How the score threshold is chosen: by the false-alarm rate, the largest F1 score, or a recall."""
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -58,9 +61,7 @@ def read_calibrations(folder: Path, experts: Collection[str]) -> dict[str, Calib
     try:
         calibrations = {str(name): _calibration(entry) for name, entry in content["experts"].items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(
-            f"{path} is damaged ({error}). Remove it with `moleflow calibrate --remove`, and calibrate again."
-        ) from error
+        raise UserError(f"{path} is damaged ({error}). Remove the file, and calibrate again.") from error
     return {name: calibration for name, calibration in calibrations.items() if name in experts}
 
 

@@ -15,7 +15,7 @@ from moleflow.detector.calibration import read_calibrations
 from moleflow.detector.components import ComponentFactory, resolve_device
 from moleflow.detector.feature_set import FEATURE_SET_COMPONENTS, FIRST, FeatureSet, without_prefix
 from moleflow.detector.registry import build_component
-from moleflow.detector.scorer import ExpertScorer, training_scores
+from moleflow.detector.scorer import ExpertScorer, scores_of_normal_images
 from moleflow.detector.store import ModelStore, model_folder
 from moleflow.detector.types import ExpertRecord, Overrides, TrainingScores
 from moleflow.models.base import PatchModel
@@ -175,7 +175,7 @@ class MoLEFlow(Detector):
         if self.postprocessor.standardize:
             record.standardizer = ScoreStandardizer.from_training(patches, record.postprocessor)
             patches = record.standardizer.patches(patches)
-        record.training = training_scores(self.scorer, name, patches, image_features)
+        record.training = TrainingScores(image_features, *scores_of_normal_images(self.scorer, name, patches))
 
     def parameter_counts(self) -> dict[str, Any]:
         """Return the number of values of ``base``, ``experts`` (by name) and ``backbone``; the latter is not stored.

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from moleflow.data.image_io import ImageSource
 from moleflow.detector.feature_set import FeatureSet
-from moleflow.detector.types import ExpertRecord, TrainingScores
+from moleflow.detector.types import ExpertRecord
 from moleflow.features.extractor import FeatureExtractor
 
 
@@ -132,18 +132,17 @@ class ExpertScorer:
             feature_set.clear_merged_cache()
 
 
-def training_scores(
-    scorer: Scorer, expert: str, patch_scores: Sequence[Tensor] | Tensor, image_features: Tensor
-) -> TrainingScores:
-    """Return the training scores of an expert.
+def scores_of_normal_images(
+    scorer: Scorer, expert: str, patch_scores: Sequence[Tensor] | Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the image scores (N,) of normal images and the largest values (N,) of their anomaly maps.
 
     Args:
         scorer: The scorer.
         expert: Name of the expert.
-        patch_scores: Patch scores of its N training images, each scored as a new image.
-        image_features: Their image features (N, D).
+        patch_scores: Patch scores of the N images.
     """
     experts = [expert] * len(patch_scores)
     # One map at a time: those of all training images may not fit into memory.
     maxima = [float(scorer.anomaly_maps(patch_scores[i : i + 1], experts[:1]).max()) for i in range(len(experts))]
-    return TrainingScores(image_features, scorer.image_scores(patch_scores, experts), torch.tensor(maxima))
+    return scorer.image_scores(patch_scores, experts), torch.tensor(maxima)

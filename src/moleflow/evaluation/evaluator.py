@@ -150,10 +150,13 @@ class Evaluator:
         return self._sets[category]
 
     def _mask(self, sample: Sample) -> Tensor:
-        shape = self.detector.scorer.map_shape
         if sample.mask is None:
-            return torch.zeros(shape, dtype=torch.bool)
-        return ImageTransform(shape, self.data.transform.mode).mask(read_mask(sample.mask))
+            return torch.zeros(self.detector.scorer.map_shape, dtype=torch.bool)
+        return self._map_transform().mask(read_mask(sample.mask))
+
+    def _map_transform(self) -> ImageTransform:
+        """Return the transform of masks to the anomaly maps."""
+        return ImageTransform(self.detector.scorer.map_shape, self.data.transform.mode)
 
     def _result(self, category: str, routes: tuple[str, ...]) -> CategoryResult:
         test_set = self._set(category)
@@ -223,7 +226,7 @@ class Evaluator:
             return []
         if index in regions:
             return regions[index]
-        transform = ImageTransform(self.detector.scorer.map_shape, self.data.transform.mode)
+        transform = self._map_transform()
         result = []
         for region in read_regions(sample.mask, self.data.scan(category).saturation):
             mask = torch.from_numpy(np.array(region.mask)) > 0 if self.data.full_masks else transform.mask(region.mask)

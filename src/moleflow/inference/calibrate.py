@@ -7,14 +7,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from moleflow.detector.base import Detector, mean_features
-from moleflow.detector.calibration import Calibration
+from moleflow.detector.base import Detector
+from moleflow.detector.calibration import CRITERIA, Calibration
 from moleflow.detector.inputs import files_in
+from moleflow.detector.scorer import scores_of_normal_images
 from moleflow.metrics.decisions import largest_f1
 from moleflow.utils.errors import UserError, check_choice, check_range, list_names
-
-CRITERIA = ("rate", "f1", "recall")
-"""How the score threshold is chosen: by the false-alarm rate, the largest F1 score, or a recall."""
 
 _NORMAL_FOLDERS = frozenset(("good", "normal", "ok", "pass"))  # in lower case
 _MIN_IMAGES = 2
@@ -55,7 +53,7 @@ def calibrate_expert(
         name: Name of the expert.
         normal: At least two normal images of the expert's categories that were not trained on.
         defective: Defective images; required by the criteria ``f1`` and ``recall``.
-        criterion: ``rate``, ``f1`` or ``recall``; see :data:`CRITERIA`.
+        criterion: ``rate``, ``f1`` or ``recall``; see :data:`~moleflow.detector.calibration.CRITERIA`.
         recall: Share of the defective images to be above the threshold, for ``recall``.
 
     Raises:
@@ -71,14 +69,12 @@ def calibrate_expert(
         raise UserError(f"{name}: criterion={criterion} requires defective images, in subfolders other than good.")
     if (recall is None) == (criterion == "recall"):
         raise UserError("recall must be given with criterion=recall, and only then.")
-    features = mean_features(detector.extractor.features(normal))
+    features = detector.image_features(normal)
     _check_new(detector, name, features, normal)
-    patches = detector.scorer.score_images(normal, name)
-    names = [name] * len(normal)
-    scores = detector.scorer.image_scores(patches, names).tolist()
+    image_scores, maxima = scores_of_normal_images(detector.scorer, name, detector.scorer.score_images(normal, name))
+    scores = image_scores.tolist()
     if len(set(scores)) == 1:
         raise UserError(f"{name}: the normal images are copies of one image. Give different ones.")
-    maxima = [float(detector.scorer.anomaly_maps(patches[i : i + 1], [name]).max()) for i in range(len(normal))]
     distances = detector.router.distances(features)[:, detector.router.names.index(name)].tolist()
     defect_scores: list[float] = []
     if defective:
@@ -92,7 +88,7 @@ def calibrate_expert(
         threshold = threshold_at_recall(scores, defect_scores, recall)
     return Calibration(
         tuple(scores),
-        tuple(maxima),
+        tuple(maxima.tolist()),
         tuple(distances),
         tuple(detector.experts),
         tuple(defect_scores),

@@ -16,9 +16,9 @@ from moleflow.detector.base import Detector
 from moleflow.detector.calibration import read_calibrations
 from moleflow.detector.detector import MoLEFlow
 from moleflow.detector.feature_set import image_region
-from moleflow.detector.scorer import training_scores
+from moleflow.detector.scorer import scores_of_normal_images
 from moleflow.detector.store import ENSEMBLE_FILE
-from moleflow.detector.types import ExpertRecord, TrainingScores
+from moleflow.detector.types import ExpertRecord
 from moleflow.scoring.calibration import Moments, ScoreStandardizer
 from moleflow.utils.errors import UserError
 from moleflow.utils.io import read_checksummed_json, sha256, write_checksummed_json
@@ -177,8 +177,8 @@ class EnsembleDetector(Detector):
             assert training is not None
             # Files of version 0.1 have no maxima.
             maxima = content.get("maxima", content["scores"])[name]
-            ensemble.experts[name].training = TrainingScores(
-                training.features, torch.tensor(scores), torch.tensor(maxima)
+            ensemble.experts[name].training = training._replace(
+                scores=torch.tensor(scores), maxima=torch.tensor(maxima)
             )
         ensemble.calibrations = read_calibrations(path.parent, ensemble.experts)
         return ensemble
@@ -213,7 +213,8 @@ class EnsembleDetector(Detector):
             paths = _paths(training_images[0], record)
             patches = self.scorer.score_images(paths, name, training=True)
             assert record.training is not None
-            record.training = training_scores(self.scorer, name, patches, record.training.features)
+            scores, maxima = scores_of_normal_images(self.scorer, name, patches)
+            record.training = record.training._replace(scores=scores, maxima=maxima)
 
     def parameter_counts(self) -> dict[str, Any]:
         """Return the sums of the counts over the members."""

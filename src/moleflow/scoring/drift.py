@@ -39,7 +39,7 @@ class ScoreComparison:
 
     @property
     def drifted(self) -> bool:
-        """Whether normal images no longer resemble those of the threshold, although half of the images be defective."""
+        """Whether normal images no longer resemble those of the threshold, even if half of the images are defective."""
         return self.count >= MIN_IMAGES and self.drift_p < _SIGNIFICANCE
 
 

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moleflow.scoring.calibration import Moments
+from moleflow.scoring.postprocessor import interpolation_matrix
 
 
 class ScoreFusion(nn.Module):
@@ -63,5 +63,4 @@ def finest_grid(grids: Sequence[tuple[int, int]]) -> tuple[int, int]:
 @lru_cache(maxsize=64)
 def resampling_matrix(size: int, new_size: int) -> Tensor:
     """Return the (new_size, size) float64 matrix of linear interpolation along one axis, with half-pixel centers."""
-    eye = torch.eye(size, dtype=torch.float64)[None]
-    return F.interpolate(eye, new_size, mode="linear", align_corners=False)[0].T.contiguous()
+    return interpolation_matrix(size, new_size, align_corners=False).contiguous()

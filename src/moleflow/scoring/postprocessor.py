@@ -184,8 +184,19 @@ def upsampling_matrix(size: int, new_size: int, sigma: float) -> Tensor:
         new_size: Number of pixels along the axis.
         sigma: Standard deviation of the Gaussian in pixels; 0 for no smoothing.
     """
-    corners = F.interpolate(torch.eye(size, dtype=torch.float64)[None], new_size, mode="linear", align_corners=True)
-    return _gaussian(new_size, sigma) @ corners[0].T
+    return _gaussian(new_size, sigma) @ interpolation_matrix(size, new_size, align_corners=True)
+
+
+def interpolation_matrix(size: int, new_size: int, align_corners: bool) -> Tensor:
+    """Return the (new_size, size) float64 matrix of linear interpolation along one axis, a transposed view.
+
+    Args:
+        size: Number of patches along the axis.
+        new_size: Number of values along the axis after interpolation.
+        align_corners: Whether the first and the last positions coincide, as in :func:`torch.nn.functional.interpolate`.
+    """
+    eye = torch.eye(size, dtype=torch.float64)[None]
+    return F.interpolate(eye, new_size, mode="linear", align_corners=align_corners)[0].T
 
 
 def _gaussian(size: int, sigma: float) -> Tensor:

@@ -114,12 +114,17 @@ class TrainingImages:
         features: Patch features (A N, h, w, D) at the expert's image size: those of the N unaugmented images, then
             those under each of the A - 1 augmentations.
         names: Names of the A N images, for messages.
-        count: N.
+        paths: Files of the N unaugmented images.
     """
 
     features: Tensor
     names: list[str]
-    count: int
+    paths: list[Path]
+
+    @property
+    def count(self) -> int:
+        """Number N of unaugmented images."""
+        return len(self.paths)
 
     def leave_one_out_scores(self, feature_set: FeatureSet, expert: str) -> Tensor:
         """Return the patch scores (N, h, w) of the unaugmented images, each scored without its own patches."""
@@ -156,8 +161,7 @@ def load_task_data(context: RunContext, task: Task) -> TaskData:
         if record.extractor is model.extractor:
             data.image_features[name] = mean_features(images.features[: images.count])
         else:
-            samples = [sample for category in categories for sample in context.training_samples(task, category)]
-            data.image_features[name] = model.image_features([sample.path for sample in samples])
+            data.image_features[name] = model.image_features(images.paths)
         data.images[name] = replace(images, features=images.features.to(model.device))
         validation = [sample.path for category in categories for sample in context.data.split(category)[1]]
         if validation:
@@ -178,5 +182,5 @@ def _load_images(context: RunContext, task: Task, expert: str, feature_set: Feat
         # Without augmentation the features are not copied: they are the largest tensors of a run.
         features=torch.cat([features, *augmented]) if augmented else features,
         names=names + [f"{image} ({kind})" for kind in augmentations for image in names],
-        count=len(samples),
+        paths=paths,
     )

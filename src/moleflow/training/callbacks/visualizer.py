@@ -12,6 +12,7 @@ from tqdm import tqdm
 from moleflow.data.image_io import read_image, read_mask
 from moleflow.data.samples import Sample
 from moleflow.data.transforms import ImageTransform
+from moleflow.detector.base import Detector
 from moleflow.evaluation.evaluator import CategoryResult
 from moleflow.inference.overlay import transformed_image
 from moleflow.training.callbacks.base import RunCallback
@@ -65,7 +66,7 @@ class ExampleVisualizer(RunCallback):
 
     def _examples(self, context: RunContext, category: str, result: CategoryResult) -> Figure:
         detector = context.detector
-        transform = detector.experts[detector.expert_of(category)].transform  # has the proportions of its images
+        transform = _transform(detector, category)
         selected = select_examples(result.scores, [sample.label for sample in result.samples], self.per_kind)
         maps = detector.scorer.anomaly_maps(
             [result.patch_scores[i] for _, i in selected], [result.routes[i] for _, i in selected]
@@ -92,7 +93,6 @@ class ExampleVisualizer(RunCallback):
     def _save_defects(self, context: RunContext, results: Mapping[str, CategoryResult], folder: Path) -> None:
         """Write the best, median and worst separated defects as ``defect_<rank>.jpg``, described in a JSON file."""
         scores = {c: (r.scores.tolist(), [sample.label for sample in r.samples]) for c, r in results.items()}
-        transform = context.data.transform
         descriptions = {}
         for rank, category, i, separation in rank_defects(scores):
             result = results[category]
@@ -100,7 +100,7 @@ class ExampleVisualizer(RunCallback):
             maps = context.detector.scorer.anomaly_maps(
                 [result.patch_scores[j] for j in shown], [result.routes[j] for j in shown]
             ).numpy()
-            sample = result.samples[i]
+            sample, transform = result.samples[i], _transform(context.detector, category)
             strip = example_strip(
                 _image(sample, transform), _mask(sample, transform), maps[0],
                 float(np.quantile(maps, 0.02)), float(maps.max()),
@@ -117,6 +117,11 @@ class ExampleVisualizer(RunCallback):
                 "has_mask": sample.mask is not None,
             }
         write_json(folder / "defects.json", descriptions)
+
+
+def _transform(detector: Detector, category: str) -> ImageTransform:
+    """Return the transform of a category's expert, which has the proportions of its images."""
+    return detector.experts[detector.expert_of(category)].transform
 
 
 def _image(sample: Sample, transform: ImageTransform) -> NDArray[np.uint8]:
