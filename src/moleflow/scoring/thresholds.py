@@ -5,15 +5,17 @@ new ones: training images without their own patches and statistics (leave-one-ou
 
 Where n suffices, the threshold is the conformal quantile, the r-th smallest score with r = ceil((n + 1) (1 - rate)):
 a new image is above it with a probability of at most ``rate`` for any distribution, if all images are
-exchangeable (Vovk et al., "Algorithmic Learning in a Random World", 2005, section 2.2). This requires
-n >= 1 / rate - 1 images. With fewer, the tail is extrapolated beyond the largest score ``x`` by c times the mean excess
-m of the k largest scores over the next smaller one. For an exponential tail, j times the spacing between the j-th
-largest score and the next smaller one are independent exponential variables (Renyi, "On the theory of order
-statistics", 1953), from which follows
+exchangeable (Vovk et al., "Algorithmic Learning in a Random World", 2005, section 2.2). It is used up to r = n - 1,
+which requires n >= 2 / rate - 1 images: the largest score of all is often that of one unusual image.
 
-    P(score > x + c m) = 1 / (n + 1) prod_j 1 / (1 + c j / (k (j + 1))),  j = 1, ..., k.
+With fewer images the tail is extrapolated from the k largest scores. Their excesses over the next smaller score u are
+fitted by an exponential distribution, of which only the m smallest excesses e_1 <= ... <= e_m are used, so that the
+k - m largest scores may be outliers: with censoring of this kind T = e_1 + ... + e_m + (k - m) e_m has a gamma
+distribution of shape m (Epstein and Sobel, "Life Testing", JASA 1953). For an exponential tail follows
 
-The uncertainty of the mean m is part of the equation, so that the rate holds for a few images, too. Tails lighter than
+    P(score > u + c T) = (k + 1) / (n + 1) (1 + c)^-m.
+
+The uncertainty of T is part of the equation, so that the rate holds for a few images, too. Tails lighter than
 exponential, such as that of a normal distribution, give fewer false alarms.
 """
 
@@ -40,7 +42,8 @@ It is smaller than the false-alarm rate because a large defect moves the feature
 categories are far away.
 """
 
-_MIN_EXCESSES, _SHARE_OF_EXCESSES = 5, 0.1  # of the n scores, in the estimate of the tail
+_MIN_EXCESSES, _SHARE_OF_EXCESSES = 5, 0.3  # of the n scores, in the estimate of the tail
+_SHARE_WITHOUT_OUTLIERS = 0.75  # of the excesses
 _NORMAL_LEVEL = 0.05  # normalized score of a typical normal image
 
 
@@ -128,26 +131,24 @@ def quantile_of_new_scores(scores: NDArray[np.floating], rate: float) -> float:
         scores: (n,) at least two finite scores, ascending.
         rate: The probability, in (0, 1).
     """
-    import numpy as np
-    from scipy.optimize import brentq
-
     count = len(scores)
     rank = math.ceil((count + 1) * (1 - rate) - 1e-9)
-    if rank <= count:
+    if rank < count:
         return float(scores[max(rank, 1) - 1])
     excesses = min(count - 1, max(_MIN_EXCESSES, round(_SHARE_OF_EXCESSES * count)))
-    mean = float((scores[count - excesses :] - scores[count - excesses - 1]).mean())
-    spacings = np.arange(1, excesses + 1)
-    factors = spacings / (excesses * (spacings + 1))
-    logarithm = max(0.0, -math.log(rate * (count + 1)))  # of the product of the denominators
-    bound = 2 * excesses * math.expm1(logarithm / excesses) + 1  # above the root: each factor is at least 1 / (2 k)
-    means = brentq(lambda c: float(np.log1p(c * factors).sum()) - logarithm, 0, bound)
-    return float(scores[-1] + means * mean)
+    used = math.ceil(_SHARE_WITHOUT_OUTLIERS * excesses)
+    start = float(scores[count - excesses - 1])
+    values = scores[count - excesses :] - start
+    total = float(values[:used].sum() + (excesses - used) * values[used - 1])
+    if total == 0:  # equal scores and outliers
+        return float(scores[-1])
+    factor = math.expm1(max(0.0, math.log((excesses + 1) / (count + 1) / rate)) / used)
+    return max(float(scores[-2]), start + factor * total)  # a lower rate has no lower threshold
 
 
 def images_for_rate(rate: float) -> int:
     """Return the number of normal images from which a rate is guaranteed without assumptions on the scores."""
-    return math.ceil(1 / rate - 1 - 1e-9)
+    return math.ceil(2 / rate - 1 - 1e-9)
 
 
 def describe_rate(count: int, rate: float) -> str:
@@ -164,7 +165,7 @@ def describe_rate(count: int, rate: float) -> str:
             "resemble them."
         )
     return (
-        f"{count} normal images guarantee a false-alarm rate of {1 / (count + 1):.1%} at best; {rate:.2%} is "
+        f"{count} normal images guarantee a false-alarm rate of {2 / (count + 1):.1%} at best; {rate:.2%} is "
         f"extrapolated from their largest scores. {required} images would guarantee it."
     )
 
