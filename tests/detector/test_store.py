@@ -11,6 +11,7 @@ import torch
 
 from fault_injection.scenarios import DAMAGES
 from moleflow.detector.store import ENSEMBLE_FILE, ModelStore, model_folder
+from moleflow.models.tensor_rule import TensorRule
 from moleflow.utils.errors import UserError
 from moleflow.utils.io import read_checksummed_json, write_checksummed_json
 
@@ -103,26 +104,105 @@ def test_manifest_with_a_file_outside_its_folder_is_an_error(store: ModelStore, 
     outside.write_bytes((store.folder / "base.safetensors").read_bytes())
     (store.folder / "link").symlink_to(outside)
     manifest = read_checksummed_json(store.manifest_path)
-    manifest["files"][name] = manifest["files"][manifest["base"]]
+    manifest["files"][name] = manifest["files"].pop(manifest["base"])
     write_checksummed_json(store.manifest_path, manifest | {"base": name})
     with pytest.raises(UserError, match="outside its folder"):
         store.base()
 
 
+EXPERT = {"name": "bottle", "file": "experts/bottle.safetensors", "categories": ["bottle"]}
+DIGEST = {"bytes": 9, "sha256": "0" * 64}
+
+
 @pytest.mark.parametrize(
-    "change",
+    ("change", "message"),
     [
-        {"format": 99}, {"files": []}, {"files": {"base.safetensors": 3}},
-        {"files": {"base.safetensors": {"bytes": "x"}}},
-        {"experts": [{"name": "bottle"}]}, {"experts": {"bottle": 1}}, {"settings": None}, {"base": None},
-        {"experts": [{"name": "bottle", "file": "x", "categories": "bottle"}]},
-        {"experts": [{"name": "bottle", "file": "x", "categories": [], "overrides": {"model": 3}}]},
+        ({"format": 99}, "not a model manifest of format=1 or 2: format is 99"),
+        ({"format": True}, "format is true"),
+        ({"x": 1e999}, "x is inf and must be finite"),
+        ({"x": "y" * 20_000}, "x has 20000 characters"),
+        ({"files": []}, r"files is \[\] and must be a mapping of paths"),
+        ({"files": {"base.safetensors": 3}}, r"files\.base\.safetensors is 3 and must be a mapping"),
+        ({"files": {"base.safetensors": DIGEST | {"bytes": "x"}}}, r'bytes is "x" and must be a number of bytes'),
+        ({"files": {"base.safetensors": DIGEST | {"bytes": 2**40}}}, "must be a number of bytes from 1 to 2147483648"),
+        ({"files": {"base.safetensors": DIGEST | {"sha256": "0"}}}, "must be 64 hexadecimal digits"),
+        ({"files": {"a\0b": DIGEST}}, r'files is "a\\u0000b" and must be a path of at most 1000 bytes'),
+        ({"files": {"a" * 300: DIGEST}}, "must be a path whose parts have at most 255 bytes"),
+        ({"files": {}}, r"files is \[\] and must be a mapping that lists (base|experts/bottle)\.safetensors"),
+        ({"experts": []}, r'files is "experts/bottle\.safetensors" and must be the path of the base or of an expert'),
+        ({"experts": {"bottle": 1}}, "experts is .* and must be a list of experts"),
+        ({"experts": [{"name": "bottle"}]}, r"experts\.0\.file is null and must be the path of a file"),
+        ({"experts": [EXPERT] * 2}, r'experts\.1\.name is "bottle" and must be that of no other entry'),
+        ({"experts": [EXPERT, EXPERT | {"name": "b"}]}, r"experts\.1\.file is .* and must be that of no other entry"),
+        ({"experts": [EXPERT] * 1002}, "experts has 1002 entries and must have at most 1001"),
+        ({"experts": [EXPERT | {"name": "\x1b[31mred"}]}, r'name is "\\u001b\[31mred" and must be a text of 1 to 500'),
+        ({"experts": [EXPERT | {"name": "\ud800"}]}, "without control characters"),
+        ({"experts": [EXPERT | {"categories": "bottle"}]}, r'categories is "bottle" and must be a list of names'),
+        ({"experts": [EXPERT | {"categories": []}]}, r"categories has 0 entries"),
+        ({"experts": [EXPERT | {"categories": [3]}]}, r"experts\.0\.categories\.0 is 3 and must be a text"),
+        ({"experts": [EXPERT | {"overrides": {"model": 3}}]}, r"overrides\.model is 3 and must be a mapping of keys"),
+        ({"experts": [EXPERT | {"overrides": {"feature_sets": {"a": 3}}}]}, r"feature_sets\.a is 3"),
+        ({"settings": None}, "settings is null and must be a mapping"),
+        ({"base": None}, "base is null and must be the path of a file"),
     ],
-)  # fmt: skip
-def test_manifest_of_another_structure_is_an_error(store: ModelStore, change: dict[str, Any]) -> None:
-    write_checksummed_json(store.manifest_path, read_checksummed_json(store.manifest_path) | change)
-    with pytest.raises(UserError, match="not a model manifest"):
+)
+def test_manifest_of_another_structure_is_an_error(store: ModelStore, change: dict[str, Any], message: str) -> None:
+    write_checksummed_json(store.manifest_path, read_checksummed_json(store.manifest_path))
+    # Written without to_jsonable, which replaces infinity by null.
+    content = read_checksummed_json(store.manifest_path) | change
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    store.manifest_path.write_text(json.dumps({**content, "checksum": digest}))
+    with pytest.raises(UserError, match=message):
         read(store)
+
+
+WEIGHT = TensorRule((3, 5))
+BIAS = TensorRule(("N",))
+
+
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        ({"weight": WEIGHT, "bias": BIAS, "scale": BIAS}, "the tensor scale is missing"),
+        ({"weight": WEIGHT}, "the tensor bias is unknown"),
+        ({"weight": TensorRule((3, 5), torch.float64), "bias": BIAS}, "weight has the type F32 and must have F64"),
+        ({"weight": TensorRule((3, 4)), "bias": BIAS}, r"weight has the shape \(3, 5\) and must have \(3, 4\)\."),
+        ({"weight": TensorRule(("N", 5)), "bias": BIAS}, r"bias .* \(7\) and must have \(N\) with N = 3, as weight"),
+        ({"weight": WEIGHT, "bias": TensorRule(("N", "N"))}, r"bias .* must have \(N, N\) with N at least 1"),
+        ({"weight": WEIGHT, "bias": TensorRule((7,), values="permutation")}, None),
+    ],
+)
+def test_tensors_that_differ_from_the_rules_are_errors(
+    store: ModelStore, rules: dict[str, TensorRule], message: str | None
+) -> None:
+    if message is None:
+        assert store.expert("bottle", rules).keys() == rules.keys()
+        return
+    with pytest.raises(UserError, match=rf"bottle\.safetensors: .*{message}"):
+        store.expert("bottle", rules)
+
+
+def test_values_that_are_not_allowed_are_errors(store: ModelStore) -> None:
+    values = {
+        "a": (TensorRule((2,)), torch.tensor([1.0, torch.nan]), "a has 1 values that are not finite"),
+        "b": (TensorRule((2,), torch.int64, "permutation"), torch.tensor([0, 2]), "b must be a permutation of 0 to 1"),
+        "c": (TensorRule((2,), torch.float64, "moments"), torch.tensor([1.0, 0]).double(), r"c is mean=1, deviation=0"),
+    }
+    for name, (rule, tensor, message) in values.items():
+        store.save({}, {name: tensor}, {}, {})
+        with pytest.raises(UserError, match=message):
+            store.base({name: rule})
+
+
+def test_file_with_a_header_of_any_length_is_an_error(store: ModelStore) -> None:
+    for length in (2**63, 2**25, 10**6, 0):
+        content = length.to_bytes(8, "little") + b"{}"
+        (store.folder / "base.safetensors").write_bytes(content)
+        manifest = read_checksummed_json(store.manifest_path)
+        manifest["files"]["base.safetensors"] = {"bytes": 10, "sha256": hashlib.sha256(content).hexdigest()}
+        write_checksummed_json(store.manifest_path, manifest)
+        with pytest.raises(UserError, match=r"base\.safetensors .*(header|not a safetensors file)"):
+            store.base()
 
 
 def test_listed_file_of_another_format_is_an_error(store: ModelStore) -> None:

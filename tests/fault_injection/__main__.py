@@ -1,6 +1,7 @@
-"""Fault injection in its long form; prints the table of docs/reliability.md.
+"""Fault injection in its long form; prints the tables of docs/reliability.md.
 
     python -m tests.fault_injection --kills 50
+    python -m tests.fault_injection hostile --attacks 300
 
 A run is lost if the same command does not finish it afterwards, or if an error is reported with a traceback or not at
 all. A result is wrong if it differs from that of an undisturbed run. Lost runs and wrong results are described on
@@ -9,6 +10,7 @@ standard error, and the exit status is then 1.
 
 import argparse
 import random
+import shutil
 import signal
 import sys
 import tempfile
@@ -23,8 +25,12 @@ sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests")]
 
 from fault_injection import scenarios  # noqa: E402
 from fault_injection.harness import WITH_IMAGES, Harness, WrongResultError  # noqa: E402
+from fault_injection.hostile import COMMANDS, HostileFolders, Outcome, attack  # noqa: E402
 from fault_injection.scenarios import SAME  # noqa: E402
 from helpers.processes import Processes  # noqa: E402
+from helpers.program import LARGE_SET, TINY, run_program  # noqa: E402
+from helpers.trees import write_mvtec_tree  # noqa: E402
+from moleflow.cli.command import main as moleflow_main  # noqa: E402
 
 LOST, WRONG = "lost", "wrong"
 
@@ -125,6 +131,68 @@ def disks(harness: Harness, count: int, rng: random.Random) -> Iterator[Row]:
         print("This process may not mount. The part disks is left out.", file=sys.stderr)
 
 
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "flow": (),
+    "mixture": ("model=mixture", "model.size=40", "model.rank=6", "scoring.standardize=true"),
+    "sets": ("model=patchcore", "model.size=40", *LARGE_SET),
+}
+"""Overrides of the attacked runs by name: a flow, a standardized closed-form model, and two feature sets."""
+MAX_EXPORTS = 4
+"""Number of exports of folders that are loaded in spite of an attack: each takes many seconds."""
+KINDS = ("error", "done", "traceback", "hang", "memory", "killed", "escape", "no basis")
+"""Columns of the table of attacks; see :class:`Outcome`."""
+
+
+def attacked_runs(folder: Path) -> list[HostileFolders]:
+    """Train and calibrate the runs that are attacked."""
+    tree = write_mvtec_tree(folder / "tree", ("bottle", "screw"), train=6, good=3)
+    runs = []
+    for name, overrides in VARIANTS.items():
+        command = [*TINY, "dataset=folder", f"dataset.root={tree}", *overrides]
+        command = [part for part in command if not (overrides and part.startswith(("model.coupling", "model.lora")))]
+        run_program(command, folder / name)
+        assert moleflow_main(["calibrate", str(folder / name), str(tree / "bottle"), "--category", "bottle"]) == 0
+        runs.append(HostileFolders(folder / name, tree, folder / "attacks", command))
+    return runs
+
+
+def hostile(folder: Path, count: int) -> int:
+    """Attack run folders, print the table of outcomes, and return the number of outcomes that are not allowed.
+
+    Args:
+        folder: An empty folder.
+        count: Number of attacks.
+    """
+    runs = attacked_runs(folder)
+    outcomes: dict[str, list[Outcome]] = {name: [] for name in COMMANDS}
+    exports = 0
+    for seed in range(count):
+        run = runs[seed % len(runs)]
+        for unfinished in (False, True):
+            duplicate = run.copy(f"{seed}-{unfinished}", unfinished)
+            change = attack(duplicate, seed)
+            for name in COMMANDS:
+                if (name == "resume") != unfinished:
+                    continue
+                if name == "export" and outcomes["load"][-1].kind == "done":
+                    exports += 1
+                    if exports > MAX_EXPORTS:
+                        continue
+                outcome = run.outcome(name, duplicate)
+                outcomes[name].append(outcome)
+                if not outcome.is_allowed:
+                    print(f"{seed} {name}: {change}: {outcome.kind}: {outcome.text}", file=sys.stderr, flush=True)
+            shutil.rmtree(duplicate.parent)
+    print(f"| command | attacks | {' | '.join(KINDS)} | largest time in s | largest memory in MB |")
+    print(f"|---|{'---|' * (len(KINDS) + 3)}")
+    for name, results in outcomes.items():
+        counts = Counter(result.kind for result in results)
+        columns = " | ".join(str(counts[kind]) for kind in KINDS)
+        seconds, memory = max(r.seconds for r in results), max(r.memory for r in results)
+        print(f"| `{name}` | {len(results)} | {columns} | {seconds:.1f} | {memory / 1e6:.0f} |")
+    return sum(not result.is_allowed for results in outcomes.values() for result in results)
+
+
 PARTS = {"kills": kills, "stops": stops, "damages": damages, "disks": disks}
 """Parts of the fault injection by the name of the command-line argument."""
 
@@ -137,10 +205,17 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--kills", type=int, default=50, help="number of kills at random times")
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"some of {', '.join(PARTS)}; default: all")
+    parser.add_argument("--attacks", type=int, default=300, help="number of attacks of the part hostile")
+    help_text = f"some of {', '.join(PARTS)}, or hostile; default: all but hostile"
+    parser.add_argument("parts", nargs="*", metavar="PART", help=help_text)
     parser.add_argument("--seed", type=int, default=0, help="seed of random times and positions")
     args = parser.parse_args()
     start, failures = time.monotonic(), 0
+    if args.parts == ["hostile"]:
+        with tempfile.TemporaryDirectory() as temporary:
+            failures = hostile(Path(temporary), args.attacks)
+        print(f"\n{time.monotonic() - start:.0f} s.")
+        sys.exit(int(failures > 0))
     with tempfile.TemporaryDirectory() as folder, Processes() as processes:
         harness = Harness(Path(folder), processes)
         print("| fault | injected | same result | named error | runs lost | wrong results |")

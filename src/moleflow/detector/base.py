@@ -1,5 +1,6 @@
 """Base class of detectors, which are single models or ensembles."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -174,6 +175,12 @@ class Detector(ABC):
             names = [name] * len(rows)
             scores, maps = self.scorer.image_scores(patches, names), self.scorer.anomaly_maps(patches, names)
             for i, score, anomaly_map in zip(rows, scores.tolist(), maps, strict=True):
+                if not (math.isfinite(score) and math.isfinite(distances[i])):
+                    where = image_file(images[i]) or f"image {i} in memory"
+                    raise UserError(
+                        f"{where} has score={score:g} and distance={distances[i]:g} under expert {name!r}; both must "
+                        "be finite. The statistics of the expert are damaged: copy the model folder again, or retrain."
+                    )
                 scored[i] = ScoredImage(image_file(images[i]), score, anomaly_map, name, margins[i], distances[i])
         return [scored[i] for i in range(len(images))]
 

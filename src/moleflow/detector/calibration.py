@@ -9,14 +9,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from moleflow.runs.content import check_values
 from moleflow.utils.errors import UserError
 from moleflow.utils.io import read_checksummed_json, write_checksummed_json
+from moleflow.utils.text import one_line
 
 CALIBRATION_FILE = "calibration.json"
 """File of a model folder with the calibrations of its experts."""
 
 CRITERIA = ("rate", "f1", "recall")
 """How the score threshold is chosen: by the false-alarm rate, the largest F1 score, or a recall."""
+
+MIN_IMAGES = 2
+"""Smallest number of normal images of a calibration."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +64,11 @@ def read_calibrations(folder: Path, experts: Collection[str]) -> dict[str, Calib
         return {}
     content = read_checksummed_json(path)
     try:
+        check_values(content, path.name)
         calibrations = {str(name): _calibration(entry) for name, entry in content["experts"].items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{path} is damaged ({error}). Remove the file, and calibrate again.") from error
+        reason = one_line(str(error) if isinstance(error, ValueError) else repr(error), 200)
+        raise UserError(f"{path} is damaged ({reason}). Remove the file, and calibrate again.") from error
     return {name: calibration for name, calibration in calibrations.items() if name in experts}
 
 
@@ -88,6 +95,10 @@ def _calibration(entry: Mapping[str, Any]) -> Calibration:
     }
     if len({len(numbers[key]) for key in ("scores", "maxima", "distances")}) != 1:
         raise ValueError("scores, maxima and distances differ in length")
+    if len(numbers["scores"]) < MIN_IMAGES or min(numbers["distances"]) < 0:
+        raise ValueError(f"scores must be those of at least {MIN_IMAGES} images, and distances at least 0")
+    if entry["criterion"] not in CRITERIA:
+        raise ValueError(f"criterion={entry['criterion']} must be one of {', '.join(CRITERIA)}")
     threshold, recall = entry["threshold"], entry["recall"]
     return Calibration(
         **numbers,

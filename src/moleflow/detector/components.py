@@ -78,13 +78,15 @@ class ComponentFactory:
         """Return the score postprocessor of an expert with these overrides.
 
         Raises:
-            UserError: If a value is not allowed, or ``top_k`` exceeds the number of patches of an image.
+            UserError: If a value is not allowed, ``top_k`` exceeds the number of patches of an image, or ``sigma`` is
+                too large.
         """
         settings = apply_overrides(self.settings["scoring"], overrides, "scoring")
         postprocessor: ScorePostprocessor = build_component("scoring", settings)
         grid = finest_grid([each.grid(overrides) for each in self.feature_sets.values()])
-        with prefix_errors("scoring", ("top_k",)):
+        with prefix_errors("scoring", ("top_k", "sigma")):
             postprocessor.image_scores(torch.zeros(1, *grid))
+            postprocessor.upsampling_matrices(grid)
         return postprocessor
 
     def check(self, overrides: Overrides, key: str) -> None:

@@ -3,6 +3,7 @@
 Free of Lightning and Hydra: training adds experts to a detector, and a notebook can load one.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -15,6 +16,7 @@ from moleflow.detector.calibration import read_calibrations
 from moleflow.detector.components import ComponentFactory, resolve_device
 from moleflow.detector.feature_set import FEATURE_SET_COMPONENTS, FIRST, FeatureSet, without_prefix
 from moleflow.detector.registry import build_component
+from moleflow.detector.schema import SPEC_KEYS, FolderRules, check_settings, settings_errors
 from moleflow.detector.scorer import ExpertScorer, scores_of_normal_images
 from moleflow.detector.store import ModelStore, model_folder
 from moleflow.detector.types import ExpertRecord, Overrides, TrainingScores
@@ -26,7 +28,6 @@ from moleflow.scoring.fusion import ScoreFusion
 from moleflow.utils.errors import UserError, check_choice
 
 COMPONENT_NAMES = (*FEATURE_SET_COMPONENTS, "router", "scoring")
-_SPEC_KEYS = ("backbone_spec", "feature_set_specs")  # stored settings that the constructor does not take
 
 
 class MoLEFlow(Detector):
@@ -67,9 +68,7 @@ class MoLEFlow(Detector):
         num_workers: int = 0,
         device: str | torch.device = "cpu",
     ) -> None:
-        missing = [name for name in (*COMPONENT_NAMES, "features") if name not in settings]
-        if missing:
-            raise UserError(f"The model's settings lack {', '.join(missing)}.")
+        check_settings(settings)
         self.settings = settings
         self.device = resolve_device(device)
         self.components = ComponentFactory(settings, cache, num_workers, self.device)
@@ -249,17 +248,20 @@ class MoLEFlow(Detector):
             UserError: If a file is missing or damaged, or the folder was written with other backbone weights.
         """
         store = ModelStore(folder)
+        self._restore(store, FolderRules(store, experts))
+
+    def _restore(self, store: ModelStore, rules: FolderRules) -> None:
         stored, specs = store.manifest()["settings"], self._backbone_specs()
-        if {key: stored.get(key) for key in specs} != specs:
-            raise UserError(f"{folder} was trained with other backbone weights than those that are loaded now.")
+        for key, spec in specs.items():
+            if stored.get(key) != spec:
+                raise UserError(
+                    f"{store.manifest_path}: settings.{key} belongs to other backbone weights than those that are "
+                    f"loaded now ({json.dumps(spec)})."
+                )
         entries = store.entries()
-        unknown = set(experts or ()) - entries.keys()
-        if unknown:
-            raise UserError(f"{store.manifest_path} lists no expert named {', '.join(sorted(unknown))}.")
-        for name, entry in entries.items():
-            if experts is None or name in experts:
-                self.load_expert(name, entry, store.expert(name))
-        base = store.base()
+        for name, expert_rules in rules.experts.items():
+            self.load_expert(name, entries[name], store.expert(name, expert_rules))
+        base = store.base(rules.base)
         for each in self.feature_sets.values():
             each.load_base_state(base)
         self.scorer.clear_merged_cache()
@@ -284,10 +286,13 @@ class MoLEFlow(Detector):
             UserError: If there is no model, or one of its files is missing or damaged.
         """
         path = model_folder(Path(folder))
-        settings = dict(ModelStore(path).manifest()["settings"])
-        settings = {key: value for key, value in settings.items() if key not in _SPEC_KEYS}
-        model = cls(settings, cache, num_workers, device)
-        model.restore(path)
+        store = ModelStore(path)
+        rules = FolderRules(store)
+        stored = store.manifest()["settings"]
+        settings = {key: value for key, value in stored.items() if key not in SPEC_KEYS}
+        with settings_errors(store.manifest_path):
+            model = cls(settings, cache, num_workers, device)
+            model._restore(store, rules)
         model.calibrations = read_calibrations(path, model.experts)
         return model
 

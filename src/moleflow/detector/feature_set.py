@@ -12,7 +12,7 @@ from torch import Tensor
 from moleflow.data.image_io import ImageSource
 from moleflow.data.transforms import FlippedTransform, ImageTransform
 from moleflow.detector.overrides import apply_overrides
-from moleflow.detector.registry import build_component
+from moleflow.detector.registry import build_component, check_component
 from moleflow.detector.types import Overrides
 from moleflow.features.backbone import PatchBackbone
 from moleflow.features.cache import DiskFeatureCache, FeatureCache, MemoryFeatureCache, NullFeatureCache
@@ -118,8 +118,10 @@ class FeatureSet:
         Raises:
             UserError: If the name exists, or an override is not allowed.
         """
+        own = self.overrides(overrides)
+        check_component(f"{self.prefix}model", apply_overrides(self.settings["model"], own, "model"))
         with self.prefixed_errors():
-            self.patch_model.add_expert(name, **self.overrides(overrides).get("model", {}))
+            self.patch_model.add_expert(name, **own.get("model", {}))
 
     @torch.no_grad()
     def fit(self, name: str, features: Tensor, images: int) -> None:
@@ -144,6 +146,7 @@ class FeatureSet:
             UserError: If one is not allowed.
         """
         if own := self.overrides(overrides).get("model"):
+            check_component(f"{self.prefix}model", {**self.settings["model"], **own})
             probe: PatchModel = self._build("model", {})
             with self.prefixed_errors():
                 probe.add_expert("probe", **own)

@@ -11,26 +11,35 @@ No pickle is read, and nothing in the folder is executed.
 """
 
 import hashlib
-import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from moleflow.detector.manifest import FORMAT, MAX_TENSOR_BYTES, check_manifest
+from moleflow.models.tensor_rule import TensorRule, describe_shape
 from moleflow.utils.errors import UserError
-from moleflow.utils.io import read_checksummed_json, sha256, shorten_name, write_bytes, write_checksummed_json
-from moleflow.utils.serialization import bytes_to_tensors, tensors_to_bytes
+from moleflow.utils.io import (
+    MAX_JSON_BYTES,
+    open_regular,
+    read_checksummed_json,
+    sha256,
+    shorten_name,
+    write_bytes,
+    write_checksummed_json,
+)
+from moleflow.utils.serialization import dtype_name, tensors_to_bytes
+from moleflow.utils.text import one_line
 
-FORMAT = 2
-"""Format of the manifest and of the tensors of an expert that is written."""
-READABLE_FORMATS = (1, FORMAT)
-"""Formats that are read. In format 1 an expert has no ``training.maxima``."""
 ENSEMBLE_FILE = "ensemble.json"
 """File of a run folder that has an ensemble of other runs in place of a model."""
-_OVERRIDABLE_COMPONENTS = ("transform", "model", "scoring")
+
+TensorRules = Mapping[str, TensorRule]
+"""Rules for the tensors of a file by name."""
 
 
 def model_folder(path: Path) -> Path:
@@ -68,6 +77,7 @@ class ModelStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._manifest: tuple[tuple[int, ...], dict[str, Any]] | None = None
 
     @property
     def manifest_path(self) -> Path:
@@ -75,16 +85,21 @@ class ModelStore:
         return self.folder / "manifest.json"
 
     def manifest(self) -> dict[str, Any]:
-        """Return the manifest.
+        """Return the manifest, which is read again only after its file was replaced.
 
         Raises:
-            UserError: If it is missing, damaged, or of another format.
+            UserError: If it is missing, damaged, of another format, or has an entry that is not allowed.
         """
-        manifest = read_checksummed_json(self.manifest_path)
-        if manifest.get("format") not in READABLE_FORMATS or not _is_valid(manifest):
-            formats = " or ".join(map(str, READABLE_FORMATS))
-            raise UserError(f"{self.manifest_path} is not a model manifest of format={formats}.")
-        return manifest
+        try:
+            status = self.manifest_path.stat()
+        except OSError as error:
+            raise UserError(f"{self.manifest_path} is missing.") from error
+        version = (status.st_ino, status.st_mtime_ns, status.st_size)
+        if self._manifest is None or self._manifest[0] != version:
+            manifest = read_checksummed_json(self.manifest_path)
+            check_manifest(manifest, self.manifest_path)
+            self._manifest = version, manifest
+        return self._manifest[1]
 
     def save(
         self,
@@ -123,26 +138,37 @@ class ModelStore:
         listed = self.manifest()["experts"]
         return {e["name"]: {key: value for key, value in e.items() if key not in ("name", "file")} for e in listed}
 
-    def base(self) -> dict[str, Tensor]:
-        """Return the tensors shared by all experts, checked against the manifest."""
-        return self._read(str(self.manifest()["base"]))
+    def base_file(self) -> str:
+        """Return the path of the tensors shared by all experts, relative to the folder."""
+        return str(self.manifest()["base"])
 
-    def expert(self, name: str) -> dict[str, Tensor]:
-        """Return one expert's tensors, checked against the manifest."""
+    def expert_file(self, name: str) -> str:
+        """Return the path of one expert's tensors, relative to the folder.
+
+        Raises:
+            UserError: If there is no such expert.
+        """
         for entry in self.manifest()["experts"]:
             if entry["name"] == name:
-                return self._read(str(entry["file"]))
+                return str(entry["file"])
         raise UserError(f"{self.manifest_path} lists no expert named {name!r}.")
 
+    def base(self, rules: TensorRules | None = None) -> dict[str, Tensor]:
+        """Return the tensors shared by all experts; see :meth:`read`."""
+        return self.read(self.base_file(), rules)
+
+    def expert(self, name: str, rules: TensorRules | None = None) -> dict[str, Tensor]:
+        """Return one expert's tensors; see :meth:`read`."""
+        return self.read(self.expert_file(name), rules)
+
     def check(self) -> None:
-        """Read and check every file of the model.
+        """Compare size and sha256 of every file of the model with the manifest.
 
         Raises:
             UserError: If a file is missing or damaged.
         """
-        self.base()
-        for entry in self.manifest()["experts"]:
-            self._read(str(entry["file"]))
+        for relative in self.manifest()["files"]:
+            self.read(relative)
 
     def _write(self, stem: str, tensors: Mapping[str, Tensor], files: dict[str, dict[str, Any]]) -> str:
         """Write one file, list it in ``files``, and return its path in the folder."""
@@ -166,57 +192,111 @@ class ModelStore:
         """
         path = (self.folder / relative).resolve()
         if not path.is_relative_to(self.folder.resolve()):
-            raise UserError(f"{self.manifest_path} lists a file outside its folder: {relative}.")
+            raise UserError(f"{self.manifest_path} lists a file outside its folder: {one_line(relative, 120)}.")
         return path
 
-    def _read(self, relative: str) -> dict[str, Tensor]:
-        listed = self.manifest()["files"].get(relative)
+    def read(self, relative: str, rules: TensorRules | None = None) -> dict[str, Tensor]:
+        """Return the tensors of a listed file, after comparing it with the manifest and with rules.
+
+        Args:
+            relative: Path of the file in the folder.
+            rules: Rules for the tensors by name; None: any tensors with finite values are allowed.
+
+        Raises:
+            UserError: If the file is missing, damaged or no safetensors file, or a tensor is missing, surplus, of the
+                wrong type or shape, or has a value that is not allowed.
+        """
+        self.check_header(relative, rules)
         path = self._path(relative)
-        if listed is None or not path.is_file():
+        listed = self.manifest()["files"][relative]
+        with _file_errors(path):
+            if sha256(path) != listed["sha256"]:
+                raise UserError(f"{path} is damaged: its sha256 differs from the manifest. Copy it again.")
+            with safe_open(path, framework="pt") as file:
+                # Copies: tensors inside a file may be unaligned, where kernels may round differently.
+                tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  # no mapping
+        for name, tensor in tensors.items():
+            rule = TensorRule(tuple(tensor.shape), tensor.dtype) if rules is None else rules[name]
+            if fault := rule.fault(tensor):
+                raise UserError(f"{path}: {one_line(name, 120)} {fault}. Copy the model folder again, or retrain.")
+        return tensors
+
+    def check_header(self, relative: str, rules: TensorRules | None = None) -> None:
+        """Check size, names, types and shapes of the tensors of a listed file without reading their values.
+
+        Args:
+            relative: Path of the file in the folder.
+            rules: Rules for the tensors by name; None: any tensors are allowed.
+
+        Raises:
+            UserError: If the file is missing, of another size or no safetensors file, or a tensor is missing, surplus,
+                or of the wrong type or shape.
+        """
+        path, listed = self._path(relative), self.manifest()["files"].get(relative)
+        if listed is None or not path.exists():
             raise UserError(f"{path} is missing. Copy the model folder again, or retrain.")
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
-        if len(content) != listed["bytes"] or hashlib.sha256(content).hexdigest() != listed["sha256"]:
-            raise UserError(f"{path} is damaged: its size or sha256 differs from the manifest. Copy it again.")
-        try:
-            return bytes_to_tensors(content)
-        except SafetensorError as error:
-            raise UserError(f"{path} is not a safetensors file ({error}). Copy it again.") from error
+        with _file_errors(path):
+            with open_regular(path, MAX_TENSOR_BYTES) as content:
+                length = int.from_bytes(content.read(8), "little")
+            size = path.stat().st_size
+            if size != listed["bytes"]:
+                raise UserError(
+                    f"{path} is damaged: it has {size} bytes, and {listed['bytes']} in the manifest. Copy it again."
+                )
+            if length > MAX_JSON_BYTES:
+                raise SafetensorError(f"its header has {length} bytes and must have at most {MAX_JSON_BYTES}")
+            with safe_open(path, framework="pt") as file:
+                slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  # no mapping
+                header = {name: (str(each.get_dtype()), tuple(each.get_shape())) for name, each in slices.items()}
+        if rules is not None:
+            _check_tensors(path, header, rules)
 
 
-def _is_valid(manifest: Mapping[str, Any]) -> bool:
-    """Return whether a manifest has all required entries with the right types."""
-    files, experts = manifest.get("files"), manifest.get("experts")
-    return (
-        isinstance(manifest.get("settings"), dict)
-        and isinstance(manifest.get("base"), str)
-        and isinstance(files, dict)
-        and all(
-            isinstance(listed, dict)
-            and isinstance(listed.get("bytes"), int)
-            and re.fullmatch("[0-9a-f]{64}", str(listed.get("sha256"))) is not None
-            for listed in files.values()
+def _check_tensors(path: Path, header: Mapping[str, tuple[str, tuple[int, ...]]], rules: TensorRules) -> None:
+    """Check names, types and shapes of the tensors of a file.
+
+    Raises:
+        UserError: If one differs from the rules.
+    """
+    remedy = "The file does not belong to the settings in the manifest: copy the model folder again, or retrain."
+    for name in rules.keys() - header.keys():
+        raise UserError(f"{path}: the tensor {name} is missing. {remedy}")
+    for name in header.keys() - rules.keys():
+        raise UserError(f"{path}: the tensor {one_line(name, 120)} is unknown. {remedy}")
+    sizes: dict[str, tuple[int, str]] = {}  # size of each named axis, and the tensor that it was taken from
+    for name, rule in rules.items():
+        dtype, shape = header[name]
+        if dtype != dtype_name(rule.dtype):
+            raise UserError(f"{path}: {name} has the type {dtype} and must have {dtype_name(rule.dtype)}. {remedy}")
+        expected = [sizes.get(axis, (axis, ""))[0] if isinstance(axis, str) else axis for axis in rule.shape]
+        matches = len(shape) == len(expected) and all(
+            size >= 1 if isinstance(axis, str) else size == axis for size, axis in zip(shape, expected, strict=True)
         )
-        and isinstance(experts, list)
-        and all(
-            isinstance(entry, dict)
-            and isinstance(entry.get("name"), str)
-            and isinstance(entry.get("file"), str)
-            and isinstance(entry.get("categories"), list)
-            and all(isinstance(category, str) for category in entry["categories"])
-            and _are_valid_overrides(entry.get("overrides", {}))
-            for entry in experts
-        )
-    )
+        if not matches:
+            named = {axis: f"{axis} = {sizes[axis][0]}, as {sizes[axis][1]}" for axis in rule.shape if axis in sizes}
+            free = [f"{axis} at least 1" for axis in expected if isinstance(axis, str)]
+            where = f" with {', '.join([*named.values(), *free])}" if named or free else ""
+            raise UserError(
+                f"{path}: {name} has the shape {describe_shape(shape)} and must have {describe_shape(rule.shape)}"
+                f"{where}. {remedy}"
+            )
+        for size, axis in zip(shape, rule.shape, strict=True):
+            if isinstance(axis, str):
+                sizes.setdefault(axis, (size, name))
 
 
-def _are_valid_overrides(overrides: Any) -> bool:
-    """Return whether an expert's overrides have the right types."""
-    if not isinstance(overrides, dict) or not isinstance(overrides.get("feature_sets", {}), dict):
-        return False
-    sets = [overrides, *overrides.get("feature_sets", {}).values()]
-    return all(isinstance(each, dict) for each in sets) and all(
-        isinstance(each.get(part, {}), dict) for each in sets for part in _OVERRIDABLE_COMPONENTS
-    )
+@contextmanager
+def _file_errors(path: Path) -> Iterator[None]:
+    """Turn the errors of reading a file of tensors into messages with its path.
+
+    Raises:
+        UserError: In place of an error of the file system or of the format.
+    """
+    try:
+        yield
+    except SafetensorError as error:
+        raise UserError(f"{path} is not a safetensors file ({one_line(str(error), 200)}). Copy it again.") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except ValueError as error:
+        raise UserError(f"{path} cannot be read: {error}. Copy it again.") from error

@@ -8,14 +8,13 @@ import numpy as np
 import torch
 
 from moleflow.detector.base import Detector
-from moleflow.detector.calibration import CRITERIA, Calibration
+from moleflow.detector.calibration import CRITERIA, MIN_IMAGES, Calibration
 from moleflow.detector.inputs import files_in
 from moleflow.detector.scorer import scores_of_normal_images
 from moleflow.metrics.decisions import largest_f1
 from moleflow.utils.errors import UserError, check_choice, check_range, list_names
 
 _NORMAL_FOLDERS = frozenset(("good", "normal", "ok", "pass"))  # in lower case
-_MIN_IMAGES = 2
 
 
 def calibration_images(folder: Path) -> tuple[list[Path], list[Path]]:
@@ -61,9 +60,9 @@ def calibrate_expert(
             argument is not allowed.
     """
     check_choice("criterion", criterion, CRITERIA)
-    if len(normal) < _MIN_IMAGES:
+    if len(normal) < MIN_IMAGES:
         raise UserError(
-            f"{name}: {len(normal)} normal images cannot calibrate. Give at least {_MIN_IMAGES}, better 100."
+            f"{name}: {len(normal)} normal images cannot calibrate. Give at least {MIN_IMAGES}, better 100."
         )
     if criterion != "rate" and not defective:
         raise UserError(f"{name}: criterion={criterion} requires defective images, in subfolders other than good.")

@@ -19,9 +19,15 @@ from moleflow.detector.feature_set import image_region
 from moleflow.detector.scorer import scores_of_normal_images
 from moleflow.detector.store import ENSEMBLE_FILE
 from moleflow.detector.types import ExpertRecord
+from moleflow.models.tensor_rule import MAX_DEVIATION, MIN_DEVIATION
+from moleflow.runs.content import check_values
 from moleflow.scoring.calibration import Moments, ScoreStandardizer
 from moleflow.utils.errors import UserError
 from moleflow.utils.io import read_checksummed_json, sha256, write_checksummed_json
+from moleflow.utils.text import has_control_characters, one_line
+
+MAX_MEMBERS = 100
+"""Largest number of members of an ensemble."""
 
 
 class EnsembleScorer:
@@ -159,6 +165,11 @@ class EnsembleDetector(Detector):
             UserError: If the file is damaged, or a member is missing or has changed since.
         """
         content = read_checksummed_json(path)
+        try:
+            _check_content(content)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            reason = one_line(str(error) if isinstance(error, ValueError) else repr(error), 200)
+            raise UserError(f"{path} is damaged ({reason}). Create the ensemble again.") from error
         folders = [path.parent / member["run"] for member in content["members"]]
         for folder, member in zip(folders, content["members"], strict=True):
             manifest = folder / "model" / "manifest.json"
@@ -170,11 +181,20 @@ class EnsembleDetector(Detector):
         ensemble = cls.from_runs(folders, device)
         for model, member in zip(ensemble.members, content["members"], strict=True):
             for name, moments in member["standardizers"].items():
+                if name not in model.experts:
+                    raise UserError(f"{path} has a standardizer of {name!r}, which is no expert of {model!r}.")
                 standardizer = ScoreStandardizer(**{key: Moments(*values) for key, values in moments.items()})
                 model.experts[name].standardizer = standardizer
+        if content["scores"].keys() != ensemble.experts.keys():
+            raise UserError(f"{path} has no scores of some experts, or scores of unknown ones: create it again.")
         for name, scores in content["scores"].items():
             training = ensemble.experts[name].training
             assert training is not None
+            if len(scores) != len(training.scores):
+                raise UserError(
+                    f"{path}: scores.{name} has {len(scores)} entries and must have {len(training.scores)}, one per "
+                    "training image. Create the ensemble again."
+                )
             # Files of version 0.1 have no maxima.
             maxima = content.get("maxima", content["scores"])[name]
             ensemble.experts[name].training = training._replace(
@@ -234,6 +254,38 @@ def load_detector(folder: str | Path, device: str | torch.device = "cpu") -> Det
     """
     path = Path(folder) / ENSEMBLE_FILE
     return EnsembleDetector.read(path, device) if path.is_file() else MoLEFlow.load(folder, device)
+
+
+def _check_content(content: Mapping[str, Any]) -> None:
+    """Check the structure of an ensemble's file, as far as its reader depends on it.
+
+    Raises:
+        ValueError: If an entry is not allowed; the message has its key and what is allowed.
+        KeyError, TypeError, AttributeError: If an entry is missing or of another type.
+    """
+    check_values(content, ENSEMBLE_FILE)
+    members = content["members"]
+    if not isinstance(members, list) or not 2 <= len(members) <= MAX_MEMBERS:
+        raise ValueError(f"members must be a list of 2 to {MAX_MEMBERS} runs")
+    for i, member in enumerate(members):
+        if not isinstance(member["run"], str) or not isinstance(member["manifest"], str):
+            raise ValueError(f"members.{i}: run and manifest must be texts")
+        if has_control_characters(member["run"]):
+            raise ValueError(f"members.{i}.run must be a path without control characters")
+        for name, moments in member["standardizers"].items():
+            for key in ("patch", "image"):
+                mean, deviation = (float(value) for value in moments[key])
+                if not MIN_DEVIATION <= deviation <= MAX_DEVIATION or not abs(mean) <= MAX_DEVIATION:
+                    raise ValueError(
+                        f"members.{i}.standardizers.{name}.{key} is mean={mean:g}, deviation={deviation:g}, and the "
+                        f"deviation must be between {MIN_DEVIATION:g} and {MAX_DEVIATION:g}"
+                    )
+    for name, scores in content["scores"].items():
+        maxima = content.get("maxima", content["scores"])[name]
+        if not isinstance(scores, list) or not isinstance(maxima, list) or len(maxima) != len(scores):
+            raise ValueError(f"scores.{name} and maxima.{name} must be lists of equal length")
+        if not all(isinstance(value, int | float) for value in (*scores, *maxima)):
+            raise ValueError(f"scores.{name} and maxima.{name} must be lists of numbers")
 
 
 def _paths(images: Callable[[str], Sequence[Path]], record: ExpertRecord) -> list[Path]:

@@ -4,6 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
+from moleflow.detector.schema import FolderRules
 from moleflow.detector.store import ModelStore, model_folder
 from moleflow.utils.config import flatten_config
 from moleflow.utils.errors import UserError
@@ -29,8 +32,10 @@ def merge_experts(sources: Sequence[tuple[Path, Sequence[str]]], out: Path) -> l
     first, first_path, _ = stores[0]
     reference = first.manifest()
     chosen: dict[str, tuple[ModelStore, dict[str, Any]]] = {}
+    rules: dict[ModelStore, FolderRules] = {}
     for store, path, names in stores:
         manifest = store.manifest()
+        rules[store] = FolderRules(store)
         _check_compatible(reference, manifest, first_path, path)
         available = {str(entry["name"]): entry for entry in manifest["experts"]}
         for name in names or [name for name in available if name not in chosen]:
@@ -38,13 +43,18 @@ def merge_experts(sources: Sequence[tuple[Path, Sequence[str]]], out: Path) -> l
                 raise UserError(f"{path} has no expert {name!r}. Its experts: {', '.join(available)}.")
             if name in chosen:
                 raise UserError(f"Expert {name!r} is given by {chosen[name][0].folder} and by {path}. Give it once.")
-            store.expert(name)  # reads and checks it
             chosen[name] = (store, available[name])
     order = _construction_order(reference, chosen)
-    experts = {name: chosen[name][0].expert(name) for name in order}
+    experts = {name: _read_expert(chosen[name][0], name, rules[chosen[name][0]]) for name in order}
     entries = {name: {k: v for k, v in chosen[name][1].items() if k not in ("name", "file")} for name in order}
-    ModelStore(out).save(reference["settings"], first.base(), experts, entries)
+    ModelStore(out).save(reference["settings"], first.base(rules[first].base), experts, entries)
     return order
+
+
+def _read_expert(store: ModelStore, name: str, rules: FolderRules) -> dict[str, Tensor]:
+    """Return the tensors of an expert in the format that is written."""
+    tensors = store.expert(name, rules.experts[name])
+    return {"training.maxima": tensors["training.scores"], **tensors}  # format 1 has no maxima
 
 
 def _check_compatible(a: dict[str, Any], b: dict[str, Any], a_path: Path, b_path: Path) -> None:

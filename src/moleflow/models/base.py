@@ -7,6 +7,8 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from moleflow.models.dynamic_buffers import DynamicBuffers
+from moleflow.models.tensor_rule import TensorRule
 from moleflow.utils.errors import UserError, did_you_mean
 
 
@@ -173,6 +175,18 @@ class PatchModel(nn.Module, ABC):
         """
         experts = {key: value for key, value in self.state_dict().items() if key.startswith("experts.")}
         self.load_state_dict({**state, **experts}, strict=True)
+
+    def expert_rules(self, name: str) -> dict[str, TensorRule]:
+        """Return the rules for the tensors of :meth:`expert_state`, before or after they are loaded."""
+        rules = {key: TensorRule.of(value) for key, value in self.expert_state(name).items()}
+        for prefix, module in self.expert(name).named_modules():
+            if isinstance(module, DynamicBuffers):
+                rules |= {f"{prefix}.{key}".removeprefix("."): rule for key, rule in module.rules.items()}
+        return rules
+
+    def base_rules(self) -> dict[str, TensorRule]:
+        """Return the rules for the tensors of :meth:`base_state`; all experts must have been added before."""
+        return {key: TensorRule.of(value) for key, value in self.base_state().items()}
 
     def _check_new_expert(self, name: str, **overrides: Any) -> None:
         """Check the name and the overrides of a new expert.

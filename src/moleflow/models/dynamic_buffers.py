@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from moleflow.models.tensor_rule import TensorRule
+
 
 class DynamicBuffers(nn.Module):
     """Named buffers that are empty until a state dict is loaded.
@@ -12,19 +14,23 @@ class DynamicBuffers(nn.Module):
     Shapes and types are those of the loaded tensors; the buffers are contiguous.
 
     Args:
-        names: Names of the buffers.
+        rules: Rule for each buffer by name, for the check of files. Loading does not apply them.
+
+    Attributes:
+        rules: The rules by name.
 
     Examples:
         >>> import torch
-        >>> buffers = DynamicBuffers("mean")
+        >>> buffers = DynamicBuffers(mean=TensorRule((3,)))
         >>> _ = buffers.load_state_dict({"mean": torch.zeros(3)})
         >>> buffers.mean.shape
         torch.Size([3])
     """
 
-    def __init__(self, *names: str) -> None:
+    def __init__(self, **rules: TensorRule) -> None:
         super().__init__()
-        for name in names:
+        self.rules = rules
+        for name in rules:
             self.register_buffer(name, torch.empty(0))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:

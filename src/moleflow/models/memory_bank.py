@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from moleflow.models.tensor_rule import TensorRule
 from moleflow.utils.errors import check_choice
 
 SELECTIONS = ("k_center_greedy", "kmeans", "random")
@@ -36,6 +37,15 @@ class NearestNeighbors(NamedTuple):
 
     distances: Tensor
     indices: Tensor
+
+
+def memory_bank_rules(dim: int) -> dict[str, TensorRule]:
+    """Return the rules for the tensors of a memory bank of K patches.
+
+    Args:
+        dim: Channels D of a patch.
+    """
+    return {"patches": TensorRule(("K", dim)), "image_ids": TensorRule(("K",), torch.int32)}
 
 
 def build_memory_bank(

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from moleflow.routing.statistics import FeatureStatistics
-from moleflow.utils.errors import check_choice, check_range
+from moleflow.utils.errors import UserError, check_choice, check_range
 
 RULES = ("shared_covariance", "per_expert_covariance", "euclidean")
 _RIDGE = 1e-5  # the value of the first implementation
@@ -239,11 +239,20 @@ class _WhitenedMeans:
     Args:
         means: (E, D) float64.
         covariance: (D, D) float64, or None for Euclidean distances.
+
+    Raises:
+        UserError: If the covariance is not positive definite.
     """
 
     def __init__(self, means: Tensor, covariance: Tensor | None) -> None:
         self.means = means
-        self._factor = None if covariance is None else torch.linalg.cholesky(covariance)
+        try:
+            self._factor = None if covariance is None else torch.linalg.cholesky(covariance)
+        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+            raise UserError(
+                "The covariance of the routing features has no Cholesky factor: the features of the training images "
+                "are nearly equal in some directions, or damaged. Use router=shared_covariance, or train again."
+            ) from error
         self._whitened = self._whiten(means)
 
     def distances(self, values: Tensor) -> Tensor:

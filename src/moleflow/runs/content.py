@@ -11,13 +11,11 @@ from typing import Any, cast
 
 import yaml
 
-from moleflow.utils.io import read_regular
+from moleflow.utils.io import MAX_JSON_BYTES, read_regular
 from moleflow.utils.text import one_line
 
 MAX_CONFIG_BYTES = 2**20
 """Largest ``config.yaml``: some 200 times that of a run."""
-MAX_JSON_BYTES = 2**24
-"""Largest JSON file: some 8 times that of 60 tasks with 100 epochs each."""
 MAX_SCORES_BYTES = 2**26
 """Largest ``scores.csv``: some 500 000 images."""
 MAX_DEPTH = 32

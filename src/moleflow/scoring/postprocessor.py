@@ -17,6 +17,7 @@ from moleflow.utils.errors import UserError, check_choice, check_range
 AGGREGATIONS = ("max", "mean", "top_k", "top_k_percent", "percentile")
 SIGMA_UNITS = ("patch", "pixel")
 _TRUNCATE = 4.0  # radius of the Gaussian in standard deviations
+_MAX_WEIGHTS = 2**25  # of one side of the Gaussian at all pixels of an axis: 256 MB
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,9 @@ class ScorePostprocessor:
 
         Args:
             grid: Rows h and columns w of the patch grid.
+
+        Raises:
+            UserError: If ``sigma`` is too large.
         """
         rows, columns = (
             upsampling_matrix(size, length, self.sigma * (length / size if self.sigma_unit == "patch" else 1.0))
@@ -204,6 +208,9 @@ def _gaussian(size: int, sigma: float) -> Tensor:
     if sigma == 0:
         return torch.eye(size, dtype=torch.float64)
     radius = int(_TRUNCATE * sigma + 0.5)
+    if size * radius > _MAX_WEIGHTS:
+        allowed = _MAX_WEIGHTS / size / _TRUNCATE
+        raise UserError(f"sigma={sigma:g} in pixels of the map must be at most {allowed:g} for a side of {size} pixels.")
     offsets = torch.arange(-radius, radius + 1)
     weights = torch.exp(-0.5 * (offsets.double() / sigma).square())
     weights /= weights.sum()

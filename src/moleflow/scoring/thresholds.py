@@ -45,6 +45,7 @@ categories are far away.
 _MIN_EXCESSES, _SHARE_OF_EXCESSES = 5, 0.3  # of the n scores, in the estimate of the tail
 _SHARE_WITHOUT_OUTLIERS = 0.75  # of the excesses
 _NORMAL_LEVEL = 0.05  # normalized score of a typical normal image
+_MIN_SCALE = 1e-30  # smaller ones are 0 in float32, in which maps are normalized
 
 
 @dataclass(frozen=True)
@@ -177,4 +178,4 @@ def _scale(values: NDArray[np.floating], threshold: float) -> float:
     distance = threshold - float(np.median(values))
     if distance <= 0:
         distance = float(values[-1] - values[0])
-    return distance / math.log(1 / _NORMAL_LEVEL - 1)
+    return max(distance / math.log(1 / _NORMAL_LEVEL - 1), _MIN_SCALE)

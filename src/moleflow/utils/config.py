@@ -6,6 +6,7 @@ from types import NoneType, UnionType
 from typing import Any, get_args, get_origin
 
 from moleflow.utils.errors import UserError
+from moleflow.utils.text import one_line
 
 _WORDS = {int: "whole number", float: "number", str: "text"}
 
@@ -41,7 +42,7 @@ def check_type(key: str, value: Any, annotation: Any) -> None:
     """
     if not is_instance(value, annotation):
         shown = json.dumps(value) if value is None or isinstance(value, bool) else value  # YAML's null, true and false
-        raise UserError(f"{key}={shown} must be {describe_type(annotation)}.")
+        raise UserError(f"{key}={one_line(str(shown), 200)} must be {describe_type(annotation)}.")
 
 
 def is_instance(value: Any, annotation: Any) -> bool:

@@ -11,9 +11,12 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from moleflow.utils.errors import UserError
+
+MAX_JSON_BYTES = 2**24
+"""Largest JSON file: some 8 times the largest of a run with 60 tasks and 100 epochs each."""
 
 _MAX_NAME_BYTES = 120
 
@@ -79,26 +82,40 @@ def write_checksummed_json(path: Path, content: Mapping[str, Any]) -> None:
     write_json(path, {**jsonable, "checksum": _checksum(jsonable)})
 
 
-def read_checksummed_json(path: Path) -> dict[str, Any]:
+def read_checksummed_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
     """Return the content of a file of :func:`write_checksummed_json`, without the checksum.
 
+    Args:
+        path: The file.
+        max_bytes: Largest size that is read.
+
     Raises:
-        UserError: If the file is missing, is not JSON, or does not match its checksum; the message has its path.
+        UserError: If the file is missing, is too large, is not JSON, or does not match its checksum; the message has
+            its path.
     """
-    content = read_json(path)
-    if not isinstance(content, dict) or content.pop("checksum", None) != _checksum(content):
+    content = read_json(path, max_bytes)
+    try:
+        matches = isinstance(content, dict) and content.pop("checksum", None) == _checksum(content)
+    except RecursionError:
+        matches = False
+    if not matches:
         raise UserError(f"{path} is damaged: its content does not match its checksum. Restore it or run again.")
-    return content
+    return cast(dict[str, Any], content)
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> Any:
     """Return the content of a JSON file.
 
+    Args:
+        path: The file.
+        max_bytes: Largest size that is read.
+
     Raises:
-        UserError: If the file is missing or is not JSON; the message has its path.
+        UserError: If the file is missing, is not a regular file, is too large, or is not JSON; the message has its
+            path.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_regular(path, max_bytes).decode("utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing.") from error
     except (ValueError, RecursionError, OSError) as error:
@@ -117,6 +134,23 @@ def read_regular(path: Path, max_bytes: int, follow_link: bool = True) -> bytes:
         ValueError: If it is a folder, pipe, device or socket, a link that may not be followed, or too large.
         OSError: If it is missing or cannot be read.
     """
+    with open_regular(path, max_bytes, follow_link) as file:
+        return file.read(max_bytes)
+
+
+@contextlib.contextmanager
+def open_regular(path: Path, max_bytes: int, follow_link: bool = True) -> Iterator[IO[bytes]]:
+    """Open a regular file that is not too large for reading; see :func:`read_regular`.
+
+    Args:
+        path: The file.
+        max_bytes: Largest size.
+        follow_link: Whether the file may be a symbolic link.
+
+    Raises:
+        ValueError: If it is a folder, pipe, device or socket, a link that may not be followed, or too large.
+        OSError: If it is missing or cannot be opened.
+    """
     if not follow_link and path.is_symlink():
         raise ValueError(f"{path.name} is a symbolic link and must be a regular file")
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe without a writer would block
@@ -127,7 +161,7 @@ def read_regular(path: Path, max_bytes: int, follow_link: bool = True) -> bytes:
         if status.st_size > max_bytes:
             raise ValueError(f"{path.name} has {status.st_size} bytes and must have at most {max_bytes}")
         with open(handle, "rb", closefd=False) as file:
-            return file.read(max_bytes)
+            yield file
     finally:
         os.close(handle)
 

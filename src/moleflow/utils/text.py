@@ -8,6 +8,14 @@ _INVISIBLE = re.compile(
 )
 """Control characters except the line feed, unusual spaces, characters that change the direction of text, surrogates."""
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udc7f\udd00-\udfff]")
+"""Control characters, and surrogates that stand for no byte of a file name."""
+
+
+def has_control_characters(text: str) -> bool:
+    """Return whether a text has control characters, or lone surrogates that no file name can have."""
+    return _CONTROL.search(text) is not None
+
 
 def printable(text: str) -> str:
     r"""Return a text in which control characters and lone surrogates are escaped, such as ``\x1b``.

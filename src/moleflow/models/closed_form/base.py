@@ -10,6 +10,7 @@ from torch import Tensor
 
 from moleflow.models.base import PatchModel
 from moleflow.models.dynamic_buffers import DynamicBuffers
+from moleflow.models.tensor_rule import TensorRule
 
 
 class ClosedFormModel(PatchModel):
@@ -18,12 +19,12 @@ class ClosedFormModel(PatchModel):
     An expert is a set of tensors; there are no gradient steps.
 
     Args:
-        buffer_names: Names of an expert's tensors.
+        rules: Rules for an expert's tensors by name.
     """
 
-    def __init__(self, *buffer_names: str) -> None:
+    def __init__(self, **rules: TensorRule) -> None:
         super().__init__()
-        self._buffer_names = buffer_names
+        self._rules = rules
 
     @abstractmethod
     def compute(self, name: str, features: Tensor, image_ids: Tensor) -> dict[str, Tensor]:
@@ -46,7 +47,7 @@ class ClosedFormModel(PatchModel):
             UserError: If an expert of this name exists, or a setting cannot be overridden.
         """
         self._check_new_expert(name, **overrides)
-        expert = DynamicBuffers(*self._buffer_names)
+        expert = DynamicBuffers(**self._rules)
         self._register(name, expert)
         return expert
 

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from moleflow.models.closed_form.base import ClosedFormModel
 from moleflow.models.flow.spatial_mixer import MeanBlur
-from moleflow.models.memory_bank import build_memory_bank, nearest_neighbors, own_image_exclusion
+from moleflow.models.memory_bank import build_memory_bank, memory_bank_rules, nearest_neighbors, own_image_exclusion
+from moleflow.models.tensor_rule import TensorRule
 from moleflow.utils.errors import check_range
 from moleflow.utils.random import generator
 
@@ -78,7 +79,14 @@ class MixtureModel(ClosedFormModel):
         degrees_of_freedom: float | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__("mean", "metric", "patches", "whitening", "offset", "image_ids")
+        directions = min(rank, dim)
+        super().__init__(
+            mean=TensorRule((dim,)),
+            metric=TensorRule((dim, directions)),
+            whitening=TensorRule((directions, directions)),
+            offset=TensorRule((1,)),
+            **memory_bank_rules(directions),
+        )
         check_range("model.size", size, 1)
         check_range("model.rank", rank, 1, hint=f"The embedding dimension {dim} selects all directions.")
         hint = "Distances are Euclidean at 0 and Mahalanobis at 0.5."
@@ -90,7 +98,7 @@ class MixtureModel(ClosedFormModel):
             check_range("model.degrees_of_freedom", degrees_of_freedom, 0, hint=hint, low_open=True, high_open=True)
         self.dim = dim
         self.size = size
-        self.rank = min(rank, dim)
+        self.rank = directions
         self.whitening_power = whitening_power
         self.blur = MeanBlur(_KERNEL, blur)
         self.shrinkage = shrinkage

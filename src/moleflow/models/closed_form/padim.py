@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from moleflow.models.closed_form.base import ClosedFormModel
+from moleflow.models.tensor_rule import TensorRule
 from moleflow.utils.errors import UserError, check_range
 from moleflow.utils.random import generator
 
@@ -34,7 +35,8 @@ class PaDiM(ClosedFormModel):
     """
 
     def __init__(self, dim: int, channels: int = 100, ridge: float = 0.01, seed: int = 0) -> None:
-        super().__init__("mean", "whitening")
+        count = min(channels, dim)
+        super().__init__(mean=TensorRule(("P", count)), whitening=TensorRule(("P", count, count)))
         check_range("model.channels", channels, 1)
         hint = "The covariance of the few patches per position is singular."
         check_range("model.ridge", ridge, 0, hint=hint, low_open=True)

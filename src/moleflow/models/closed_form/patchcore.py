@@ -10,8 +10,8 @@ from torch import Tensor
 from moleflow.models.closed_form.base import ClosedFormModel
 from moleflow.models.memory_bank import (
     SELECTIONS,
-    MemoryBank,
     build_memory_bank,
+    memory_bank_rules,
     nearest_neighbors,
     own_image_exclusion,
 )
@@ -44,7 +44,7 @@ class PatchCore(ClosedFormModel):
     """
 
     def __init__(self, dim: int, size: int = 3000, selection: str = "k_center_greedy", seed: int = 0) -> None:
-        super().__init__(*MemoryBank._fields)
+        super().__init__(**memory_bank_rules(dim))
         check_range("model.size", size, 1)
         self.dim = dim
         self.size = size

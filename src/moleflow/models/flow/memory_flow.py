@@ -9,7 +9,12 @@ from torch import Tensor
 from moleflow.models.dynamic_buffers import DynamicBuffers
 from moleflow.models.flow.expert_flow import Expert, ExpertFlow
 from moleflow.models.flow.spatial_mixer import SpatialMixer
-from moleflow.models.memory_bank import MemoryBank, build_memory_bank, nearest_neighbors, own_image_exclusion
+from moleflow.models.memory_bank import (
+    build_memory_bank,
+    memory_bank_rules,
+    nearest_neighbors,
+    own_image_exclusion,
+)
 from moleflow.utils.errors import UserError, check_range
 from moleflow.utils.random import generator
 
@@ -62,7 +67,7 @@ class MemoryBankFlow(ExpertFlow):
             UserError: If an expert of this name exists, or a setting cannot be overridden.
         """
         expert = super().add_expert(name, **overrides)
-        expert.memory = DynamicBuffers(*MemoryBank._fields)
+        expert.memory = DynamicBuffers(**memory_bank_rules(self.dim))
         return expert
 
     @torch.no_grad()
