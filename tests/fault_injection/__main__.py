@@ -131,14 +131,24 @@ def disks(harness: Harness, count: int, rng: random.Random) -> Iterator[Row]:
         print("This process may not mount. The part disks is left out.", file=sys.stderr)
 
 
+def moves(harness: Harness, count: int, rng: random.Random) -> Iterator[Row]:
+    """Move run folders and data between two commands."""
+    outcomes: Counter[str] = Counter()
+    for kind in scenarios.MOVES:
+        attempt(outcomes, partial(scenarios.move_run, harness, f"moved-{kind.replace(' ', '-')}", kind))
+    yield (
+        f"run or data moved before the command is resumed ({', '.join(scenarios.MOVES)})",
+        len(scenarios.MOVES),
+        outcomes,
+    )
+
+
 VARIANTS: dict[str, tuple[str, ...]] = {
     "flow": (),
     "mixture": ("model=mixture", "model.size=40", "model.rank=6", "scoring.standardize=true"),
     "sets": ("model=patchcore", "model.size=40", *LARGE_SET),
 }
 """Overrides of the attacked runs by name: a flow, a standardized closed-form model, and two feature sets."""
-MAX_EXPORTS = 4
-"""Number of exports of folders that are loaded in spite of an attack: each takes many seconds."""
 KINDS = ("error", "done", "traceback", "hang", "memory", "killed", "escape", "no basis")
 """Columns of the table of attacks; see :class:`Outcome`."""
 
@@ -165,19 +175,15 @@ def hostile(folder: Path, count: int) -> int:
     """
     runs = attacked_runs(folder)
     outcomes: dict[str, list[Outcome]] = {name: [] for name in COMMANDS}
-    exports = 0
     for seed in range(count):
         run = runs[seed % len(runs)]
         for unfinished in (False, True):
             duplicate = run.copy(f"{seed}-{unfinished}", unfinished)
             change = attack(duplicate, seed)
+            print(f"{seed}: {change}", file=sys.stderr, flush=True)
             for name in COMMANDS:
                 if (name == "resume") != unfinished:
                     continue
-                if name == "export" and outcomes["load"][-1].kind == "done":
-                    exports += 1
-                    if exports > MAX_EXPORTS:
-                        continue
                 outcome = run.outcome(name, duplicate)
                 outcomes[name].append(outcome)
                 if not outcome.is_allowed:
@@ -193,7 +199,7 @@ def hostile(folder: Path, count: int) -> int:
     return sum(not result.is_allowed for results in outcomes.values() for result in results)
 
 
-PARTS = {"kills": kills, "stops": stops, "damages": damages, "disks": disks}
+PARTS = {"kills": kills, "stops": stops, "damages": damages, "disks": disks, "moves": moves}
 """Parts of the fault injection by the name of the command-line argument."""
 
 

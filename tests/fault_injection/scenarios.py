@@ -6,6 +6,7 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from fault_injection.harness import Harness, Job, phase
@@ -247,6 +248,44 @@ def make_folder_read_only(harness: Harness, name: str) -> str:
         remount("rw")
         harness.resume(job)
     return NAMED_ERROR
+
+
+MOVES = ("renamed", "symbolic link", "relative path", "another mount point", "another user")
+"""Changes of the circumstances of a run between two commands."""
+
+
+def move_run(harness: Harness, name: str, kind: str) -> str:
+    """Resume a killed run whose folder or data have moved, then start the command once more.
+
+    Args:
+        harness: The harness.
+        name: Name of the job.
+        kind: One of `MOVES`.
+    """
+    job = harness.killed_job(name)
+    setup = ""
+    moved = harness.base / f"{name}-moved"
+    moved.mkdir()
+    match kind:
+        case "renamed":
+            job = replace(job, folder=job.folder.rename(moved / "renamed"))
+        case "symbolic link":
+            (moved / "run").symlink_to(job.folder)
+            (moved / "tree").symlink_to(job.tree)
+            job = replace(job, folder=moved / "run", tree=moved / "tree")
+        case "relative path":
+            setup = f"import os; os.chdir({str(harness.base)!r})"
+            job = replace(job, tree=Path(harness.tree.name))
+        case "another mount point":
+            job = replace(job, tree=Path(shutil.copytree(job.tree, moved / "tree")))
+        case _:
+            setup = f"import os; os.environ.update(HOME={str(moved)!r}, USER='other', LOGNAME='other')"
+    harness.finish(job, setup)
+    harness.compare(job)
+    finished = harness.finish(job, setup)
+    assert "is finished already" in finished.output
+    harness.compare(job)
+    return SAME
 
 
 def start_twice(harness: Harness, name: str) -> str:

@@ -89,3 +89,8 @@ def test_run_in_a_read_only_folder_can_be_resumed(harness: Harness) -> None:
 
 def test_second_process_in_the_same_folder_is_an_error(harness: Harness) -> None:
     assert scenarios.start_twice(harness, "two") == scenarios.NAMED_ERROR
+
+
+@pytest.mark.parametrize("kind", ["another mount point", "symbolic link"])
+def test_run_that_has_moved_is_resumed_with_the_same_result(harness: Harness, kind: str) -> None:
+    assert scenarios.move_run(harness, f"moved-{kind.replace(' ', '-')}", kind) == scenarios.SAME

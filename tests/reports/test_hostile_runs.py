@@ -13,10 +13,10 @@ from helpers.report import build_report, tables
 from helpers.runs import write_run
 from moleflow.cli.command import exit_status
 from moleflow.reports.page import html, markdown, write
-from moleflow.reports.tables import Cell, Table, latex_text, spreadsheet_text
+from moleflow.reports.tables import Cell, Table, latex_text
 from moleflow.runs.reader import read_runs
 from moleflow.utils.errors import UserError
-from moleflow.utils.text import one_line, printable
+from moleflow.utils.text import one_line, printable, spreadsheet_text
 
 CONTROL = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\ud800-\udfff]")
 

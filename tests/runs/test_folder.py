@@ -13,6 +13,7 @@ import yaml
 from fault_injection.scenarios import DAMAGES, damage
 from moleflow.runs.folder import RESULTS, RunFolder, disk_errors
 from moleflow.utils.errors import UserError
+from moleflow.utils.io import write_checksummed_json
 
 CONFIG = {"epochs": 3, "optimizer": {"lr": 0.1}, "trainer": {"devices": 1, "precision": "32-true"}, "resume": "auto"}
 
@@ -201,3 +202,43 @@ def test_disk_errors_have_the_file_and_the_remedy(tmp_path: Path) -> None:
         raise error
     with pytest.raises(UserError, match=f"^{tmp_path}: "), disk_errors(tmp_path):
         raise OSError(errno.EROFS, "Read-only file system")
+
+
+FILES = {"bottle": {"train": {"bottle/train/good/0.png": "0" * 64}}}
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_data_at_another_place_are_the_same_data(tmp_path: Path, moved: bool) -> None:
+    def folder(path: Path, root: str) -> RunFolder:
+        return RunFolder(path, CONFIG | {"dataset": {"root": root}})
+
+    first = folder(tmp_path / "a", "/mnt/one")
+    first.claim(force=False)
+    (tmp_path / "a" / "state").mkdir()
+    first.claim_data(FILES, force=False)
+    path = tmp_path / "a"
+    if moved:
+        path = path.rename(tmp_path / "b")
+    second = folder(path, "/mnt/two")
+    second.claim(force=False)
+    second.claim_data(FILES, force=False)
+    with pytest.raises(UserError, match=r"bottle, train: 1 changed"):
+        second.claim_data({"bottle": {"train": {"bottle/train/good/0.png": "1" * 64}}}, force=False)
+
+
+@pytest.mark.parametrize("content", [None, {"files": [1]}, {"files": {"bottle": {"train": {"0.png": 3}}}}])
+def test_data_at_another_place_must_be_comparable(
+    tmp_path: Path, content: dict[str, Any] | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "state").mkdir()
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(CONFIG | {"dataset": {"root": "/mnt/one"}}))
+    if content is not None:
+        write_checksummed_json(tmp_path / "data.json", content)
+    same = RunFolder(tmp_path, CONFIG | {"dataset": {"root": "/mnt/one"}})
+    same.check_configuration(force=False)
+    other = RunFolder(tmp_path, CONFIG | {"dataset": {"root": "/mnt/two"}})
+    other.check_configuration(force=False)
+    with pytest.raises(UserError, match=r"data\.json is .*at another place \(dataset\.root\)"):
+        other.claim_data(FILES, force=False)
+    same.claim_data(FILES, force=False)
+    assert "The data are not compared" in caplog.text

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from moleflow.catalogue.records import Settings, config_settings, experiment_rows, row_settings
 from moleflow.experiment.compose import compose_config
 from moleflow.experiment.conf import read_config_file, read_description
-from moleflow.runs.identity import DATASET_ROOTS, NON_IDENTITY_KEYS, matches_any, without_null
+from moleflow.runs.identity import NON_IDENTITY_KEYS, matches_any, without_null
 from moleflow.runs.reader import Run
 from moleflow.utils.config import flatten_config
 
@@ -26,7 +26,7 @@ EntryKey = tuple[str, str]
 """Kind and name of an entry."""
 
 # Runs of one configuration differ in these keys.
-_IGNORED_KEYS = ("name", "seed", "model.seed", *DATASET_ROOTS, *NON_IDENTITY_KEYS)
+_IGNORED_KEYS = ("name", "seed", "model.seed", *NON_IDENTITY_KEYS)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from moleflow.detector.calibration import CRITERIA
 from moleflow.scoring.thresholds import FALSE_ALARM_RATE, describe_rate
 from moleflow.utils.errors import UserError
+from moleflow.utils.text import printable
 
 if TYPE_CHECKING:
     from moleflow.detector.types import ExpertRecord
@@ -58,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
         for name in removed:
             del calibrations[name]
         write_calibrations(folder, calibrations)
-        print(f"Removed the calibration of {', '.join(removed) or 'no expert'}.")
+        print(printable(f"Removed the calibration of {', '.join(removed) or 'no expert'}."))
         return 0
     if not args.folder.is_dir():
         raise UserError(f"{args.folder} does not exist. Give a folder of images.")
@@ -73,9 +74,8 @@ def run(args: argparse.Namespace) -> int:
         alarms = sum(score > after.value for score in calibrations[name].scores)
         hits = sum(score > after.value for score in calibrations[name].defect_scores)
         text = "none" if before is None else f"{before:.4g}"
-        print(
-            f"{name}: threshold {text} -> {after.value:.4g}. Above it: {alarms} of {len(normal)} normal images", end=""
-        )
+        line = f"{name}: threshold {text} -> {after.value:.4g}. Above it: {alarms} of {len(normal)} normal images"
+        print(printable(line), end="")
         print(f", {hits} of {len(defective)} defective images." if defective else ".")
         if args.criterion == "rate":
             print(f"  {describe_rate(len(normal), FALSE_ALARM_RATE)}")

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from moleflow.utils.text import printable
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
@@ -35,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     findings, count = check_dataset(args.root.expanduser(), names, args.input_range or "auto")
     lines = findings if args.all else summarize(findings)
     for finding in lines:  # each message has its category, or one of its files
-        print(f"{finding.severity:7}  {finding.message}")
+        print(printable(f"{finding.severity:7}  {finding.message}"))
     errors, warnings = (sum(finding.severity == kind for finding in findings) for kind in ("error", "warning"))
     hint = " --all prints one line per file." if len(lines) < len(findings) else ""
     numbers = (("image", count), ("error", errors), ("warning", warnings))

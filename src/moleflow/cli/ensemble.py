@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from moleflow.utils.text import printable
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
@@ -28,5 +30,5 @@ def run(args: argparse.Namespace) -> int:
 
     logging.basicConfig(level=logging.WARNING)
     metrics = evaluate_ensemble(args.runs, args.out, args.device)
-    print("\n".join((f"Results are in {args.out}.", *format_metrics(metrics))))
+    print(printable("\n".join((f"Results are in {args.out}.", *format_metrics(metrics)))))
     return 0

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from moleflow.utils.text import printable
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
@@ -22,7 +24,7 @@ def run(args: argparse.Namespace) -> int:
     from moleflow.inference.merge_experts import merge_experts
 
     experts = merge_experts([_source(text) for text in args.runs], args.out)
-    print(f"{args.out}: {', '.join(experts)}")
+    print(printable(f"{args.out}: {', '.join(experts)}"))
     return 0
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from moleflow.scoring.thresholds import FALSE_ALARM_RATE, UNKNOWN_RATE
 from moleflow.utils.environment import escape_undecodable
 from moleflow.utils.errors import UserError
+from moleflow.utils.text import printable, spreadsheet_text
 
 if TYPE_CHECKING:
     from moleflow.detector.predictor import Prediction, Predictor
@@ -29,7 +30,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     parser.add_argument("model", metavar="MODEL", help="run folder or model folder")
     parser.add_argument("paths", nargs="+", metavar="PATH", help="images, folders (searched to any depth) or globs")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table as CSV, row by row")
+    parser.add_argument(
+        "--csv",
+        type=Path,
+        metavar="FILE",
+        help="write the table as CSV, row by row; a text that a spreadsheet would execute begins with an apostrophe",
+    )
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="write the table as JSON, with regions and thresholds"
     )
@@ -92,11 +98,12 @@ def run(args: argparse.Namespace) -> int:
     with _csv_writer(args.csv) as write_row:
         for prediction in tqdm(predictions, total=len(paths), unit="image", disable=None, leave=False):
             row = _escaped(prediction.row())
-            write_row(row)  # before it is printed, so that a kill loses no printed row
+            # Written before it is printed, so that a kill loses no printed row.
+            write_row({key: spreadsheet_text(value) if isinstance(value, str) else value for key, value in row.items()})
             tqdm.write("  ".join(_cells(row | {"path": row["error"] or row["path"]})))  # an error names the path
             rows.append(row | maps.write(prediction))
     for note in comparison_notes(predictor.comparisons(), f"moleflow calibrate {args.model} FOLDER"):
-        print(note, file=sys.stderr)
+        print(printable(note), file=sys.stderr)
     if args.json:
         _write_json(args.json, rows, predictor)
     return 0 if any(row["verdict"] != "error" for row in rows) else 1
@@ -127,7 +134,7 @@ def _cells(row: Row) -> Iterator[str]:
         value = row[column]
         width = 0 if column == "path" else max(len(column), 7)
         text = "-" if value is None else f"{value:.4g}" if isinstance(value, float) else value
-        yield text.ljust(width)
+        yield printable(text).ljust(width)
 
 
 def _manual_thresholds(values: Sequence[str], experts: Sequence[str]) -> dict[str, float]:

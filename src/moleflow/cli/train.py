@@ -25,6 +25,7 @@ from moleflow.experiment.sweep import SweepReport
 from moleflow.utils.environment import prepare_process
 from moleflow.utils.errors import UserError, did_you_mean, list_names
 from moleflow.utils.signals import Interrupted
+from moleflow.utils.text import printable
 
 _FORMER_KEYS = {
     "held_out": "validation",
@@ -143,7 +144,7 @@ def run_job(config: DictConfig) -> float | None:
     except UserError as error:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             raise JobError(str(error)) from None
-        print("\n".join((str(error), *former_names(sys.argv[1:]))), file=sys.stderr)
+        print(printable("\n".join((str(error), *former_names(sys.argv[1:])))), file=sys.stderr)
         raise ReportedExit(1) from None
 
 
@@ -162,7 +163,7 @@ def _short_reports(folders: Sequence[Path]) -> Iterator[None]:
             except CompactHydraException as error:
                 if os.environ.get("HYDRA_FULL_ERROR") == "1":
                     raise
-                print("\n".join(messages(error, sys.argv[1:], folders)), file=sys.stderr)
+                print(printable("\n".join(messages(error, sys.argv[1:], folders))), file=sys.stderr)
                 raise ReportedExit(1) from None
             except Exception as error:
                 if SweepReport.active is not None:  # as Optuna's sweeper raises if all jobs have failed

@@ -25,6 +25,7 @@ from moleflow.data.synthetic.dataset import CATEGORIES, write_synthetic_dataset
 from moleflow.data.tasks import ORDERS
 from moleflow.data.transforms import ImageTransform, Transform
 from moleflow.utils.errors import UserError, check_choice, check_range
+from moleflow.utils.text import has_control_characters
 
 MASKS = ("cropped", "full")
 
@@ -125,11 +126,15 @@ class ImageDataModule(L.LightningDataModule):
         """The categories in the order of the continual sequence.
 
         Raises:
-            UserError: If no categories were requested and the root does not exist or has none.
+            UserError: If no categories were requested and the root does not exist or has none, or a name has control
+                characters.
         """
         categories = self._requested or self.default_order or self.layout.categories()
         if not categories:
             raise UserError(f"dataset.root={self.root} {self.layout.no_category_message()}")
+        for category in categories:
+            if has_control_characters(category):
+                raise UserError(f"The name of the category {category!r} has control characters. Rename its folder.")
         return categories
 
     def setup(self, stage: str | None = None) -> None:

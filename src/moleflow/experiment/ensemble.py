@@ -18,7 +18,7 @@ from moleflow.evaluation.results import format_metrics
 from moleflow.experiment.build import build_data, build_training_config, feature_cache
 from moleflow.experiment.execution import finish_run
 from moleflow.inference.ensemble import EnsembleDetector
-from moleflow.runs.folder import RunFolder
+from moleflow.runs.folder import RunFolder, data_changes, read_data
 from moleflow.runs.identity import NON_IDENTITY_KEYS, matches_any
 from moleflow.runs.reader import Run, load_run
 from moleflow.training.context import RunContext
@@ -48,7 +48,7 @@ def evaluate_ensemble(
     """
     runs = [_member(folder) for folder in folders]
     first = runs[0].config
-    members = [_differences(first, run.config) for run in runs]  # no paths: other seeds are the same configuration
+    members = [_differences(runs[0], run) for run in runs]  # no paths: other seeds are the same configuration
     config = first | {"name": out.name, "ensemble": members, "reported": None, "expected": None}
     folder = RunFolder(out, config)
     if folder.is_finished():
@@ -117,15 +117,15 @@ def _training_images(data: ImageDataModule, config: Mapping[str, Any], category:
     return [sample.path for sample in training]
 
 
-def _differences(first: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+def _differences(first: Run, other: Run) -> dict[str, Any]:
     """Return the dotted keys, with their values, in which a member's configuration differs from the first one.
 
     Raises:
         UserError: If it was trained on another data set.
     """
-    reference, values = flatten_config(first), flatten_config(other)
+    reference, values = flatten_config(first.config), flatten_config(other.config)
     for key in ("dataset._target_", "dataset.root"):
-        if reference.get(key) != values.get(key):
+        if reference.get(key) != values.get(key) and (key != "dataset.root" or not _has_equal_data(first, other)):
             raise UserError(
                 f"The runs differ in {key}: {values.get(key)!r} instead of {reference.get(key)!r}. Members of an "
                 "ensemble need the same data set."
@@ -135,3 +135,11 @@ def _differences(first: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str
         for key, value in values.items()
         if reference.get(key) != value and not matches_any(key, ("name", *NON_IDENTITY_KEYS))
     }
+
+
+def _has_equal_data(first: Run, other: Run) -> bool:
+    """Return whether two runs recorded equal images at different places; false if a record is missing or damaged."""
+    try:
+        return not data_changes(*(read_data(run.folder) for run in (first, other)))
+    except UserError:
+        return False

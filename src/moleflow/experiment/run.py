@@ -13,6 +13,7 @@ from moleflow.runs.folder import RunFolder, disk_errors
 from moleflow.utils.errors import UserError
 from moleflow.utils.io import read_json
 from moleflow.utils.signals import Interrupted, interruptible
+from moleflow.utils.text import printable
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +105,7 @@ def _finished_metrics(folder: RunFolder, settings: dict[str, Any], force: bool) 
         try:
             fingerprint = data_fingerprint(build_data(settings))
         except UserError as error:
-            print(f"The data cannot be compared with those of the run: {error}")
+            print(printable(f"The data cannot be compared with those of the run: {error}"))
     if fingerprint is not None:
         folder.claim_data(fingerprint, force)
     ModelStore(folder.path / "model").check()  # verify the model before reporting success

@@ -10,13 +10,13 @@ from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
 from moleflow.reports.statistics import Noise, pooled_noise
-from moleflow.runs.identity import DATASET_ROOTS, NON_IDENTITY_KEYS, matches_any, without_null
+from moleflow.runs.identity import NON_IDENTITY_KEYS, matches_any, without_null
 from moleflow.runs.reader import Run, as_mapping, values_by_seed
 from moleflow.utils.config import flatten_config
 from moleflow.utils.errors import list_names
 from moleflow.utils.text import one_line
 
-_EXCLUDED_KEYS = (*NON_IDENTITY_KEYS, "name", "hydra", *DATASET_ROOTS, "features.batch_size")
+_EXCLUDED_KEYS = (*NON_IDENTITY_KEYS, "name", "hydra", "features.batch_size")
 
 # References (`${...}`) to another key in the config files; left out while they equal it.
 _REFERENCES = {

@@ -12,10 +12,9 @@ from markupsafe import Markup, escape
 from moleflow.reports.comparison import Configuration
 from moleflow.reports.statistics import Difference
 from moleflow.runs.reader import Run
-from moleflow.utils.text import one_line, printable
+from moleflow.utils.text import one_line, spreadsheet_text
 
 _MAX_SHOWN = 1000  # characters of a cell; the CSV file has all
-_FORMULA_STARTS = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # the last four are full-width forms
 _LATEX = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
     ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$", "–": "--", "▲": r"$\uparrow$", "▼": r"$\downarrow$",
@@ -155,12 +154,6 @@ def _latex_head(column: str) -> str:
     lines = [latex_text(part) for part in re.split(r"(?<=,) | (?=\()", column)]
     stacked = r" \\ ".join(lines)
     return stacked if len(lines) == 1 else rf"\shortstack[r]{{{stacked}}}"
-
-
-def spreadsheet_text(text: str) -> str:
-    """Return a text that no spreadsheet executes: one that begins like a formula gets a leading apostrophe."""
-    line = printable(text)
-    return f"'{line}" if line.lstrip().startswith(_FORMULA_STARTS) else line
 
 
 def latex_text(text: str) -> str:

@@ -6,11 +6,11 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
-from moleflow.runs.identity import NON_IDENTITY_KEYS, composed, matches_any
+from moleflow.runs.identity import DATASET_ROOTS, NON_IDENTITY_KEYS, composed, matches_any
 from moleflow.runs.reader import load_config
 from moleflow.utils.config import flatten_config
 from moleflow.utils.errors import UserError
@@ -24,6 +24,8 @@ from moleflow.utils.io import (
 )
 
 RESULTS = ("metrics.json", "scores.csv")
+MAX_DATA_BYTES = 2**28
+"""Largest ``data.json``: some 1.5 million images."""
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +45,7 @@ class RunFolder:
         self.path = path
         self.config = dict(config)
         self.training_started = False
+        self._moved = False  # whether the recorded data set is at another place
         self._reported: set[str] = set()
         self._existing = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
 
@@ -135,7 +138,8 @@ class RunFolder:
     def claim_data(self, fingerprint: Mapping[str, Mapping[str, Mapping[str, str]]], force: bool) -> None:
         """Write ``data.json``, or check that the existing one lists the same files if the run has begun.
 
-        If it is missing or damaged, the data are not compared, which is logged as a warning.
+        If it is missing or damaged, the data are not compared, which is logged as a warning; at another place than the
+        recorded one they must be.
 
         Args:
             fingerprint: Digest of each file by category, kind and name.
@@ -150,8 +154,13 @@ class RunFolder:
         changes: list[str] = []
         if self.has_results:
             try:
-                changes = data_changes(read_checksummed_json(path)["files"], fingerprint)
+                changes = data_changes(read_data(self.path), fingerprint)
             except UserError as error:
+                if self._moved and not force:
+                    raise UserError(
+                        f"{error} The data cannot be compared with those of the run, and they are at another place "
+                        "(dataset.root). Restore the file or the place, or continue with resume=force."
+                    ) from error
                 log.warning("%s The data are not compared with those of the run.", error)
         if changes and (finished or not force):
             lines = "".join(f"  {line}\n" for line in changes)
@@ -230,7 +239,10 @@ class RunFolder:
         if not path.exists():
             return {path.name: ("(missing)", "of this command")} if self.has_results else {}
         try:
-            return self.differences(load_config(self.path))
+            recorded = load_config(self.path)
+            flat, own = flatten_config(recorded), flatten_config(self.config)
+            self._moved |= any(matches_any(key, DATASET_ROOTS) and flat.get(key) != value for key, value in own.items())
+            return self.differences(recorded)
         except UserError as error:
             return {path.name: (f"(damaged: {error})", "of this command")}
 
@@ -264,6 +276,27 @@ def disk_errors(folder: Path) -> Iterator[None]:
             f"{error.filename or folder}: {error.strerror or error}. Correct this and run the same command again; "
             "finished tasks are kept."
         ) from error
+
+
+def read_data(folder: Path) -> dict[str, dict[str, dict[str, str]]]:
+    """Return the digests of the files that a run has used, by category, kind and name.
+
+    Args:
+        folder: The run folder.
+
+    Raises:
+        UserError: If ``data.json`` is missing or damaged.
+    """
+    path = folder / "data.json"
+    files = read_checksummed_json(path, MAX_DATA_BYTES).get("files")
+    levels: list[Any] = [files]
+    for _ in range(3):
+        if not all(isinstance(level, dict) for level in levels):
+            raise UserError(f"{path} is damaged: files must map categories, kinds and names to digests.")
+        levels = [value for level in levels for value in level.values()]
+    if not all(isinstance(digest, str) for digest in levels):
+        raise UserError(f"{path} is damaged: files must map categories, kinds and names to digests.")
+    return cast(dict[str, dict[str, dict[str, str]]], files)
 
 
 def data_changes(

@@ -1,18 +1,22 @@
-"""Identity of a run: the config keys that do not affect its results."""
+"""Identity of a run: the config keys that do not affect its results.
+
+A run is identified by its configuration and by the content of its data, which ``data.json`` records: names, sizes and
+digests of images and masks. Where a run folder and its data are does not matter.
+"""
 
 import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+DATASET_ROOTS = ("dataset.root", "dataset.parts.*.root")
+"""Keys of the folders of data sets, which may move."""
+
 NON_IDENTITY_KEYS = (
     "resume", "logger", "callbacks", "features.cache_dir", "features.num_workers", "progress",
     "description", "reported", "expected", "objective", "scenario.parallel",
-    *(f"trainer.{key}" for key in ("accelerator", "devices", "num_nodes", "strategy", "deterministic")),
+    *(f"trainer.{key}" for key in ("accelerator", "devices", "num_nodes", "strategy", "deterministic")), *DATASET_ROOTS,
 )  # fmt: skip
 """Keys that do not affect results and are ignored when configurations are compared; each includes the keys below it."""
-
-DATASET_ROOTS = ("dataset.root", "dataset.parts.*.root")
-"""Keys of the folders of data sets, which may move."""
 
 
 def matches_any(key: str, prefixes: Sequence[str]) -> bool:

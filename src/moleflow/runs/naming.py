@@ -3,10 +3,10 @@
 import re
 from collections.abc import Iterable, Sequence
 
-from moleflow.runs.identity import DATASET_ROOTS, NON_IDENTITY_KEYS, composed, matches_any
+from moleflow.runs.identity import NON_IDENTITY_KEYS, composed, matches_any
 from moleflow.utils.io import shorten_name
 
-_UNNAMED_KEYS = ("sweep", "seed", "hydra", *DATASET_ROOTS, "trainer", *NON_IDENTITY_KEYS)
+_UNNAMED_KEYS = ("sweep", "seed", "hydra", "trainer", *NON_IDENTITY_KEYS)
 """Keys whose overrides are left out of the folder name."""
 
 

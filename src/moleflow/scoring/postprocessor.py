@@ -210,7 +210,9 @@ def _gaussian(size: int, sigma: float) -> Tensor:
     radius = int(_TRUNCATE * sigma + 0.5)
     if size * radius > _MAX_WEIGHTS:
         allowed = _MAX_WEIGHTS / size / _TRUNCATE
-        raise UserError(f"sigma={sigma:g} in pixels of the map must be at most {allowed:g} for a side of {size} pixels.")
+        raise UserError(
+            f"sigma={sigma:g} in pixels of the map must be at most {allowed:g} for a side of {size} pixels."
+        )
     offsets = torch.arange(-radius, radius + 1)
     weights = torch.exp(-0.5 * (offsets.double() / sigma).square())
     weights /= weights.sum()

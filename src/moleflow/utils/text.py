@@ -11,6 +11,8 @@ _INVISIBLE = re.compile(
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udc7f\udd00-\udfff]")
 """Control characters, and surrogates that stand for no byte of a file name."""
 
+_FORMULA_STARTS = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # the last four are full-width forms
+
 
 def has_control_characters(text: str) -> bool:
     """Return whether a text has control characters, or lone surrogates that no file name can have."""
@@ -24,6 +26,12 @@ def printable(text: str) -> str:
     colors, the title or earlier output; a lone surrogate cannot be encoded as UTF-8.
     """
     return _INVISIBLE.sub(lambda match: _escape(match[0]), text)
+
+
+def spreadsheet_text(text: str) -> str:
+    """Return a text that no spreadsheet executes: one that begins like a formula gets a leading apostrophe."""
+    line = printable(text)
+    return f"'{line}" if line.lstrip().startswith(_FORMULA_STARTS) else line
 
 
 def one_line(text: str, length: int = 0) -> str:
