@@ -84,7 +84,9 @@ class RunFolder:
         status = self._status()
         if status.get("status") != "finished":
             return False
-        damaged = [name for name in RESULTS if _checksum(self.path / name) != status.get("files", {}).get(name)]
+        files = status.get("files")
+        recorded = files if isinstance(files, dict) else {}
+        damaged = [name for name in RESULTS if _checksum(self.path / name) != recorded.get(name)]
         for name in damaged:
             if name not in self._reported:  # called several times per command
                 log.warning("%s is missing or damaged. It is written again.", self.path / name)

@@ -60,6 +60,11 @@ class ContinualTrainer:
         """
         context = self.context
         context.progress = Progress.read(context.state / "progress.json")
+        if context.progress.tasks_done > len(context.tasks):
+            raise UserError(
+                f"{context.state / 'progress.json'}: tasks_done is {context.progress.tasks_done} and must be at most "
+                f"{len(context.tasks)}, the number of tasks. Restore the file, or start again in a new folder."
+            )
         if context.progress.tasks_done:
             log.info("Resuming after task %d of %d.", context.progress.tasks_done, len(context.tasks))
             self.restore(context.progress.tasks_done)
