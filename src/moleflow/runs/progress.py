@@ -75,7 +75,7 @@ class Progress:
             matrix = TaskMatrix.from_dict(content["matrix"])
         except ValueError as error:
             raise UserError(f"{path} is damaged: matrix: {error}") from error
-        lengths = [len(content.get(key, ())) for key in ("skipped_steps", "histories")]
+        lengths = [len(content[key]) for key in ("skipped_steps", "histories") if key in content]
         lengths += [len(rows) for rows in content["matrix"].values()]
         if any(length != done for length in lengths):
             raise UserError(f"{path} is damaged: tasks_done is {done}, but the lists have {lengths} entries.")
@@ -98,8 +98,12 @@ def _is_mapping(value: Any, is_item: Callable[[Any], bool]) -> bool:
     return isinstance(value, dict) and all(map(is_item, value.values()))
 
 
+def _is_number_or_null(value: Any) -> bool:
+    return value is None or _is_number(value)
+
+
 def _is_row(value: Any) -> bool:
-    return _is_list(value, lambda item: item is None or _is_number(item))
+    return _is_list(value, _is_number_or_null)
 
 
 _COUNT = (_is_count, "a whole number of at least 0")
@@ -114,7 +118,7 @@ _ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "skipped_steps": (lambda v: _is_list(v, _is_count), "a list of whole numbers"),
     "histories": (
-        lambda v: _is_list(v, lambda epochs: _is_list(epochs, lambda epoch: _is_mapping(epoch, _is_number))),
+        lambda v: _is_list(v, lambda epochs: _is_list(epochs, lambda epoch: _is_mapping(epoch, _is_number_or_null))),
         "a list of epochs per task",
     ),
     "strategy_state": (
