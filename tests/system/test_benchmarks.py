@@ -24,7 +24,7 @@ COMPARISONS = {
     "router": ["routers"],
 }
 """Benchmarks that compare two sides, and keys of their results."""
-OTHERS = ("decisions", "expert_size", "parallel", "report", "short")
+OTHERS = ("decisions", "expert_size", "parallel", "report", "short", "stream")
 MODULES = ("inputs", "side_by_side", "freia_form")
 """Modules of the benchmarks without a command."""
 
@@ -105,6 +105,15 @@ def test_values_that_are_not_finite_are_not_close() -> None:
 def test_expert_size_is_the_size_of_its_file(tmp_path: Path) -> None:
     (row,) = run("expert_size", tmp_path)["rows"]
     assert 0 < row["bytes"] - row["model"] - row["training"] < 20_000  # the header
+
+
+def test_stream_has_a_row_per_task_and_step(tmp_path: Path) -> None:
+    result = run("stream", tmp_path)
+    assert [row["task"] for row in result["tasks"]] == [1, 2]
+    assert [row["image"] for row in result["predictions"]] == [2, 4]
+    assert all(
+        row["open_files"] > 0 and row["resident_mb"] > 0 for part in ("tasks", "predictions") for row in result[part]
+    )
 
 
 def test_decisions_count_all_test_images(tmp_path: Path) -> None:
