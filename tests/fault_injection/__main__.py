@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -24,8 +24,8 @@ ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests")]
 
 from fault_injection import scenarios  # noqa: E402
-from fault_injection.harness import WITH_IMAGES, Harness, WrongResultError  # noqa: E402
-from fault_injection.hostile import COMMANDS, HostileFolders, Outcome, attack  # noqa: E402
+from fault_injection.harness import CLOSED_FORM, WITH_IMAGES, Harness, WrongResultError  # noqa: E402
+from fault_injection.hostile import COMMANDS, HostileFolders, Outcome, attack, commands_on  # noqa: E402
 from fault_injection.scenarios import SAME  # noqa: E402
 from helpers.processes import Processes  # noqa: E402
 from helpers.program import LARGE_SET, TINY, run_program  # noqa: E402
@@ -131,6 +131,51 @@ def disks(harness: Harness, count: int, rng: random.Random) -> Iterator[Row]:
         print("This process may not mount. The part disks is left out.", file=sys.stderr)
 
 
+def closed(harness: Harness, count: int, rng: random.Random) -> Iterator[Row]:
+    """Kill runs of a closed-form model with two feature sets, and evaluations of their ensemble."""
+    closed_form = Harness(harness.base / "closed", harness.processes, model=CLOSED_FORM)
+    rows = iter(kills(closed_form, count, rng))
+    fault, injected, outcomes = next(rows)
+    yield f"closed-form model with two feature sets: {fault}", injected, outcomes
+    members = [closed_form.reference, closed_form.job("member", "seed=1")]
+    closed_form.finish(members[1])
+    begin = time.monotonic()
+    process = scenarios.start_ensemble(closed_form, "ensemble", members)
+    assert process.wait() == 0, process.output
+    seconds = time.monotonic() - begin
+    expected = scenarios.Ensemble(seconds, scenarios.ensemble_result(closed_form.base / "ensemble"))
+    outcomes = Counter()
+    for number in range(count):
+        name = f"ensemble{number}"
+        attempt(outcomes, partial(scenarios.kill_ensemble, closed_form, name, members, expected, rng))
+    del outcomes[scenarios.NOT_REACHED]
+    yield "evaluation of an ensemble: `kill -9` at a random time, same command again", outcomes.total(), outcomes
+
+
+def sweeps(harness: Harness, count: int, rng: random.Random) -> Iterator[Row]:
+    """Kill sweeps over two seeds, half as many as runs."""
+    outcomes: Counter[str] = Counter()
+    for number in range(count // 2):
+        seconds = 2 * harness.duration
+        attempt(outcomes, partial(scenarios.kill_sweep, harness, f"sweep{number}", seconds, rng))
+    del outcomes[scenarios.NOT_REACHED]
+    yield "sweep over two seeds: `kill -9` at a random time, same command again", outcomes.total(), outcomes
+
+
+def reports(harness: Harness, count: int, rng: random.Random) -> Iterator[Row]:
+    """Fill the disk, and make it read-only, while a report is written."""
+    sizes = (0, 4, 64, 128, 256)
+    outcomes: Counter[str] = Counter()
+    try:
+        for size in sizes:
+            attempt(outcomes, partial(scenarios.report_without_space, harness, f"report-{size}", size))
+    except PermissionError:
+        print("This process may not mount. The part reports is left out.", file=sys.stderr)
+        return
+    title = "report on a read-only disk, and on one of 4, 64, 128, 256 kB that becomes full; then enlarged"
+    yield title, outcomes.total(), outcomes
+
+
 def moves(harness: Harness, count: int, rng: random.Random) -> Iterator[Row]:
     """Move run folders and data between two commands."""
     outcomes: Counter[str] = Counter()
@@ -166,24 +211,22 @@ def attacked_runs(folder: Path) -> list[HostileFolders]:
     return runs
 
 
-def hostile(folder: Path, count: int) -> int:
+def hostile(folder: Path, seeds: Sequence[int]) -> int:
     """Attack run folders, print the table of outcomes, and return the number of outcomes that are not allowed.
 
     Args:
         folder: An empty folder.
-        count: Number of attacks.
+        seeds: Seeds of the attacks.
     """
     runs = attacked_runs(folder)
     outcomes: dict[str, list[Outcome]] = {name: [] for name in COMMANDS}
-    for seed in range(count):
+    for seed in seeds:
         run = runs[seed % len(runs)]
         for unfinished in (False, True):
             duplicate = run.copy(f"{seed}-{unfinished}", unfinished)
             change = attack(duplicate, seed)
             print(f"{seed}: {change}", file=sys.stderr, flush=True)
-            for name in COMMANDS:
-                if (name == "resume") != unfinished:
-                    continue
+            for name in commands_on(change, unfinished):
                 outcome = run.outcome(name, duplicate)
                 outcomes[name].append(outcome)
                 if not outcome.is_allowed:
@@ -194,12 +237,14 @@ def hostile(folder: Path, count: int) -> int:
     for name, results in outcomes.items():
         counts = Counter(result.kind for result in results)
         columns = " | ".join(str(counts[kind]) for kind in KINDS)
-        seconds, memory = max(r.seconds for r in results), max(r.memory for r in results)
+        seconds = max((r.seconds for r in results), default=0.0)
+        memory = max((r.memory for r in results), default=0)
         print(f"| `{name}` | {len(results)} | {columns} | {seconds:.1f} | {memory / 1e6:.0f} |")
     return sum(not result.is_allowed for results in outcomes.values() for result in results)
 
 
-PARTS = {"kills": kills, "stops": stops, "damages": damages, "disks": disks, "moves": moves}
+PARTS = {"kills": kills, "stops": stops, "damages": damages, "disks": disks, "moves": moves,
+         "closed": closed, "sweeps": sweeps, "reports": reports}  # fmt: skip
 """Parts of the fault injection by the name of the command-line argument."""
 
 
@@ -214,12 +259,12 @@ def main() -> None:
     parser.add_argument("--attacks", type=int, default=300, help="number of attacks of the part hostile")
     help_text = f"some of {', '.join(PARTS)}, or hostile; default: all but hostile"
     parser.add_argument("parts", nargs="*", metavar="PART", help=help_text)
-    parser.add_argument("--seed", type=int, default=0, help="seed of random times and positions")
+    parser.add_argument("--seed", type=int, default=0, help="seed of random times and positions; of the first attack")
     args = parser.parse_args()
     start, failures = time.monotonic(), 0
     if args.parts == ["hostile"]:
         with tempfile.TemporaryDirectory() as temporary:
-            failures = hostile(Path(temporary), args.attacks)
+            failures = hostile(Path(temporary), range(args.seed, args.seed + args.attacks))
         print(f"\n{time.monotonic() - start:.0f} s.")
         sys.exit(int(failures > 0))
     with tempfile.TemporaryDirectory() as folder, Processes() as processes:

@@ -12,14 +12,18 @@ from typing import Any
 
 from fault_injection.kill_points import kill_in_task
 from helpers.processes import Process, Processes
+from helpers.program import LARGE_SET
 from helpers.trees import write_mvtec_tree
 
 TINY = (
     "dataset=folder", "backbone=resnet18", "backbone.name=test_resnet", "backbone.pretrained=false", "backbone.dim=32",
-    "transform.size=64", "epochs=3", "batch_size=2", "model.coupling_layers=2", "model.lora_rank=4", "trainer=cpu",
-    "callbacks=minimal",
+    "transform.size=64", "trainer=cpu", "callbacks=minimal",
 )  # fmt: skip
-"""Overrides of the smallest complete run: three epochs, two coupling blocks, features of an untrained network."""
+"""Overrides of the smallest runs: features of an untrained network."""
+FLOW = ("epochs=3", "batch_size=2", "model.coupling_layers=2", "model.lora_rank=4")
+"""Overrides of the smallest flow: three epochs, two coupling blocks."""
+CLOSED_FORM = ("model=patchcore", "model.size=60", "scoring.top_k=2", *LARGE_SET)
+"""Overrides of the smallest model like that of ``experiment=best``: memory banks in two feature sets, no training."""
 WITH_IMAGES = "callbacks=default"
 """Override of jobs that also draw example images, which takes longer than the rest of the run."""
 VOLATILE_KEYS = ("seconds", "started", "finished", "memory", "overrides")
@@ -39,18 +43,20 @@ class Job:
         folder: The run folder.
         cache: The feature cache.
         extra: Further overrides.
+        model: Overrides of the model.
     """
 
     tree: Path
     folder: Path
     cache: Path
     extra: tuple[str, ...] = ()
+    model: tuple[str, ...] = FLOW
 
     @property
     def arguments(self) -> list[str]:
         """The command line."""
         paths = {"dataset.root": self.tree, "hydra.run.dir": self.folder, "features.cache_dir": self.cache}
-        return [*TINY, *(f"{key}={value}" for key, value in paths.items()), *self.extra]
+        return [*TINY, *self.model, *(f"{key}={value}" for key, value in paths.items()), *self.extra]
 
     @property
     def log(self) -> Path:
@@ -81,10 +87,18 @@ class Harness:
         base: An empty folder.
         processes: Starts the runs.
         categories: Categories of the data set.
+        model: Overrides of the model.
     """
 
-    def __init__(self, base: Path, processes: Processes, categories: Sequence[str] = ("bottle", "screw")) -> None:
+    def __init__(
+        self,
+        base: Path,
+        processes: Processes,
+        categories: Sequence[str] = ("bottle", "screw"),
+        model: tuple[str, ...] = FLOW,
+    ) -> None:
         self.base = base
+        self.model = model
         self.processes = processes
         self.tree = write_mvtec_tree(base / "tree", categories)
         self.reference = self.job("reference")
@@ -103,7 +117,8 @@ class Harness:
             separate_cache: Whether the job has its own feature cache instead of that of the reference run.
         """
         folder = self.base / name
-        return Job(self.tree, folder / "run", folder / "cache" if separate_cache else self.base / "cache", extra)
+        cache = folder / "cache" if separate_cache else self.base / "cache"
+        return Job(self.tree, folder / "run", cache, extra, self.model)
 
     def killed_job(self, name: str) -> Job:
         """Return a new job whose run was killed in the middle of its second task."""

@@ -39,6 +39,23 @@ from moleflow.utils.text import printable
 
 COMMANDS = ("load", "predict", "merge-experts", "export", "report", "catalogue", "resume")
 """The commands that read a folder."""
+_MODEL_COMMANDS = ("load", "predict", "merge-experts", "export", "resume")
+
+
+def commands_on(change: str, unfinished: bool) -> Sequence[str]:
+    """Return the commands that read the file of an attack.
+
+    Args:
+        change: Description of the attack, which begins with the file.
+        unfinished: Whether the run is unfinished, so that only its resumption differs from that of the finished run.
+    """
+    if unfinished:
+        return ("resume",)
+    if change.startswith("model/calibration.json"):
+        return ("load", "predict", "export")
+    return _MODEL_COMMANDS if change.startswith("model/") else ("report", "catalogue", "resume")
+
+
 MAX_SECONDS = 10.0
 """Largest processor time of a command."""
 MAX_BYTES = 2 * 2**30

@@ -1,15 +1,17 @@
 """Faults, each as a function that injects it once and returns the outcome."""
 
+import json
 import random
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from fault_injection.harness import Harness, Job, phase
+from fault_injection.harness import VOLATILE_KEYS, Harness, Job, WrongResultError, phase
 from fault_injection.kill_points import kill_at_operation
 from helpers.processes import Process
 
@@ -247,6 +249,119 @@ def make_folder_read_only(harness: Harness, name: str) -> str:
         assert before == {path: path.read_bytes() for path in job.folder.rglob("*") if path.is_file()}
         remount("rw")
         harness.resume(job)
+    return NAMED_ERROR
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Seconds and result of the evaluation of an ensemble."""
+
+    seconds: float
+    result: dict[str, Any]
+
+
+def kill_ensemble(harness: Harness, name: str, members: Sequence[Job], expected: Ensemble, rng: random.Random) -> str:
+    """Kill the evaluation of an ensemble at a random time, then evaluate it again.
+
+    Args:
+        harness: The harness.
+        name: Name of the run folder.
+        members: The jobs whose finished runs are the members.
+        expected: Seconds and result of an evaluation without a fault.
+        rng: Source of the time.
+
+    Returns:
+        `SAME`, or `NOT_REACHED` if the evaluation ended before.
+    """
+    process = start_ensemble(harness, name, members)
+    status = process.wait(rng.uniform(0.1, expected.seconds))
+    if status is None:
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+        again = start_ensemble(harness, name, members)
+        assert again.wait() == 0, again.output[-3000:]
+    result = ensemble_result(harness.base / name)
+    if result != expected.result:
+        raise WrongResultError(f"the ensemble {name} differs from the reference")
+    return SAME if status is None else NOT_REACHED
+
+
+def start_ensemble(harness: Harness, name: str, members: Sequence[Job]) -> Process:
+    """Start the evaluation of an ensemble in a run folder of this name."""
+    arguments = ["ensemble", *(str(job.folder) for job in members), "-o", str(harness.base / name)]
+    return harness.processes.start(*arguments, log=harness.base / f"{name}.log", program="moleflow")
+
+
+def ensemble_result(folder: Path) -> dict[str, Any]:
+    """Return everything that the evaluation of an ensemble must reproduce to the last bit."""
+    metrics = json.loads((folder / "metrics.json").read_text())
+    members = json.loads((folder / "ensemble.json").read_text())
+    for key in ("checksum", "name"):
+        members.pop(key, None)
+    return {
+        "metrics": {key: value for key, value in metrics.items() if key not in VOLATILE_KEYS},
+        "scores": (folder / "scores.csv").read_bytes(),
+        "ensemble": members,
+    }
+
+
+def kill_sweep(harness: Harness, name: str, seconds: float, rng: random.Random) -> str:
+    """Kill a sweep over two seeds at a random time, repeat it, and compare both runs with those of single commands.
+
+    Args:
+        harness: The harness, whose reference run has the first seed.
+        name: Name of the folder.
+        seconds: Time in which the sweep is killed.
+        rng: Source of the time.
+    """
+    folder = harness.base / name
+    folder.mkdir()
+    job = harness.job(name)
+    fixed = [argument for argument in job.arguments if not argument.startswith("hydra.run.dir")]
+    arguments = ["-m", *fixed, "seed=0,1"]
+    log = harness.base / f"{name}.log"
+    process = harness.processes.start(*arguments, log=log, cwd=folder)
+    status = process.wait(rng.uniform(0.3, seconds))
+    if status is None:
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+        again = harness.processes.start(*arguments, log=log, cwd=folder)
+        assert again.wait() == 0, again.output[-3000:]
+    runs = sorted(folder.glob("runs/*/*/seed*"))
+    assert [run.name for run in runs] == ["seed0", "seed1"], process.output[-3000:]
+    harness.compare(replace(job, folder=runs[0]))
+    assert json.loads((runs[1] / "status.json").read_text())["status"] == "finished"
+    return SAME if status is None else NOT_REACHED
+
+
+def report_without_space(harness: Harness, name: str, kilobytes: int) -> str:
+    """Write a report on a disk that becomes full, then enlarge the disk and write it again.
+
+    Args:
+        harness: The harness.
+        name: Name of the folder.
+        kilobytes: Size of the disk; 0 for a disk that is read-only.
+
+    Returns:
+        `NAMED_ERROR`, or `SAME` if the disk was large enough.
+    """
+    folder, log = harness.base / name / "disk", harness.base / f"{name}.log"
+    runs = str(harness.reference.folder.parent)
+    with small_disk(folder, kilobytes or 64) as remount:
+        if not kilobytes:
+            remount("ro")
+        process = harness.processes.start("report", runs, "-o", str(folder / "report"), log=log, program="moleflow")
+        status = process.wait()
+        output = process.output
+        assert "Traceback" not in output, output[-3000:]
+        remount("rw,size=64m")
+        again = harness.processes.start("report", runs, "-o", str(folder / "report"), log=log, program="moleflow")
+        assert again.wait() == 0, again.output[-3000:]
+        assert (folder / "report" / "index.html").read_text().rstrip().endswith("</html>")
+        if status == 0:
+            return SAME
+        assert status == 1, output[-3000:]
+        assert str(folder) in output, output[-3000:]
     return NAMED_ERROR
 
 

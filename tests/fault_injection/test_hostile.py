@@ -9,7 +9,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fault_injection.hostile import ESCAPES, FILES, HostileFolders, attack, attack_entry, check_verdicts, seal
+from fault_injection.hostile import (
+    ESCAPES,
+    FILES,
+    HostileFolders,
+    attack,
+    attack_entry,
+    check_verdicts,
+    commands_on,
+    seal,
+)
 from helpers.detectors import SmallRun
 from helpers.program import TINY
 from moleflow.detector.detector import MoLEFlow
@@ -31,7 +40,7 @@ def test_commands_end_with_a_result_or_a_message(folders: HostileFolders, seed: 
     unfinished = seed % 2 == 1
     folder = folders.copy(str(seed), unfinished)
     change = attack(folder, seed)
-    for command in ("resume",) if unfinished else ("predict", "report"):
+    for command in commands_on(change, unfinished):
         outcome = folders.outcome(command, folder)
         assert outcome.is_allowed, f"{command} after {change}: {outcome}"
 

@@ -164,7 +164,14 @@ class Detector(ABC):
 
     def _score(self, images: list[ImageSource], expert: str | None) -> list[ScoredImage]:
         features = self.extractor.features(images)
-        routing = self.router.route(mean_features(features))
+        image_features = mean_features(features)
+        for image, finite in zip(images, image_features.isfinite().all(1).tolist(), strict=True):
+            if not finite:
+                raise UserError(
+                    f"The features of {image_file(image) or 'an image in memory'} are not finite. Check "
+                    "transform.mean, transform.std and the weights of the backbone."
+                )
+        routing = self.router.route(image_features)
         experts = routing.experts if expert is None else [expert] * len(images)
         margins = routing.margins.tolist()
         scored: dict[int, ScoredImage] = {}

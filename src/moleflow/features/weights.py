@@ -132,8 +132,12 @@ def _read_state(weights: str, name: str) -> dict[str, Tensor]:
                 "Set backbone.weights=null or backbone.weights=/path/to/file."
             )
         return efficientnet_lite0.timm_names(_read_file(efficientnet_lite0.package_file()))
-    path = Path(weights).expanduser()
-    if not path.is_file():
+    try:
+        path = Path(weights).expanduser()
+        exists = path.is_file()
+    except (RuntimeError, OSError):  # the home of an unknown user, a name that is too long
+        exists = False
+    if not exists:
         raise UserError(f"backbone.weights={weights} must be the path of a .safetensors or .pth file.")
     return _read_file(path)
 
