@@ -186,8 +186,8 @@ def attack(folder: Path, seed: int) -> str:
         return attack_entry(folder, rng.choices(names, weights)[0], rng)
     if kind == "tensor":
         return attack_tensor(folder, rng)
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix in _ATTACKED_SUFFIXES)
-    path, change = rng.choice(files), rng.choice(sorted(FILES))
+    files = [path for path in folder.rglob("*") if path.suffix in _ATTACKED_SUFFIXES and "logs" not in path.parts]
+    path, change = rng.choice(sorted(files)), rng.choice(sorted(FILES))
     FILES[change](path)
     seal(folder)
     return f"{path.relative_to(folder)}: {change}"
