@@ -30,7 +30,9 @@ audit: $(VENV)/.installed-test  ## check the installed packages for known vulner
 	$(BIN)/python -m pip install pip-audit
 	$(BIN)/pip-audit --local --skip-editable
 
-install-all: $(VENV)/.installed-test $(VENV)/.installed-docs  ## install the packages of all targets
+install-all: | $(BIN)/python  ## install the packages of all targets at once
+	$(BIN)/python -m pip install -e '.[weights,test,docs]'
+	touch $(VENV)/.installed $(VENV)/.installed-test $(VENV)/.installed-docs
 
 clean:
 	rm -rf $(VENV) site .pytest_cache .mypy_cache .ruff_cache
