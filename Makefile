@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test lint docs faults bench audit clean
+.PHONY: quickstart test lint docs faults bench audit install-all clean
 
 quickstart: $(VENV)/.installed  ## train on four synthetic products and detect their defects
 	$(BIN)/python train.py +experiment=quickstart
@@ -29,6 +29,10 @@ bench: $(VENV)/.installed-test  ## short form of all benchmarks, as one table
 audit: $(VENV)/.installed-test  ## check the installed packages for known vulnerabilities
 	$(BIN)/python -m pip install pip-audit
 	$(BIN)/pip-audit --local --skip-editable
+
+install-all: | $(BIN)/python  ## install the packages of all targets at once
+	$(BIN)/python -m pip install -e '.[weights,test,docs]'
+	touch $(VENV)/.installed $(VENV)/.installed-test $(VENV)/.installed-docs
 
 clean:
 	rm -rf $(VENV) site .pytest_cache .mypy_cache .ruff_cache

@@ -12,13 +12,21 @@ import logging
 import resource
 import statistics
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from inputs import write_tree
-from side_by_side import Row, assert_close, benchmark_parser, parse_args, print_table, resident_bytes, write_result
+from side_by_side import (
+    Row,
+    assert_close,
+    benchmark_parser,
+    clock,
+    parse_args,
+    print_table,
+    resident_bytes,
+    write_result,
+)
 
 from moleflow.data.tasks import ORDERS
 from moleflow.experiment.compose import run_in_process
@@ -38,11 +46,11 @@ class CostMeter(RunCallback):
     def __init__(self, path: str) -> None:
         self.path = Path(path)
         self._before: dict[str, float] = {}
-        self._begin = time.perf_counter()
+        self._begin = clock()
 
     def on_task_evaluated(self, context: RunContext, report: TaskReport) -> None:
         """Write the line of a task."""
-        now = time.perf_counter()
+        now = clock()
         patch_model = context.model.patch_model
         expert = patch_model.names[-1]
         files = [
@@ -60,7 +68,7 @@ class CostMeter(RunCallback):
         }
         with self.path.open("a") as file:
             file.write(json.dumps(line) + "\n")
-        self._before, self._begin = dict(total), time.perf_counter()
+        self._before, self._begin = dict(total), clock()
 
 
 def main(args: Sequence[str] | None = None) -> None:

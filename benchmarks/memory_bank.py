@@ -85,7 +85,7 @@ def main(args: Sequence[str] | None = None) -> None:
     part = grids[: max(2, options.images // 10)]
     in_part = part.flatten(0, 2)
     part_size = min(size, len(in_part) // 4)
-    ours = build_memory_bank(part, part_size, "k_center_greedy", generator(0, "benchmark", "selection")).patches
+    ours = build_memory_bank([part], part_size, "k_center_greedy", generator(0, "benchmark", "selection")).patches
     other = in_part[one_at_a_time(in_part @ projection, 0, part_size)]
     radii = {"moleflow": coverage_radius(in_part, ours), "anomalib's form": coverage_radius(in_part, other)}
     if not radii["moleflow"] <= 1.02 * radii["anomalib's form"]:
@@ -94,7 +94,7 @@ def main(args: Sequence[str] | None = None) -> None:
     steps, draw = min(_TIMED_STEPS, size), generator(0, "benchmark", "selection")
     projected = patches @ projection
     selection = {
-        "selection": seconds(lambda: build_memory_bank(grids, size, "k_center_greedy", draw), options.device),
+        "selection": seconds(lambda: build_memory_bank([grids], size, "k_center_greedy", draw), options.device),
         "selection in anomalib's form": seconds(lambda: one_at_a_time(projected, 0, steps), options.device)
         * (size / steps),
     }

@@ -52,6 +52,11 @@ def parse_args(parser: argparse.ArgumentParser, args: Sequence[str] | None) -> a
     return namespace
 
 
+def clock() -> float:
+    """Return the reading of the selected clock in seconds."""
+    return _CLOCKS[_clock]()
+
+
 def seconds(call: Callable[[], object], device: str = "cpu") -> float:
     """Return the seconds of one call by the selected clock, with the device synchronized before and after.
 
@@ -59,7 +64,6 @@ def seconds(call: Callable[[], object], device: str = "cpu") -> float:
         call: The function.
         device: Where it computes.
     """
-    clock = _CLOCKS[_clock]
     _synchronize(device)
     start = clock()
     call()

@@ -125,18 +125,6 @@ def test_missing_settings_are_listed(name: str) -> None:
         MoLEFlow(settings)
 
 
-def test_augmented_features_have_the_image_ids_of_their_images(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    detector = fit_detector(tree, categories=["bottle"])
-    detector.add_expert("screw", ["screw"])
-    features = detector.extractor.features(training_images(tree, "screw"))
-    calls: list[list[int]] = []
-    monkeypatch.setattr(
-        type(detector.patch_model), "fit", lambda self, name, batches, image_ids: calls.append(image_ids.tolist())
-    )
-    detector.fit_expert("screw", features.repeat(3, 1, 1, 1), mean_features(features))
-    assert calls == [[*range(6)] * 3]
-
-
 # -- files --------------------------------------------------------------------------------------------------------
 
 

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 from helpers.composing import once
 from helpers.program import TINY, run_program
 from moleflow.detector.detector import MoLEFlow
@@ -65,9 +67,9 @@ def fit_expert(
     for feature_set in detector.feature_sets.values():
         features = detector.experts[name].extractors[feature_set.name].features(paths)
         if feature_set.is_first:
-            detector.fit_expert(name, features, image_features)
+            detector.fit_expert(name, [features], torch.arange(len(paths)), image_features)
         else:
-            feature_set.fit(name, features, len(paths))
+            feature_set.fit(name, [features], torch.arange(len(paths)))
         patch_scores[feature_set.name] = feature_set.patch_scores(features, name, paths, training=True)
     detector.register_with_router(name, image_features)
     detector.calibrate(name, patch_scores, image_features)

@@ -39,11 +39,13 @@ def test_k_center_greedy_selects_outliers() -> None:
 def test_kmeans_finds_separate_clusters() -> None:
     centers = torch.tensor([[0.0, 0], [10, 0], [0, 10]])
     points = (centers[:, None] + 0.1 * torch.randn(3, 50, 2, generator=generator(0, "k"))).flatten(0, 1)
-    torch.testing.assert_close(kmeans(points, points[[0, 60, 120]], 5), points.reshape(3, 50, 2).mean(1))
+    torch.testing.assert_close(
+        kmeans([points[:40], points[40:]], points[[0, 60, 120]], 5), points.reshape(3, 50, 2).mean(1)
+    )
 
 
 def test_nearest_neighbor_of_another_image() -> None:
-    x, bank = random_grids(3), build_memory_bank(random_grids(3), 25, "random", generator(0, "memory"))
+    x, bank = random_grids(3), build_memory_bank([random_grids(3)], 25, "random", generator(0, "memory"))
     rows, image_ids = x.flatten(0, 2), torch.arange(3).repeat_interleave(20)
     neighbors = nearest_neighbors(rows, bank.patches, (image_ids, bank.image_ids))
     for i, row in enumerate(rows):
@@ -88,14 +90,14 @@ def test_memory_bank_of_one_image_excludes_nothing() -> None:
 
 def test_augmentations_of_an_image_share_its_index() -> None:
     grids, image_ids = random_grids(4), torch.tensor([0, 1, 0, 1])
-    bank = build_memory_bank(grids, 10**6, "random", generator(0, "memory"), image_ids)
+    bank = build_memory_bank([grids], 10**6, "random", generator(0, "memory"), image_ids)
     indices = nearest_neighbors(bank.patches, grids.flatten(0, 2)).indices // 20
     assert torch.equal(bank.image_ids.long(), image_ids[indices])
 
 
 def test_unknown_selection_raises() -> None:
     with pytest.raises(UserError, match=r"model\.selection=gredy.*k_center_greedy"):
-        build_memory_bank(random_grids(), 5, "gredy", generator(0, "memory"))
+        build_memory_bank([random_grids()], 5, "gredy", generator(0, "memory"))
 
 
 @pytest.mark.parametrize("kind", MODELS)

@@ -24,7 +24,7 @@ COMPARISONS = {
     "router": ["routers"],
 }
 """Benchmarks that compare two sides, and keys of their results."""
-OTHERS = ("decisions", "expert_size", "parallel", "report", "short", "stream")
+OTHERS = ("decisions", "expert_size", "fit_memory", "parallel", "report", "short", "stream")
 MODULES = ("inputs", "side_by_side", "freia_form")
 """Modules of the benchmarks without a command."""
 
@@ -114,6 +114,22 @@ def test_stream_has_a_row_per_task_and_step(tmp_path: Path) -> None:
     assert all(
         row["open_files"] > 0 and row["resident_mb"] > 0 for part in ("tasks", "predictions") for row in result[part]
     )
+
+
+@pytest.mark.parametrize("model", ["patchcore", "mixture"])
+def test_fit_is_streamed_from_the_cache(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fit_memory = importlib.import_module("fit_memory")
+    limit = fit_memory.batches.MAX_CHUNK_BYTES
+    fit_memory.main(["--smoke", "--model", model, "--out", str(tmp_path / "result.json")])
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert len(result["coverage"]["chunks"]) == len(result["coverage"]["all patches"]) == 3
+    assert result["rows"][0]["peak_gigabytes"] > 0
+    assert limit == fit_memory.batches.MAX_CHUNK_BYTES
+    radii = iter([1.0] * 3 + [0.5] * 3)  # of the selections in chunks, and of those from all patches
+    monkeypatch.setattr(fit_memory, "coverage", lambda points, selected: (next(radii), 0.0))
+    with pytest.raises(AssertionError, match="radius of the selection in chunks is larger"):
+        fit_memory.main(["--smoke", "--model", model])
+    assert limit == fit_memory.batches.MAX_CHUNK_BYTES
 
 
 def test_decisions_count_all_test_images(tmp_path: Path) -> None:

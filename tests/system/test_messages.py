@@ -47,6 +47,8 @@ def error_of(tree: Path, *overrides: str) -> str:
         (["model.adapter=afine_norm"], ["model.adapter=afine_norm", "'affine_norm'"]),
         (["loss.tail_top_k_ratio=0"], ["tail_top_k_ratio"]),
         (["epochs=0"], ["epochs=0"]),
+        (["patch_share=0"], ["patch_share=0 must"]),
+        (["patch_share=0.5"], ["patch_share=0.5", "model.scale_context_kernel=5", "patch_share=null"]),
         (["optimizer.lr=-1"], ["optimizer.lr=-1"]),
         (["optimizer.lr=fast"], ["optimizer.lr=fast must be a number."]),
         (["optimizer.lr=true"], ["optimizer.lr=true must be a number."]),

@@ -11,6 +11,7 @@ from torch import Tensor
 from helpers.program import TINY, run_program
 from helpers.stopping import stop_and_resume
 from helpers.trees import write_mvtec_tree
+from moleflow.models.flow.expert_flow import ExpertFlow
 from moleflow.training.lightning_module import epoch_log_entry, learning_rate_factor
 from moleflow.utils.errors import UserError
 
@@ -52,6 +53,34 @@ def command(root: Path, *overrides: str) -> list[str]:
 
 def tensors(folder: Path, expert: str) -> dict[str, Tensor]:
     return load_file(folder / f"model/experts/{expert}.safetensors")
+
+
+def test_steps_have_a_share_of_the_patches_that_depends_on_image_and_epoch(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sampled: list[dict[int, Tensor]] = []
+    forward = ExpertFlow.forward
+
+    def recording_forward(
+        flow: ExpertFlow, x: Tensor, name: str, patches: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        z, logdet = forward(flow, x, name, patches)
+        if patches is not None:
+            assert z.shape == (len(x), 1, 16, 16)
+            sampled[-1] |= {int(image[0, 0, 0] * 1e6): row for image, row in zip(x, patches, strict=True)}
+        return z, logdet
+
+    monkeypatch.setattr(ExpertFlow, "forward", recording_forward)
+    for size in (2, 4):
+        sampled.append({})
+        options = ["dataset.categories=[bottle]", "epochs=1", "patch_share=0.25", "model.scale_context_kernel=null"]
+        run_program([*command(root, *options), f"batch_size={size}"], tmp_path / str(size))
+    two, four = sampled
+    assert len(two) == 4
+    assert two.keys() == four.keys()
+    assert all(torch.equal(two[image], four[image]) for image in two)
+    assert all(len(row.unique()) == 16 for row in two.values())
+    assert not torch.equal(*list(two.values())[:2])
 
 
 def test_lora_is_delayed_in_later_tasks_only(root: Path, tmp_path: Path) -> None:

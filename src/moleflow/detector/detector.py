@@ -4,7 +4,7 @@ Free of Lightning and Hydra: training adds experts to a detector, and a notebook
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -135,19 +135,19 @@ class MoLEFlow(Detector):
         self.router.remove(name)
 
     @torch.no_grad()
-    def fit_expert(self, name: str, features: Tensor, image_features: Tensor) -> None:
+    def fit_expert(self, name: str, features: Iterable[Tensor], image_ids: Tensor, image_features: Tensor) -> None:
         """Initialize a new expert in the first feature set, optionally from the nearest one, and fit it in closed form.
 
         Args:
             name: Name of the expert.
-            features: Patch features (A N, h, w, D) of its N training images: unaugmented, then under each of the
-                A - 1 augmentations.
-            image_features: Image features (N, D) of the unaugmented images, by which images are routed.
+            features: Patch features of its training images in batches (B, h, w, D), iterated several times.
+            image_ids: Index of the training image that each entry of the concatenated batches shows.
+            image_features: Image features (N, D) of the training images, by which images are routed.
         """
         if self.router.names:
             nearest = self.router.route(image_features.mean(0, keepdim=True)).experts[0]
             self.patch_model.initialize_from(name, nearest)
-        self.feature_sets[FIRST].fit(name, features, len(image_features))
+        self.feature_sets[FIRST].fit(name, features, image_ids)
 
     def register_with_router(self, name: str, image_features: Tensor) -> None:
         """Add an expert to the router.

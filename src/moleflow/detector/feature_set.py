@@ -1,7 +1,7 @@
 """Feature set of a detector: a backbone, a transform, and the patch model that scores its features."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +18,7 @@ from moleflow.features.backbone import PatchBackbone
 from moleflow.features.cache import DiskFeatureCache, FeatureCache, MemoryFeatureCache, NullFeatureCache
 from moleflow.features.extractor import FeatureExtractor, feature_spec
 from moleflow.models.base import PatchModel
+from moleflow.models.batches import Batches
 from moleflow.utils.config import check_type
 from moleflow.utils.errors import UserError, check_choice, check_range, list_names, prefix_errors
 
@@ -25,7 +26,6 @@ FIRST = "first"
 """Name of the feature set that the top-level keys ``backbone``, ``transform`` and ``model`` describe."""
 
 FEATURE_SET_COMPONENTS = ("backbone", "transform", "model")
-_FIT_BATCH = 32  # images that are moved to the device at a time for a closed-form fit
 _MAX_MERGED = 8  # merged experts that are cached: each is as large as the base
 
 
@@ -124,17 +124,15 @@ class FeatureSet:
             self.patch_model.add_expert(name, **own.get("model", {}))
 
     @torch.no_grad()
-    def fit(self, name: str, features: Tensor, images: int) -> None:
+    def fit(self, name: str, features: Iterable[Tensor], image_ids: Tensor) -> None:
         """Fit the closed-form parts of an expert of the patch model.
 
         Args:
             name: Name of the expert.
-            features: Patch features (A N, h, w, D) of its N training images: unaugmented, then under each of the
-                A - 1 augmentations.
-            images: N.
+            features: Patch features of its training images in batches (B, h, w, D), iterated several times.
+            image_ids: (N,) index of the training image that each entry of the concatenated batches shows.
         """
-        batches = (part.to(self.device) for part in torch.split(features, _FIT_BATCH))
-        self.patch_model.fit(name, batches, torch.arange(len(features)) % images)
+        self.patch_model.fit(name, Batches(lambda: (batch.to(self.device) for batch in features)), image_ids)
 
     def check_model(self, overrides: Overrides) -> None:
         """Check the overrides of the patch model.
@@ -230,14 +228,19 @@ class FeatureSet:
 
     @torch.inference_mode()
     def patch_scores(
-        self, features: Tensor, expert: str, images: Sequence[ImageSource], training: bool = False
+        self,
+        features: Tensor | Iterable[Tensor],
+        expert: str,
+        images: Sequence[ImageSource],
+        training: bool = False,
     ) -> Tensor:
         """Return each patch's score under one expert.
 
         The score of a flow is the negative log-likelihood in nats.
 
         Args:
-            features: Patch features (N, h, w, D) at the expert's image size.
+            features: Patch features (N, h, w, D) at the expert's image size, or batches of them of ``batch_size``
+                images.
             expert: Name of the expert.
             images: The images, for messages.
             training: Whether these are the expert's training images, all of them in order: each is then scored as a
@@ -250,14 +253,17 @@ class FeatureSet:
             UserError: If a score is not finite.
         """
         model = self._merged_model(expert)
-        batches = []
-        for start in range(0, len(features), self.batch_size):
-            part = features[start : start + self.batch_size].to(self.device)
+        batches: list[Tensor] = []
+        for batch in torch.split(features, self.batch_size) if isinstance(features, Tensor) else features:
+            if not len(batch):
+                return torch.empty(batch.shape[:3])
+            start = len(batches) * self.batch_size
+            part = batch.to(self.device)
             # Always a copy: kernels may round differently on memory of another alignment.
             padded = torch.cat((part, part[:1].expand(self.batch_size - len(part), *part.shape[1:])))
             image_ids = torch.arange(start, start + self.batch_size, device=part.device) if training else None
             batches.append(model.patch_scores(padded, expert, image_ids)[: len(part)].cpu())
-        scores = torch.cat(batches) if batches else torch.empty(0, *features.shape[1:3])
+        scores = torch.cat(batches)
         invalid = (~scores.flatten(1).isfinite().all(1)).nonzero().flatten().tolist()
         if invalid:
             if any(True for _ in self.patch_model.parameters()):

@@ -35,6 +35,7 @@ from moleflow.detector.overrides import (
 from moleflow.detector.registry import build_component
 from moleflow.detector.types import Overrides
 from moleflow.experiment.early_checks import check_values
+from moleflow.models.flow.expert_flow import ExpertFlow
 from moleflow.models.flow.loss import FlowLoss
 from moleflow.runs.identity import matches_any
 from moleflow.runs.naming import override_key
@@ -42,7 +43,8 @@ from moleflow.training.config import OptimizerFactory, TrainingConfig
 from moleflow.training.context import RunContext
 from moleflow.training.continual_trainer import ContinualTrainer
 from moleflow.training.trainer import quiet_lightning, retain_freed_memory, trainer_device
-from moleflow.utils.errors import UserError, check_choice, did_you_mean, list_names, prefix_errors
+from moleflow.utils.config import check_type
+from moleflow.utils.errors import UserError, check_choice, check_range, did_you_mean, list_names, prefix_errors
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +84,7 @@ _FEATURE_SET_EXAMPLE = (
     "+model@feature_sets.NAME.model=patchcore."
 )
 
-_GRADIENT_KEYS = ("epochs", "batch_size", "optimizer", "loss")
+_GRADIENT_KEYS = ("epochs", "batch_size", "patch_share", "optimizer", "loss")
 """Keys without effect on a model that has no gradient steps."""
 
 
@@ -113,6 +115,11 @@ def build_continual_trainer(
         device=device,
     )
     training = build_training_config(config, settings, data.categories)
+    if training.patch_share < 1 and isinstance(model.patch_model, ExpertFlow) and model.patch_model.scale_context:
+        raise UserError(
+            f"patch_share={training.patch_share} is not possible with {model.patch_model.scale_context}: the scale of "
+            "a patch depends on its neighbors. Set model.scale_context_kernel=null, or patch_share=null."
+        )
     scenario = settings["scenario"]
     tasks = split_into_tasks(shuffled(data.categories, scenario["order_seed"]), str(scenario["split"]))
     tasks = with_returns(tasks, list(training.returns.amounts))
@@ -321,6 +328,7 @@ def build_training_config(config: DictConfig, settings: Mapping[str, Any], categ
         final_lr_ratio=float(optimizer["final_lr_ratio"]),
         on_nonfinite=check_choice("optimizer.on_nonfinite", optimizer["on_nonfinite"], ("error", "skip")),
         lora_delay=_checked_lora_delay(settings, min(epochs.values())),
+        patch_share=_checked_patch_share(settings["patch_share"]),
         augmentation=_checked_augmentation(settings, per_category),
         seed=settings["seed"],
         per_category=per_category,
@@ -460,6 +468,14 @@ def _build_optimizer(config: DictConfig, lr: float) -> OptimizerFactory:
             f"{key} has an argument that {config.optimizer.algorithm._target_} does not accept: {error}."
         ) from error
     return factory
+
+
+def _checked_patch_share(share: Any) -> float:
+    if share is None:
+        return 1.0
+    check_type("patch_share", share, float)
+    check_range("patch_share", share, 0, 1, "null selects all patches.", low_open=True)
+    return float(share)
 
 
 def _checked_augmentation(settings: Mapping[str, Any], per_category: Mapping[str, Overrides]) -> str:

@@ -67,7 +67,7 @@ class PatchModel(nn.Module, ABC):
 
         Args:
             name: Name of the expert.
-            features: Training patches in batches (B, H, W, D); iterated at most once.
+            features: Training patches in batches (B, H, W, D), which some models iterate several times.
             image_ids: (N,) index of the training image that each entry of the concatenated batches shows. Entries
                 share an index if they show augmentations of one image. None: every entry shows another image.
         """

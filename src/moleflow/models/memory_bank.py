@@ -1,11 +1,13 @@
 """Selection of representative patches and search for nearest neighbors."""
 
 import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from moleflow.models.batches import chunks
 from moleflow.models.tensor_rule import TensorRule
 from moleflow.utils.errors import check_choice
 
@@ -49,12 +51,16 @@ def memory_bank_rules(dim: int) -> dict[str, TensorRule]:
 
 
 def build_memory_bank(
-    grids: Tensor, size: int, selection: str, generator: torch.Generator, image_ids: Tensor | None = None
+    grids: Iterable[Tensor],
+    size: int,
+    selection: str,
+    generator: torch.Generator,
+    image_ids: Tensor | None = None,
 ) -> MemoryBank:
     """Select patches that represent all patches of the training images.
 
     Args:
-        grids: Patch grids (N, H, W, D).
+        grids: Patch grids in batches (B, H, W, D), iterated several times.
         size: Number of patches to select; all patches, if there are fewer.
         selection: ``k_center_greedy`` selects the patch that is farthest from those already selected; ``kmeans``
             returns cluster means; ``random`` selects uniformly.
@@ -68,17 +74,32 @@ def build_memory_bank(
         UserError: If the selection is unknown.
     """
     check_choice("model.selection", selection, SELECTIONS)
-    patches, patches_per_grid = grids.flatten(0, 2), grids.shape[1] * grids.shape[2]
-    size = min(size, len(patches))
-    rows = torch.randperm(len(patches), generator=generator)[:size].to(patches.device)
-    if selection == "kmeans" and size < len(patches):
-        centers = kmeans(patches, patches[rows], _KMEANS_ITERATIONS)
+    first = next(iter(grids))
+    ids = torch.arange(sum(len(batch) for batch in grids)) if image_ids is None else image_ids
+    patches_per_grid = first.shape[1] * first.shape[2]
+    count = len(ids) * patches_per_grid
+    size = min(size, count)
+    rows = torch.randperm(count, generator=generator)[:size].to(first.device)
+    if selection == "kmeans" and size < count:
+        centers = kmeans(grids, _patches_at(grids, rows), _KMEANS_ITERATIONS)
         return MemoryBank(centers, torch.full_like(rows, -1, dtype=torch.int32))
-    if selection == "k_center_greedy" and size < len(patches):
-        rows = k_center_greedy(patches, int(rows[0]), size)
-    grid_indices = rows // patches_per_grid
-    ids = grid_indices if image_ids is None else image_ids.to(rows.device)[grid_indices]
-    return MemoryBank(patches[rows], ids.int())
+    if selection == "k_center_greedy" and size < count:
+        rows, patches = k_center_greedy_of_chunks(grids, int(rows[0]), size)
+    else:
+        patches = _patches_at(grids, rows)
+    return MemoryBank(patches, ids.to(rows.device)[rows // patches_per_grid].int())
+
+
+def _patches_at(grids: Iterable[Tensor], rows: Tensor) -> Tensor:
+    """Return the patches (K, D) at indices (K,) of all patches, in the order of the indices."""
+    parts, positions, start = [], [], 0
+    for batch in grids:
+        patches = batch.flatten(0, -2)
+        inside = ((rows >= start) & (rows < start + len(patches))).nonzero().flatten()
+        parts.append(patches[rows[inside] - start])
+        positions.append(inside)
+        start += len(patches)
+    return torch.cat(parts)[torch.cat(positions).argsort()]
 
 
 def nearest_neighbors(
@@ -134,6 +155,39 @@ def own_image_exclusion(
     return image_ids.to(memory_bank_image_ids).repeat_interleave(patches_per_grid), memory_bank_image_ids
 
 
+def k_center_greedy_of_chunks(grids: Iterable[Tensor], start: int, count: int) -> tuple[Tensor, Tensor]:
+    """Select patches that are each farthest from those before, with a bounded number of patches in memory.
+
+    Patches that do not fit into one chunk are selected in two steps: ``count`` from each chunk, and of these
+    ``count``. Every patch is then at most four times as far from a selected one as with the best choice of ``count``
+    patches, in place of two times.
+
+    Reference: Malkomes et al., "Fast Distributed k-Center Clustering with Outliers on Massive Data", NeurIPS 2015.
+
+    Args:
+        grids: Patch grids in batches (B, H, W, D).
+        start: Index of the first selected patch among all patches.
+        count: Number of patches to select, at most that of all patches.
+
+    Returns:
+        Indices (count,) among all patches, and the patches (count, D).
+    """
+    rows, patches, offset = [], [], 0
+    for chunk in chunks(grids):
+        points = chunk.flatten(0, -2)
+        first = start - offset if offset <= start < offset + len(points) else 0
+        selected = k_center_greedy(points, first, min(count, len(points)))
+        rows.append(selected + offset)
+        patches.append(points[selected])
+        offset += len(points)
+        del chunk, points  # before the next chunk is read
+    if len(rows) == 1:
+        return rows[0], patches[0]
+    all_rows, candidates = torch.cat(rows), torch.cat(patches)
+    selected = k_center_greedy(candidates, int((all_rows == start).nonzero()), count)
+    return all_rows[selected], candidates[selected]
+
+
 def k_center_greedy(points: Tensor, start: int, count: int) -> Tensor:
     """Return indices (count,) of points that are each farthest from those before.
 
@@ -174,19 +228,23 @@ def k_center_greedy(points: Tensor, start: int, count: int) -> Tensor:
     return torch.tensor(selected, device=points.device)
 
 
-def kmeans(points: Tensor, centers: Tensor, iterations: int) -> Tensor:
+def kmeans(grids: Iterable[Tensor], centers: Tensor, iterations: int) -> Tensor:
     """Return cluster means (K, D) after iterations of Lloyd's algorithm.
 
     Empty clusters do not move.
 
     Args:
-        points: (N, D).
+        grids: Patch grids, or points, in batches (B, ..., D), iterated in each iteration.
         centers: Initial cluster means (K, D).
         iterations: Number of iterations.
     """
     for _ in range(iterations):
-        clusters = nearest_neighbors(points, centers).indices
-        counts = torch.bincount(clusters, minlength=len(centers))[:, None]
-        sums = torch.zeros_like(centers).index_add_(0, clusters, points)
+        counts, sums = torch.zeros(len(centers), 1, dtype=torch.int64, device=centers.device), torch.zeros_like(centers)
+        for chunk in chunks(grids):
+            points = chunk.flatten(0, -2)
+            clusters = nearest_neighbors(points, centers).indices
+            counts += torch.bincount(clusters, minlength=len(centers))[:, None]
+            sums.index_add_(0, clusters, points)
+            del chunk, points  # before the next chunk is read
         centers = torch.where(counts > 0, sums / counts.clamp_min(1), centers)
     return centers

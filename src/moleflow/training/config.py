@@ -30,6 +30,7 @@ class TrainingConfig:
         final_lr_ratio: Last learning rate divided by the peak.
         on_nonfinite: ``error`` ends the run at a loss that is not finite, ``skip`` skips and counts the step.
         lora_delay: Epochs at the start of each later task in which LoRA updates are frozen.
+        patch_share: Share in (0, 1] of the patches of each image in an optimizer step.
         augmentation: Augmentation of the training images; a key of :data:`moleflow.data.transforms.AUGMENTATIONS`.
         seed: Seed of the run.
         per_category: The overrides by category; see :mod:`moleflow.detector.overrides`.
@@ -47,6 +48,7 @@ class TrainingConfig:
     final_lr_ratio: float
     on_nonfinite: str
     lora_delay: int
+    patch_share: float
     augmentation: str
     seed: int
     per_category: Mapping[str, Overrides] = field(default_factory=dict)

@@ -15,6 +15,7 @@ from moleflow.training.config import TrainingConfig
 from moleflow.training.data_loader import FeatureBatch, FeatureLoader
 from moleflow.training.validation import validation_nll, warn_of_overfitting
 from moleflow.utils.errors import UserError
+from moleflow.utils.random import generator
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +101,7 @@ class FlowModule(L.LightningModule):
         Raises:
             UserError: If the loss is not finite and ``optimizer.on_nonfinite=error``.
         """
-        z, logdet = self.flow(batch.features, batch.expert)
+        z, logdet = self.flow(batch.features, batch.expert, self._patches(batch))
         parts = self.losses[batch.expert](patch_nll(z, logdet), logdet)
         self._current = (batch, batch_idx)
         if not bool(parts.total.isfinite()):
@@ -114,6 +115,19 @@ class FlowModule(L.LightningModule):
             return parts.total * batch.weight
         self._record(penalty=penalty)
         return parts.total * batch.weight + penalty
+
+    def _patches(self, batch: FeatureBatch) -> Tensor | None:
+        """Return indices (B, n) of the patches of each image in the current step; None for all patches.
+
+        They depend on image and epoch, and neither on the batch nor on the number of processes.
+        """
+        if self.config.patch_share == 1:
+            return None
+        count = batch.features.shape[1] * batch.features.shape[2]
+        size = max(1, round(self.config.patch_share * count))
+        key = (self.config.seed, "patches", self.task, batch.expert, self.current_epoch)
+        draws = [torch.randperm(count, generator=generator(*key, i))[:size] for i in batch.indices.tolist()]
+        return torch.stack(draws).to(batch.features.device)
 
     def configure_gradient_clipping(
         self,

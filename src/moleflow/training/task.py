@@ -11,12 +11,16 @@ from torch import Tensor
 from moleflow.data.tasks import Task
 from moleflow.detector.base import mean_features
 from moleflow.detector.feature_set import FIRST, FeatureSet
+from moleflow.features.stream import FeatureStream
+from moleflow.models.batches import Batches
 from moleflow.models.flow.expert_flow import ExpertFlow
 from moleflow.training.context import RunContext
 from moleflow.training.data_loader import FeatureLoader
 from moleflow.training.lightning_module import FlowModule
 from moleflow.training.state import EpochCheckpoint
 from moleflow.training.task_result import TaskResult
+
+_BATCH = 32  # images whose features are read, and moved to the device, at a time
 
 TrainerFactory = Callable[..., L.Trainer]
 """Returns a Lightning trainer for one task from ``max_epochs``, ``callbacks`` and ``logger``."""
@@ -36,16 +40,15 @@ def train_task(context: RunContext, task: Task, make_trainer: TrainerFactory) ->
     Raises:
         UserError: If a loss or a score is not finite.
     """
-    model, config = context.model, context.config
+    model = context.model
     for name, categories in context.experts_of(task).items():
         model.add_expert(name, categories, context.overrides[name])
     with context.progress.clock("training"):
         patch_scores = {name: _fit_further_sets(context, task, name) for name in context.experts_of(task)}
         data = load_task_data(context, task)
-        for name, features in data.features.items():
-            model.fit_expert(name, features, data.image_features[name])
+        for name, images in data.images.items():
+            model.fit_expert(name, images.batches(), images.image_ids, data.image_features[name])
         result = _optimize(context, task, data, make_trainer)
-        config.strategy.after_task(model.patch_model, data.features)
     for name, image_features in data.image_features.items():
         model.register_with_router(name, image_features)
     model.scorer.clear_merged_cache()
@@ -69,8 +72,8 @@ def _fit_further_sets(context: RunContext, task: Task, expert: str) -> dict[str,
     scores = {}
     for feature_set in context.model.feature_sets.values():
         if not feature_set.is_first:
-            images = _load_images(context, task, expert, feature_set)
-            feature_set.fit(expert, images.features, images.count)
+            images = _training_images(context, task, expert, feature_set)
+            feature_set.fit(expert, images.batches(), images.image_ids)
             scores[feature_set.name] = images.leave_one_out_scores(feature_set, expert)
     return scores
 
@@ -78,16 +81,17 @@ def _fit_further_sets(context: RunContext, task: Task, expert: str) -> dict[str,
 def _optimize(context: RunContext, task: Task, data: "TaskData", make_trainer: TrainerFactory) -> TaskResult:
     """Run the gradient steps of a task; without trainable parameters there are none."""
     config, flow, epochs = context.config, context.model.patch_model, context.epochs[task.index]
-    experts = list(data.features)
+    experts = list(data.images)
     if not flow.trainable_parameters(experts):
         return TaskResult(0, 0, [])
     assert isinstance(flow, ExpertFlow)
-    replayed = config.strategy.replay_samples(sum(len(features) for features in data.features.values()))
-    replayed_names = {name: [f"{name}/replayed"] * len(features) for name, features in replayed.items()}
+    features = {name: images.features.load() for name, images in data.images.items()}
+    replayed = config.strategy.replay_samples(sum(len(images) for images in features.values()))
+    replayed_names = {name: [f"{name}/replayed"] * len(images) for name, images in replayed.items()}
     module = FlowModule(
         flow=flow,
         experts=experts,
-        loader=FeatureLoader(data.features | replayed, config.batch_size, config.seed, task.index),
+        loader=FeatureLoader(features | replayed, config.batch_size, config.seed, task.index),
         validation=data.validation,
         image_names={name: images.names for name, images in data.images.items()} | replayed_names,
         config=replace(config, epochs=epochs),
@@ -103,6 +107,7 @@ def _optimize(context: RunContext, task: Task, data: "TaskData", make_trainer: T
     trainer.fit(module, ckpt_path=checkpoints.latest(), weights_only=True)
     context.is_global_zero = trainer.is_global_zero
     flow.to(context.model.device).requires_grad_(False)
+    config.strategy.after_task(flow, features)
     return TaskResult(trainer.global_step, module.skipped_steps, module.history)
 
 
@@ -111,13 +116,13 @@ class TrainingImages:
     """Training images of one expert in one feature set.
 
     Attributes:
-        features: Patch features (A N, h, w, D) at the expert's image size: those of the N unaugmented images, then
-            those under each of the A - 1 augmentations.
+        features: Patch features (h, w, D) at the expert's image size of A N images: the N unaugmented images, then
+            these under each of the A - 1 augmentations.
         names: Names of the A N images, for messages.
         paths: Files of the N unaugmented images.
     """
 
-    features: Tensor
+    features: FeatureStream
     names: list[str]
     paths: list[Path]
 
@@ -126,10 +131,24 @@ class TrainingImages:
         """Number N of unaugmented images."""
         return len(self.paths)
 
+    @property
+    def image_ids(self) -> Tensor:
+        """Index (A N,) of the unaugmented image that each entry of the features shows."""
+        return torch.arange(len(self.features)) % self.count
+
+    def batches(self) -> Batches:
+        """Return the features in batches."""
+        return self.features.batches(_BATCH)
+
+    def mean_features(self) -> Tensor:
+        """Return the image features (N, D) of the unaugmented images, on the CPU."""
+        return torch.cat([mean_features(batch).cpu() for batch in self.features.batches(_BATCH, self.count)])
+
     def leave_one_out_scores(self, feature_set: FeatureSet, expert: str) -> Tensor:
         """Return the patch scores (N, h, w) of the unaugmented images, each scored without its own patches."""
         paths = [Path(name) for name in self.names[: self.count]]
-        return feature_set.patch_scores(self.features[: self.count], expert, paths, training=True)
+        batches = self.features.batches(feature_set.batch_size, self.count)
+        return feature_set.patch_scores(batches, expert, paths, training=True)
 
 
 @dataclass
@@ -137,7 +156,7 @@ class TaskData:
     """Tensors of one task in the first feature set, by expert.
 
     Attributes:
-        images: The training images, on the training device.
+        images: The training images.
         image_features: Image features (N, D) of the unaugmented training images, by which images are routed.
         validation: Patch features (N, h, w, D) of the validation images; without the experts that have none.
     """
@@ -146,41 +165,40 @@ class TaskData:
     image_features: dict[str, Tensor] = field(default_factory=dict)
     validation: dict[str, Tensor] = field(default_factory=dict)
 
-    @property
-    def features(self) -> dict[str, Tensor]:
-        """Patch features of the training images, see :class:`TrainingImages`."""
-        return {name: images.features for name, images in self.images.items()}
-
 
 def load_task_data(context: RunContext, task: Task) -> TaskData:
     """Return the tensors of a task, whose experts the model has already."""
     model, data = context.model, TaskData()
     for name, categories in context.experts_of(task).items():
         record = model.experts[name]
-        images = _load_images(context, task, name, model.feature_sets[FIRST])
+        images = _training_images(context, task, name, model.feature_sets[FIRST])
         if record.extractor is model.extractor:
-            data.image_features[name] = mean_features(images.features[: images.count])
+            data.image_features[name] = images.mean_features()
         else:
             data.image_features[name] = model.image_features(images.paths)
-        data.images[name] = replace(images, features=images.features.to(model.device))
+        data.images[name] = images
         validation = [sample.path for category in categories for sample in context.data.split(category)[1]]
-        if validation:
+        if validation and model.patch_model.trainable_parameters([name]):
             data.validation[name] = record.extractor.features(validation).to(model.device)
     return data
 
 
-def _load_images(context: RunContext, task: Task, expert: str, feature_set: FeatureSet) -> TrainingImages:
-    """Return the training images of an expert of a task in one feature set."""
+def _training_images(context: RunContext, task: Task, expert: str, feature_set: FeatureSet) -> TrainingImages:
+    """Return the training images of an expert of a task in one feature set.
+
+    Features of moderate size, and those of gradient steps, are in memory; others remain in the cache.
+    """
     record = context.model.experts[expert]
     samples = [sample for category in record.categories for sample in context.training_samples(task, category)]
     paths = [sample.path for sample in samples]
     names = [f"{sample.category}/{sample.path.name}" for sample in samples]
     augmentations = context.config.augmentations_of(record.categories)
-    features = feature_set.extractor(record.overrides).features(paths)
-    augmented = [feature_set.extractor(record.overrides, kind).features(paths) for kind in augmentations]
+    extractors = [feature_set.extractor(record.overrides, kind) for kind in (None, *augmentations)]
+    features = FeatureStream([(extractor, paths) for extractor in extractors], context.model.device)
+    if features.fits_into_memory or feature_set.patch_model.trainable_parameters([expert]):
+        features.load()
     return TrainingImages(
-        # Without augmentation the features are not copied: they are the largest tensors of a run.
-        features=torch.cat([features, *augmented]) if augmented else features,
+        features=features,
         names=names + [f"{image} ({kind})" for kind in augmentations for image in names],
         paths=paths,
     )

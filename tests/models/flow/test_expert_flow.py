@@ -70,6 +70,23 @@ def test_inverse_of_forward_is_the_prepared_grid(depth: int) -> None:
     torch.testing.assert_close(flow.inverse(z, "a"), flow.prepare(x, "a"), atol=1e-8, rtol=1e-8)
 
 
+@pytest.mark.parametrize("mode", ["blur", "depthwise_residual"])
+def test_selected_patches_are_mapped_as_in_the_whole_grid(mode: str) -> None:
+    flow, x = new_flow(scale_context_kernel=None, spatial_context_mode=mode), grid()
+    flow.add_expert("a")
+    perturb_parameters(flow)
+    patches = torch.stack([torch.randperm(20, generator=torch.Generator().manual_seed(i))[:7] for i in range(len(x))])
+    z, logdet = flow(x, "a", patches)
+    assert z.shape == (2, 1, 7, 16)
+    whole, whole_logdet = flow(x, "a")
+    for i, rows in enumerate(patches):
+        torch.testing.assert_close(z[i, 0], whole[i].flatten(0, 1)[rows])
+        torch.testing.assert_close(logdet[i, 0], whole_logdet[i].flatten()[rows])
+    assert flow.scale_context is None
+    assert new_flow().scale_context == "model.scale_context_kernel=3"
+    assert new_flow(coupling_layers=0).scale_context is None
+
+
 def test_new_expert_without_adapter_has_the_density_of_the_base() -> None:
     """LoRA updates and DIA blocks are initialized as the identity."""
     flow = new_flow(adapter="none")

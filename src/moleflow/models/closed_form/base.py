@@ -27,13 +27,15 @@ class ClosedFormModel(PatchModel):
         self._rules = rules
 
     @abstractmethod
-    def compute(self, name: str, features: Tensor, image_ids: Tensor) -> dict[str, Tensor]:
+    def compute(self, name: str, features: Iterable[Tensor], image_ids: Tensor) -> dict[str, Tensor]:
         """Return the tensors of an expert by name.
+
+        All features together may not fit into memory.
 
         Args:
             name: Name of the expert.
-            features: All training patches of the expert (N, H, W, D).
-            image_ids: (N,) index of the training image that each entry shows.
+            features: Training patches of the expert in batches (B, H, W, D), iterated several times.
+            image_ids: (N,) index of the training image that each entry of the concatenated batches shows.
         """
 
     def add_expert(self, name: str, **overrides: Any) -> DynamicBuffers:
@@ -57,13 +59,17 @@ class ClosedFormModel(PatchModel):
 
         Args:
             name: Name of the expert.
-            features: Training patches in batches (B, H, W, D).
+            features: Training patches in batches (B, H, W, D), iterated several times.
             image_ids: (N,) index of the training image that each entry of the concatenated batches shows. None: every
                 entry shows another image.
+
+        Raises:
+            TypeError: If ``features`` can be iterated only once.
         """
-        grids = torch.cat(list(features))
-        ids = torch.arange(len(grids)) if image_ids is None else image_ids
-        self.expert(name).load_state_dict(self.compute(name, grids, ids.to(grids.device)))
+        if iter(features) is features:
+            raise TypeError("The features are an iterator, which can be iterated only once. Pass a list of batches.")
+        ids = torch.arange(sum(len(batch) for batch in features)) if image_ids is None else image_ids
+        self.expert(name).load_state_dict(self.compute(name, features, ids))
 
     @torch.no_grad()
     def merged(self, name: str) -> Self:

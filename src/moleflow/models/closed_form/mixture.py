@@ -20,9 +20,16 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
+from moleflow.models.batches import Batches, chunks
 from moleflow.models.closed_form.base import ClosedFormModel
 from moleflow.models.flow.spatial_mixer import MeanBlur
-from moleflow.models.memory_bank import build_memory_bank, memory_bank_rules, nearest_neighbors, own_image_exclusion
+from moleflow.models.memory_bank import (
+    MemoryBank,
+    build_memory_bank,
+    memory_bank_rules,
+    nearest_neighbors,
+    own_image_exclusion,
+)
 from moleflow.models.tensor_rule import TensorRule
 from moleflow.utils.errors import check_range
 from moleflow.utils.random import generator
@@ -105,31 +112,29 @@ class MixtureModel(ClosedFormModel):
         self.degrees_of_freedom = degrees_of_freedom
         self.seed = seed
 
-    def compute(self, name: str, features: Tensor, image_ids: Tensor) -> dict[str, Tensor]:
+    def compute(self, name: str, features: Iterable[Tensor], image_ids: Tensor) -> dict[str, Tensor]:
         """Return the tensors of an expert.
 
         Args:
             name: Name of the expert.
-            features: All training patches of the expert (N, H, W, D).
-            image_ids: (N,) index of the training image that each entry shows.
+            features: Training patches of the expert in batches (B, H, W, D), iterated several times.
+            image_ids: (N,) index of the training image that each entry of the concatenated batches shows.
 
         Returns:
             ``mean`` (D,), ``metric`` (D, R), ``patches`` (K, R), ``image_ids`` (K,), ``whitening`` (R, R) and
             ``offset`` (1,).
         """
-        mean = torch.stack([x.double().sum(0) for x in self._blurred(features)]).sum(0) / features[..., 0].numel()
+        blurred = Batches(lambda: self._blurred(features))
+        sums, count = zip(*((x.flatten(0, 2).double().sum(0), x[..., 0].numel()) for x in blurred), strict=True)
+        mean = torch.stack(sums).sum(0) / sum(count)
         root, metric_logdet = self._inverse_root(
-            (x.double() - mean for x in self._blurred(features)), self.whitening_power
+            (x.flatten(0, 2).double() - mean for x in blurred), self.whitening_power
         )
         projection = {"mean": mean.float(), "metric": root.float()}
-        rows = torch.cat([(x - projection["mean"]) @ projection["metric"] for x in self._blurred(features)])
-        y = rows.reshape(*features.shape[:3], -1)
+        y = Batches(lambda: ((x - projection["mean"]) @ projection["metric"] for x in blurred))
         draw = generator(self.seed, "memory", name)
         memory_bank = build_memory_bank(y, self.size, "k_center_greedy", draw, image_ids)
-        exclusion = own_image_exclusion(y, image_ids, memory_bank.image_ids)
-        differences = rows - memory_bank.patches[nearest_neighbors(rows, memory_bank.patches, exclusion).indices]
-        parts = (part.double() for part in torch.split(differences, _ROWS))
-        whitening, covariance_logdet = self._inverse_root(parts, 0.5)
+        whitening, covariance_logdet = self._inverse_root(_differences(y, image_ids, memory_bank), 0.5)
         offset = math.log(len(memory_bank.patches)) + self._energy_constant() + metric_logdet + covariance_logdet
         component = {"whitening": whitening.float(), "offset": offset.float().reshape(1)}
         return projection | memory_bank._asdict() | component
@@ -165,13 +170,14 @@ class MixtureModel(ClosedFormModel):
         half, whole = 0.5 * self.degrees_of_freedom, 0.5 * (self.degrees_of_freedom + self.rank)
         return 0.5 * self.rank * math.log(self.degrees_of_freedom * math.pi) + math.lgamma(half) - math.lgamma(whole)
 
-    def _blurred(self, features: Tensor) -> Iterator[Tensor]:
-        """Yield the blurred patches (n, D) of a few images at a time.
+    def _blurred(self, features: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Yield the blurred grids (n, H, W, D) of a few images at a time.
 
-        They are computed once for each of three passes, because all of them together need too much memory.
+        They are computed again in each pass, because all of them together need too much memory.
         """
-        for part in torch.split(features, _IMAGES):
-            yield self.blur(part.float()).flatten(0, 2)
+        for batch in features:
+            for part in torch.split(batch, _IMAGES):
+                yield self.blur(part.float())
 
     def _inverse_root(self, parts: Iterable[Tensor], power: float) -> tuple[Tensor, Tensor]:
         """Return ``U L^-p`` and ``p ln det L`` of the shrunk second moments of all rows.
@@ -192,3 +198,22 @@ class MixtureModel(ClosedFormModel):
         values, vectors = torch.linalg.eigh((1 - self.shrinkage) * moments + self.shrinkage * level * eye)
         vectors, values = vectors[:, -self.rank :], values[-self.rank :]  # eigenvalues are in ascending order
         return vectors * values**-power, power * values.log().sum()
+
+
+def _differences(y: Iterable[Tensor], image_ids: Tensor, memory_bank: MemoryBank) -> Iterator[Tensor]:
+    """Yield differences (n, R), float64, between patches and their nearest memory-bank patches of other images.
+
+    Args:
+        y: Mapped patch grids in batches (B, H, W, R).
+        image_ids: (N,) index of the training image of each grid.
+        memory_bank: The memory bank.
+    """
+    start = 0
+    for chunk in chunks(y):
+        exclusion = own_image_exclusion(chunk, image_ids[start : start + len(chunk)], memory_bank.image_ids)
+        assert exclusion is not None
+        start += len(chunk)
+        for rows, ids in zip(*(torch.split(each, _ROWS) for each in (chunk.flatten(0, 2), exclusion[0])), strict=True):
+            neighbors = nearest_neighbors(rows, memory_bank.patches, (ids, exclusion[1]))
+            yield (rows - memory_bank.patches[neighbors.indices]).double()
+        del chunk, rows  # before the next chunk is read

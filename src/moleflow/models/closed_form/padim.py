@@ -4,9 +4,12 @@ Reference: Defard et al., "PaDiM: a Patch Distribution Modeling Framework for An
 Workshops 2021.
 """
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
+from moleflow.models.batches import Batches, chunks
 from moleflow.models.closed_form.base import ClosedFormModel
 from moleflow.models.tensor_rule import TensorRule
 from moleflow.utils.errors import UserError, check_range
@@ -43,20 +46,25 @@ class PaDiM(ClosedFormModel):
         self.ridge = ridge
         self.channel_indices = torch.randperm(dim, generator=generator(seed, "channels"))[:channels].sort().values
 
-    def compute(self, name: str, features: Tensor, image_ids: Tensor) -> dict[str, Tensor]:
+    def compute(self, name: str, features: Iterable[Tensor], image_ids: Tensor) -> dict[str, Tensor]:
         """Return means (HW, C) and inverse Cholesky factors (HW, C, C) of an expert.
 
         Args:
             name: Name of the expert.
-            features: All training patches of the expert (N, H, W, D).
-            image_ids: Not used.
+            features: Training patches of the expert in batches (B, H, W, D), iterated several times.
+            image_ids: (N,) index of the training image that each entry of the concatenated batches shows.
         """
-        x = features[..., self.channel_indices.to(features.device)].flatten(1, 2).transpose(0, 1).double()
-        mean = x.mean(1)
-        centered = x - mean[:, None]
-        covariance = centered.transpose(1, 2) @ centered / max(1, x.shape[1] - 1)
-        eye = torch.eye(x.shape[2], dtype=x.dtype, device=x.device)
-        level = covariance.diagonal(dim1=1, dim2=2).mean() + x.new_tensor(torch.finfo(torch.float32).tiny)
+        selected = Batches(lambda: (x[..., self.channel_indices.to(x.device)].flatten(1, 2) for x in features))
+        # Chunks (HW, n, C), of which some copies in float64 are in memory.
+        parts = Batches(lambda: (chunk.transpose(0, 1).double() for chunk in chunks(selected, copies=8)))
+        mean = sum((x.sum(1) for x in parts), torch.zeros(())) / len(image_ids)
+        covariance = torch.zeros(())
+        for x in parts:
+            centered = x - mean[:, None]
+            covariance = covariance.to(x) + centered.transpose(1, 2) @ centered
+        covariance = covariance / max(1, len(image_ids) - 1)
+        eye = torch.eye(mean.shape[1], dtype=mean.dtype, device=mean.device)
+        level = covariance.diagonal(dim1=1, dim2=2).mean() + mean.new_tensor(torch.finfo(torch.float32).tiny)
         factor = torch.linalg.cholesky(covariance + self.ridge * level * eye)
         whitening = torch.linalg.solve_triangular(factor, eye.expand_as(factor), upper=False)
         return {"mean": mean.float(), "whitening": whitening.float()}

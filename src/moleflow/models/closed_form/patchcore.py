@@ -5,6 +5,8 @@ selection and the neighborhood pooling (part of the backbone here) are as in the
 score is not implemented.
 """
 
+from collections.abc import Iterable
+
 from torch import Tensor
 
 from moleflow.models.closed_form.base import ClosedFormModel
@@ -51,13 +53,13 @@ class PatchCore(ClosedFormModel):
         self.selection = check_choice("model.selection", selection, SELECTIONS)
         self.seed = seed
 
-    def compute(self, name: str, features: Tensor, image_ids: Tensor) -> dict[str, Tensor]:
+    def compute(self, name: str, features: Iterable[Tensor], image_ids: Tensor) -> dict[str, Tensor]:
         """Return the memory bank of an expert.
 
         Args:
             name: Name of the expert.
-            features: All training patches of the expert (N, H, W, D).
-            image_ids: (N,) index of the training image that each entry shows.
+            features: Training patches of the expert in batches (B, H, W, D), iterated several times.
+            image_ids: (N,) index of the training image that each entry of the concatenated batches shows.
         """
         draw = generator(self.seed, "memory", name)
         return build_memory_bank(features, self.size, self.selection, draw, image_ids)._asdict()

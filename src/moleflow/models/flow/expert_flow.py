@@ -167,6 +167,13 @@ class ExpertFlow(PatchModel):
         return self.base in ("context", "trainable")
 
     @property
+    def scale_context(self) -> str | None:
+        """The setting by which a patch depends on its neighbors within the coupling blocks, or None."""
+        if not self.coupling_layers or self.scale_context_kernel is None:
+            return None
+        return f"model.scale_context_kernel={self.scale_context_kernel}"
+
+    @property
     def sequential_dependency(self) -> str | None:
         """The setting that makes a task depend on all earlier tasks, or None."""
         if self.updates_shared_weights:
@@ -280,12 +287,15 @@ class ExpertFlow(PatchModel):
         mixer = self.mixer_of(name)
         return x if mixer is None else mixer(x)
 
-    def forward(self, x: Tensor, name: str) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, name: str, patches: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Map patch features to the latent space of one expert.
 
         Args:
             x: Patch features (B, H, W, D) from the backbone.
             name: Name of the expert.
+            patches: Indices (B, n) of the patches of each grid that are mapped, row by row, as a grid of one row. They
+                are selected after the mixer, whose window is complete, so there must be no :attr:`scale_context`. None:
+                all patches.
 
         Returns:
             Latents z (B, H, W, D) and the log-determinant per patch (B, H, W), float32. It omits the Jacobians of
@@ -294,6 +304,8 @@ class ExpertFlow(PatchModel):
         """
         expert = self.expert(name)
         y = self.prepare(x, name)
+        if patches is not None:
+            y = y.flatten(1, 2).take_along_dim(patches[:, :, None], 1)[:, None]
         if expert.stack is not None:
             z, logdet = expert.stack(y)
         else:

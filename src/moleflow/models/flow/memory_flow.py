@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from moleflow.models.batches import Batches
 from moleflow.models.dynamic_buffers import DynamicBuffers
 from moleflow.models.flow.expert_flow import Expert, ExpertFlow
 from moleflow.models.flow.spatial_mixer import SpatialMixer
@@ -76,13 +77,12 @@ class MemoryBankFlow(ExpertFlow):
 
         Args:
             name: Name of the expert.
-            features: Training patches in batches (B, H, W, D).
+            features: Training patches in batches (B, H, W, D), iterated several times.
             image_ids: (N,) index of the training image that each entry of the concatenated batches shows. None: every
                 entry shows another image.
         """
-        grids = list(features)
-        super().fit(name, grids, image_ids)
-        prepared = torch.cat([self.prepare(x, name) for x in grids])
+        super().fit(name, features, image_ids)
+        prepared = Batches(lambda: (self.prepare(x, name) for x in features))
         draw = generator(self.seed, "memory", name)
         memory_bank = build_memory_bank(prepared, self.memory_size, "k_center_greedy", draw, image_ids)
         self._memory_bank(name).load_state_dict(memory_bank._asdict())
