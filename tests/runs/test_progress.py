@@ -28,3 +28,9 @@ def test_missing_file_is_a_new_run_and_a_damaged_one_an_error(tmp_path: Path) ->
     (tmp_path / "progress.json").write_text(json.dumps({"tasks_done": 3}))
     with pytest.raises(UserError, match=r"progress\.json is damaged"):
         Progress.read(tmp_path / "progress.json")
+
+
+def test_every_task_has_its_own_step_in_the_logs() -> None:
+    epochs = [{"epoch": 0.0, "loss": 0.1}]
+    assert Progress(step=12, histories=[epochs, epochs]).log_step == 12
+    assert [Progress(histories=[[]] * tasks).log_step for tasks in (1, 2)] == [1, 2]  # fitted in closed form
