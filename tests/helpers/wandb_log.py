@@ -72,9 +72,10 @@ def listing(folder: Path) -> list[str]:
         for key, value in row.items():
             if isinstance(value, dict) and "_type" in value:
                 values.setdefault(key, []).append((row[STEP], value["_type"]))
-            elif isinstance(value, int | float) and not key.startswith("_") and key.split(".")[0] not in media:
+            elif isinstance(value, int | float) and not key.startswith("_") and key.rpartition(".")[0] not in media:
                 values.setdefault(key, []).append((row[STEP], float(value)))
-    for key, points in values.items():
+    values.pop(STEP)
+    for key, points in sorted(values.items()):
         steps = sorted({step for step, _ in points})
         span = ", ".join(map(str, steps)) if len(steps) <= 4 else f"{steps[0]} to {steps[-1]}"
         numbers = [f"{value:.4g}" if isinstance(value, float) else "" for _, value in (points[0], points[-1])]

@@ -84,3 +84,15 @@ def test_damaged_calibration_is_one_row(tmp_path: Path) -> None:
 def test_runs_without_decisions_have_no_section(tmp_path: Path) -> None:
     write_run(tmp_path, "main/seed0")
     assert report(tmp_path) == ([], {})
+
+
+def test_fewer_false_alarms_are_a_gain(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        for run, rate, pixel_ap in (("main", 0.3, 0.4), ("lr", 0.1, 0.6)):
+            folder = write_run(tmp_path, f"{run}/seed{seed}", {"optimizer.lr": rate}, pixel_ap, seed=seed)
+            metrics = json.loads((folder / "metrics.json").read_text())
+            metrics["decisions"] = {"false_alarm_rate": rate + 0.001 * seed}
+            (folder / "metrics.json").write_text(json.dumps(metrics))
+    sections = build_report(tmp_path, ReportOptions(baseline="main/seed0"), "baseline")
+    (row,) = [row for row in tables(sections)["baseline1"].cells if row[0].text == "false_alarm_rate"]
+    assert (row[7].text[:9], row[7].tone) == ("▼ -0.2000", "good")

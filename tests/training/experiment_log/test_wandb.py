@@ -19,6 +19,7 @@ from moleflow.training.experiment_log.base import RUN_ID_FILE, run_id
 from moleflow.training.experiment_log.wandb import (
     WandbLog,
     artifact_name,
+    is_best,
     log_predictions,
     offline_reason,
     training_log,
@@ -158,14 +159,10 @@ def test_predictions_of_a_run_without_wandb_are_an_error(tmp_path: Path) -> None
         training_log(tmp_path)
 
 
-@pytest.mark.parametrize(("value", "best"), [(0.6, True), (0.5, True), (0.4, False)])
+@pytest.mark.parametrize(("value", "best"), [(0.6, True), (0.5, True), (0.4, False), (None, False)])
 def test_alias_best_moves_to_a_model_that_no_other_exceeds(
-    value: float, best: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    value: float | None, best: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    log = WandbLog(str(tmp_path), "name", "group", "seed0")
     other = SimpleNamespace(metadata={"pixel_ap": 0.5})
-    monkeypatch.setattr(wandb, "Api", lambda: SimpleNamespace(artifact=lambda name: other))
-    assert log._is_best("model-group", value) is best
-    assert not log._is_best("model-group", None)
-    log.finish("success")
+    monkeypatch.setattr(wandb, "Api", lambda: SimpleNamespace(artifact={"team/project/model-a:best": other}.get))
+    assert is_best("team/project/model-a", "pixel_ap", value) is best

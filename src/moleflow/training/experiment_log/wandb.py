@@ -111,7 +111,8 @@ class WandbLog(ExperimentLog):
         )
         artifact.add_dir(str(folder), policy="immutable", skip_cache=True)  # without a copy in W&B's cache
         aliases = ["latest", self.run.id]
-        if not self.run.offline and self._is_best(artifact.name, value):
+        models = f"{self.run.entity}/{self.run.project}/{artifact.name}"
+        if not self.run.offline and is_best(models, self._objective, value):
             aliases.append("best")
         self.run.log_artifact(artifact, aliases=aliases)
 
@@ -120,16 +121,23 @@ class WandbLog(ExperimentLog):
         super().finish(status)
         self.run.finish(exit_code=0 if status == "success" else 1)
 
-    def _is_best(self, name: str, value: float | None) -> bool:
-        """Return whether no version of the model has a higher objective."""
-        if value is None:
-            return False
-        try:
-            best = wandb.Api().artifact(f"{self.run.entity}/{self.run.project}/{name}:best")
-        except (wandb.Error, ValueError):  # there is none yet
-            return True
-        other = best.metadata.get(self._objective)
-        return not isinstance(other, int | float) or value >= other
+
+def is_best(models: str, objective: str, value: float | None) -> bool:
+    """Return whether no version of an artifact has a higher objective.
+
+    Args:
+        models: Entity, project and name of the artifact.
+        objective: Key of the metadata of each version.
+        value: The objective of the new version; None if it has none.
+    """
+    if value is None:
+        return False
+    try:
+        best = wandb.Api().artifact(f"{models}:best")
+    except (wandb.Error, ValueError):  # there is none yet
+        return True
+    other = best.metadata.get(objective)
+    return not isinstance(other, int | float) or value >= other
 
 
 def training_log(folder: Path) -> dict[str, Any]:
