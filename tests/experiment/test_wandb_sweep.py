@@ -1,5 +1,6 @@
 """Tests of sweep files of W&B: the command that an agent composes from them is accepted by ``moleflow train``."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def test_file_lists_all_values_of_the_sweep(name: str) -> None:
         if "values" in parameter and "(" not in str(value):
             words = [word.strip() for word in str(value).split(",")]
             assert [str(each) for each in parameter["values"]] == [
-                str(float(word)) if "e-" in word else word for word in words
+                str(float(word)) if re.fullmatch(r"\de-\d", word) else word for word in words
             ]
     assert (content["method"] == "bayes") == (name == "search")
     command = agent_command(content)
