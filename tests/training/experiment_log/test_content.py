@@ -200,7 +200,7 @@ def test_wandb_run_has_name_group_tags_notes_and_the_stored_id(run: Path, wandb_
 def test_wandb_artifact_is_the_model_folder(run: Path, wandb_records: list[Any]) -> None:
     (model,) = [artifact for artifact in of_kind(wandb_records, "artifact") if artifact.type == "model"]
     assert model.name == "model-default"
-    assert list(model.aliases) == ["latest", (run / RUN_ID_FILE).read_text().strip()]
+    assert set(model.aliases) == {"latest", (run / RUN_ID_FILE).read_text().strip()}
     files = {path.relative_to(run / "model").as_posix() for path in (run / "model").rglob("*") if path.is_file()}
     assert {entry.path for entry in model.manifest.contents} == files
     metadata = json.loads(model.metadata)

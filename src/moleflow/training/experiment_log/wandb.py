@@ -194,6 +194,7 @@ def open_run(folder: Path, identity: str, **arguments: Any) -> Any:
         identity: The run's id; that of a sweep's agent has priority.
         arguments: Arguments of :func:`wandb.init`.
     """
+    wandb.setup(settings=wandb.Settings(silent=True))
     settings = wandb.Settings(silent=True, init_timeout=6 * _TIMEOUT)
     if os.environ.get("WANDB_SWEEP_ID"):  # the agent determines id, project and entity
         arguments |= {"project": None, "entity": None}
@@ -222,8 +223,7 @@ def offline_reason() -> str | None:
     The connection is tried for five seconds before the key is verified, because the client of W&B itself repeats
     failed requests for longer.
     """
-    service = wandb.setup(settings=wandb.Settings(silent=True))
-    address = service.settings.base_url
+    address = wandb.setup(settings=wandb.Settings(silent=True)).settings.base_url
     try:
         has_key = wandb.login(prompt=False, verify=False)
     except wandb.Error as error:
