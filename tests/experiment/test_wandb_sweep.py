@@ -13,7 +13,7 @@ from helpers.program import CONF, TINY
 from helpers.trees import write_mvtec_tree
 from moleflow.cli.command import main
 from moleflow.experiment.compose import compose_config
-from moleflow.experiment.wandb_sweep import wandb_sweep
+from moleflow.experiment.wandb_sweep import sweep_parameters, wandb_sweep
 from moleflow.utils.errors import UserError
 
 
@@ -31,41 +31,46 @@ def agent_command(content: dict[str, Any], position: int = 0) -> list[str]:
 
 
 @pytest.mark.parametrize("name", [path.stem for path in sorted((CONF / "sweep").glob("*.yaml"))])
-def test_file_lists_all_values_of_the_sweep(name: str) -> None:
-    content = yaml.safe_load(yaml.safe_dump(wandb_sweep(name, ["dataset.root=/data"])))
-    assert content["metric"] == {"name": "pixel_ap", "goal": "maximize"}
+def test_parameters_have_all_values_of_the_sweep(name: str) -> None:
     params = yaml.safe_load((CONF / f"sweep/{name}.yaml").read_text())["hydra"]["sweeper"]["params"]
-    assert [key.lstrip("+") for key in params] == list(content["parameters"])
+    parameters, is_appended = sweep_parameters(params)
+    assert list(parameters) == [key.removeprefix("+") for key in params]
+    assert is_appended == next(iter(params)).startswith("+")
     for key, value in params.items():
-        parameter = content["parameters"][key.lstrip("+")]
-        if "values" in parameter and "(" not in str(value):
-            words = [word.strip() for word in str(value).split(",")]
-            assert [str(each) for each in parameter["values"]] == [
-                str(float(word)) if re.fullmatch(r"\de-\d", word) else word for word in words
-            ]
-    assert (content["method"] == "bayes") == (name == "search")
+        parameter, text = parameters[key.removeprefix("+")], str(value)
+        if "interval" in text:
+            assert set(parameter) == {"distribution", "min", "max"}
+        elif "(" not in text:
+            words = [word.strip() for word in text.split(",")]
+            expected = [str(float(word)) if re.fullmatch(r"\de-\d", word) else word for word in words]
+            assert list(map(str, parameter["values"])) == expected
+
+
+def test_values_are_written_as_hydra_parses_them() -> None:
+    params = {"a": "null,3", "b": "true,1e-4", "c": "range(1,4)", "d": "tag(log, interval(1e-4, 1e-3))", "e": "'x,y'"}
+    assert sweep_parameters(params)[0] == {
+        "a": {"values": ["null", 3]}, "b": {"values": [True, 1e-4]}, "c": {"values": [1, 2, 3]},
+        "d": {"distribution": "log_uniform_values", "min": 1e-4, "max": 1e-3}, "e": {"values": ["'x,y'"]},
+    }  # fmt: skip
+    assert list(sweep_parameters({"+ablation": "a,b", "seed": "0,1"})[0]) == ["+ablation", "seed"]
+
+
+def test_command_of_the_agent_composes_one_run() -> None:
+    content = wandb_sweep("ablations", ["dataset.root=/data"])
+    assert (content["method"], content["metric"]) == ("grid", {"name": "pixel_ap", "goal": "maximize"})
     command = agent_command(content)
-    assert command[:4] == ["moleflow", "train", f"+sweep={name}", "hydra.mode=RUN"]
-
-
-@pytest.mark.parametrize("name", ["tail_weight", "ablations", "scale_context_kernel", "search"])
-def test_command_of_the_agent_composes_one_run(name: str) -> None:
-    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
-    content = wandb_sweep(name, ["dataset.root=/data"])
-    config = compose_config(agent_command(content)[2:])
+    assert command[:4] == ["moleflow", "train", "+sweep=ablations", "hydra.mode=RUN"]
+    config = compose_config(command[2:])
     assert config.hydra.mode.name == "RUN"
-    assert list(config.logger) == ["wandb"]
-    assert config.dataset.root == "/data"
-    if name == "tail_weight":
-        assert config.loss.tail_weight == 0.1
-    if name == "scale_context_kernel":
-        assert config.model.scale_context_kernel is None
-    if name == "search":
-        assert content["run_cap"] == 30
-        assert content["parameters"]["optimizer.lr"] == {
-            "distribution": "log_uniform_values", "min": 1e-4, "max": 1e-3,
-        }  # fmt: skip
-        assert content["parameters"]["model.dia_blocks"] == {"values": [1, 2, 3, 4, 5]}
+    assert (list(config.logger), config.dataset.root) == (["wandb"], "/data")
+    assert config.hydra.runtime.choices.ablation == "wo_lora"
+
+
+def test_a_search_is_bayesian() -> None:
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    content = wandb_sweep("search", ["dataset.root=/data"])
+    assert (content["method"], content["run_cap"]) == ("bayes", 30)
+    assert compose_config(agent_command(content)[2:]).optimizer.lr == 1e-4
 
 
 def test_agent_trains_a_run_of_the_written_file(

@@ -1,6 +1,6 @@
 """Sweeps of ``conf/sweep`` as sweeps of Weights & Biases."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -44,12 +44,7 @@ def wandb_sweep(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     params = config.hydra.sweeper.get("params")
     if not params:
         raise UserError(f"+sweep={name} has no swept keys. {_NO_SWEEP}")
-    parsed = parser.parse_overrides([f"{key}={' '.join(str(value).split())}" for key, value in params.items()])
-    keys = [override.get_key_element() for override in parsed]
-    # The documented macro for keys that Hydra appends; W&B has none for a mixture of both kinds.
-    is_appended = all(key.startswith("+") for key in keys)
-    names = [key.lstrip("+") if is_appended else key for key in keys]
-    parameters = dict(zip(names, map(_parameter, parsed), strict=True))
+    parameters, is_appended = sweep_parameters(params)
     is_grid = all("values" in parameter for parameter in parameters.values())
     return {
         "name": name,
@@ -61,6 +56,23 @@ def wandb_sweep(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
         "parameters": parameters,
         "command": [*_COMMAND, *fixed, "${args_append_hydra}" if is_appended else "${args_no_hyphens}"],
     }
+
+
+def sweep_parameters(params: Mapping[str, Any]) -> tuple[dict[str, dict[str, Any]], bool]:
+    """Return the swept keys as parameters of W&B, and whether all of them are appended to the configuration.
+
+    Keys that are all appended have no plus, which W&B's macro ``args_append_hydra`` adds. It has no macro for a mixture:
+    then the names of the parameters have the plus.
+
+    Args:
+        params: Values of ``hydra.sweeper.params`` by key.
+    """
+    lines = [f"{key}={' '.join(str(value).split())}" for key, value in params.items()]
+    overrides = OverridesParser.create().parse_overrides(lines)
+    keys = [override.get_key_element() for override in overrides]
+    is_appended = all(key.startswith("+") for key in keys)
+    names = [key.lstrip("+") if is_appended else key for key in keys]
+    return dict(zip(names, map(_parameter, overrides), strict=True)), is_appended
 
 
 def _search_keys(config: DictConfig, is_grid: bool) -> dict[str, Any]:
