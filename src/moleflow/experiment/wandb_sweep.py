@@ -61,8 +61,8 @@ def wandb_sweep(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
 def sweep_parameters(params: Mapping[str, Any]) -> tuple[dict[str, dict[str, Any]], bool]:
     """Return the swept keys as parameters of W&B, and whether all of them are appended to the configuration.
 
-    Keys that are all appended have no plus, which W&B's macro ``args_append_hydra`` adds. It has no macro for a mixture:
-    then the names of the parameters have the plus.
+    Keys that are all appended have no plus, which W&B's macro ``args_append_hydra`` adds. There is no macro for a
+    mixture: the names of the parameters then have the plus.
 
     Args:
         params: Values of ``hydra.sweeper.params`` by key.
