@@ -226,6 +226,20 @@ def test_recommended_ranges_leave_out_significantly_worse_values(report: dict[st
     assert rows["optimizer.lr"][1] == "0.0001, 0.0003"
 
 
+def test_verdicts_of_ranges_are_adjusted_for_all_tests(tmp_path: Path) -> None:
+    """A difference alone is significant, but not as one of many tests."""
+    for seed, shift in ((0, 0.0), (1, 0.02), (2, 0.05)):
+        write_run(tmp_path, f"main/seed{seed}", {}, 0.5 + shift, seed=seed)
+        write_run(tmp_path, f"lr/seed{seed}", {"optimizer.lr": 1.0}, 0.48 + shift * 0.8, seed=seed)
+    (alone,) = columns(tables(build_report(tmp_path, builder="ranges"))["ranges1"], "recommended")
+    for i in range(6):
+        for seed, shift in ((0, 0.0), (1, 0.02), (2, 0.05)):
+            write_run(tmp_path, f"k{i}/seed{seed}", {f"loss.k{i}": 1.0}, 0.5 + shift - 0.001 * seed, seed=seed)
+    table = tables(build_report(tmp_path, builder="ranges"))["ranges1"]
+    among_others = dict(columns(table, "key", "recommended"))["optimizer.lr"]
+    assert (alone, among_others) == (("0.0003",), "0.0003, 1")
+
+
 def test_categories_are_classified_by_difficulty(report: dict[str, Table]) -> None:
     rows = columns(report["difficulty1"], "difficulty", "categories")
     assert rows == [("hard", "bottle"), ("medium", "cable"), ("easy", "pill")]

@@ -2,7 +2,7 @@
 
 import unicodedata
 
-from moleflow.runs.naming import folder_name, override_key, run_label
+from moleflow.runs.naming import display_name, folder_name, override_key, run_label
 
 
 def test_only_overrides_that_affect_results_are_named() -> None:
@@ -39,3 +39,10 @@ def test_unicode_forms_of_a_name_have_one_folder() -> None:
 def test_key_of_an_override() -> None:
     assert override_key("+model.adapter=none") == "model.adapter"
     assert override_key("+group@package=x") == "group"
+
+
+def test_display_name_has_only_the_overrides_that_differ() -> None:
+    overrides = ["+experiment=best", "dataset.root=/data", "trainer=cpu", "loss.tail_weight=0.5", "seed=2"]
+    assert display_name("best", overrides) == "loss.tail_weight=0.5 seed=2"
+    assert display_name("best", overrides, ["seed"]) == "seed=2"
+    assert display_name("best", overrides[:3]) == "best"

@@ -53,3 +53,9 @@ def test_entries_that_are_not_allowed_are_errors(tmp_path: Path, change: dict[st
     write_checksummed_json(path, read_checksummed_json(path) | change)
     with pytest.raises(UserError, match=rf"progress\.json is damaged: .*{message}"):
         Progress.read(path)
+
+
+def test_every_task_has_its_own_step_in_the_logs() -> None:
+    epochs = [{"epoch": 0.0, "loss": 0.1}]
+    assert Progress(step=12, histories=[epochs, epochs]).log_step == 12
+    assert [Progress(histories=[[]] * tasks).log_step for tasks in (1, 2)] == [1, 2]  # fitted in closed form

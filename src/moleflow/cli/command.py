@@ -58,6 +58,7 @@ COMMANDS = {
     "report": Command("report", "write a report about run folders: HTML, Markdown and CSV"),
     "catalogue": Command("catalogue", "list the recorded and proposed experiments, beside the metrics of runs"),
     "check-data": Command("check_data", "decode every image and mask of a data set and list its errors"),
+    "wandb-sweep": Command("wandb_sweep", "write a sweep of conf/sweep as a sweep file of W&B"),
     "wandb-workspace": Command("dashboard", "save a W&B workspace for the runs of a project"),
     "migrate": Command("migrate.command", "translate a command line of the first implementation", unparsed=True),
 }

@@ -8,6 +8,7 @@ from moleflow.utils.errors import UserError
 
 METRICS = ("pixel_ap", "image_auroc", "pixel_auroc", "image_ap", "pro", "routing_accuracy")
 LOSS_PARTS = ("loss", "nll_mean", "nll_tail", "logdet_penalty", "grad_norm", "lr", "skipped_steps")
+MEDIA = ("examples/*", "matrices/*", "pictures/*")
 EFFECT_KEYS = (
     "loss.tail_weight",
     "loss.lambda_logdet",
@@ -66,14 +67,18 @@ def build_workspace(entity: str, project: str) -> Any:
     effects = [wr.ScatterPlot(title=k, x=wr.Config(k), y=summary("pixel_ap"), regression=True) for k in EFFECT_KEYS]
     trade_off = wr.ScatterPlot(title="trade-off", x=summary("image_auroc"), y=summary("pixel_ap"))
     tasks = [wr.LinePlot(title=m, x=step, y=[f"task/{m}"]) for m in METRICS]
+    categories = [
+        wr.LinePlot(title=f"{m} by category", x=step, metric_regex=f"^category/.*/{m}$", max_runs_to_show=1)
+        for m in METRICS
+    ]
     training = [wr.LinePlot(title=part, x=step, y=[f"train/{part}"]) for part in LOSS_PARTS]
     tables = [wr.WeavePanelSummaryTable(table_name=f"tables/{t}") for t in ("categories", "task_matrix", "routing")]
     sections = [
         ws.Section("Leaderboard", panels=bars, is_open=True),
         ws.Section("Effects", panels=[*effects, trade_off], is_open=True),
-        ws.Section("After each task", panels=tasks),
+        ws.Section("After each task", panels=[*tasks, *categories]),
         ws.Section("Training", panels=training),
         ws.Section("Categories, task matrix, routing", panels=tables),
-        ws.Section("Examples", panels=[wr.MediaBrowser(media_keys=["pictures/*"])]),
+        ws.Section("Examples", panels=[wr.MediaBrowser(media_keys=list(MEDIA))]),
     ]
     return ws.Workspace(name="moleflow", entity=entity, project=project, sections=sections)

@@ -69,6 +69,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="VALUE",
         help="score threshold of all experts, or NAME=VALUE of one, in place of that of the rate",
     )
+    parser.add_argument(
+        "--wandb", action="store_true", help="log the table to W&B, linked to the model of a run with logger=wandb"
+    )
     parser.add_argument("--device", default="cpu", help="device to compute on, such as cuda (default: cpu)")
 
 
@@ -88,11 +91,13 @@ def run(args: argparse.Namespace) -> int:
     paths = find_images(args.paths)
     if not paths:
         raise UserError(f"There is no image in {', '.join(args.paths)}. Name images, folders of images or globs.")
+    log_rows = _wandb_log(Path(args.model)) if args.wandb else None
     detector = load_detector(args.model, args.device)
     manual = _manual_thresholds(args.threshold, list(detector.experts))
     predictor = Predictor(detector, args.false_alarm_rate, args.unknown_rate, manual)
     maps = MapWriter(detector.experts, predictor, args.maps, args.map_format, with_regions=args.json is not None)
-    rows = []
+    rows: list[dict[str, Any]] = []
+    table: list[Row] = []
     print("  ".join(COLUMNS))
     predictions = predictor.stream(paths, args.expert)
     with _csv_writer(args.csv) as write_row:
@@ -101,12 +106,27 @@ def run(args: argparse.Namespace) -> int:
             # Written before it is printed, so that a kill loses no printed row.
             write_row({key: spreadsheet_text(value) if isinstance(value, str) else value for key, value in row.items()})
             tqdm.write("  ".join(_cells(row | {"path": row["error"] or row["path"]})))  # an error names the path
+            table.append(row)
             rows.append(row | maps.write(prediction))
     for note in comparison_notes(predictor.comparisons(), f"moleflow calibrate {args.model} FOLDER"):
         print(printable(note), file=sys.stderr)
     if args.json:
         _write_json(args.json, rows, predictor)
+    if log_rows is not None:
+        log_rows(table)
     return 0 if any(row["verdict"] != "error" for row in rows) else 1
+
+
+def _wandb_log(run_folder: Path) -> Callable[[Sequence[Row]], None]:
+    """Return a function that logs a table of predictions to W&B.
+
+    Raises:
+        UserError: If the folder is not that of a run with ``logger=wandb``.
+    """
+    from moleflow.training.experiment_log.wandb import log_predictions, training_log
+
+    settings = training_log(run_folder)
+    return lambda rows: log_predictions(run_folder, settings, rows)
 
 
 def find_images(paths: Sequence[str]) -> list[Path]:

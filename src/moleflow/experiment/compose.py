@@ -21,7 +21,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from moleflow.experiment.conf import conf_folders, working_folder_conf
-from moleflow.runs.naming import run_label
+from moleflow.runs.naming import display_name, run_label
 from moleflow.utils.errors import UserError
 
 
@@ -34,8 +34,9 @@ class ReportedExit(SystemExit):
 
 
 def register_resolvers() -> None:
-    """Register ``${run_label:...}`` with OmegaConf."""
+    """Register ``${run_label:...}`` and ``${display_name:...}`` with OmegaConf."""
     OmegaConf.register_new_resolver("run_label", run_label, replace=True)
+    OmegaConf.register_new_resolver("display_name", display_name, replace=True)
 
 
 class _WorkingFolderSearchPath(SearchPathPlugin):

@@ -8,21 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from lightning.pytorch.loggers import WandbLogger
 from omegaconf import DictConfig, OmegaConf
 
 from moleflow.data.fingerprint import data_fingerprint
 from moleflow.evaluation.evaluator import CategoryResult
-from moleflow.evaluation.results import METRICS, collect_metrics, write_results
+from moleflow.evaluation.results import collect_metrics, write_results
 from moleflow.experiment.build import build_continual_trainer, instantiate
 from moleflow.experiment.objective import check_search_objective
 from moleflow.experiment.parallel import check_independent_tasks, train_task_in_job, train_tasks_in_jobs
 from moleflow.experiment.sweep import is_search
 from moleflow.runs.folder import RunFolder, disk_errors
 from moleflow.training.callbacks.base import RunCallback
-from moleflow.training.callbacks.wandb import WandbReport
+from moleflow.training.callbacks.run_logging import RunLogging
 from moleflow.training.context import RunContext
-from moleflow.training.loggers import finish_loggers
+from moleflow.training.experiment_log.base import ExperimentLog
 from moleflow.training.trainer import job_trainer, process_rank
 from moleflow.utils.signals import Interrupted, interruptible
 
@@ -40,13 +39,13 @@ def train(config: DictConfig, settings: dict[str, Any], folder: RunFolder) -> di
         check_independent_tasks(context.model.patch_model, settings["trainer"])
         work = partial(_train_in_job, settings, folder.path, os.getpid())
         trainer.prefetch_tasks = partial(train_tasks_in_jobs, work, context)
-    context.loggers = [instantiate(f"logger.{name}", logger) for name, logger in config.logger.items()]
-    context.callbacks += [WandbReport(logger) for logger in context.loggers if isinstance(logger, WandbLogger)]
     started = time.time()
     status = "failed"
     try:
-        for logger in context.loggers:
-            logger.log_hyperparams(settings)
+        if not process_rank():
+            open_logs(config, context)
+        for log in context.logs:
+            log.begin(settings)
         routed = trainer.run()
         metrics = finish_run(context, routed, started) if context.is_global_zero else {}
         status = "success"
@@ -57,7 +56,24 @@ def train(config: DictConfig, settings: dict[str, Any], folder: RunFolder) -> di
         raise
     finally:
         folder.training_started = trainer.training_started
-        finish_loggers(context.loggers, status)
+        for log in context.logs:
+            log.finish(status)
+
+
+def open_logs(config: DictConfig, context: RunContext) -> None:
+    """Open the logs of a run, and add the callback that writes them.
+
+    Args:
+        config: The configuration; each entry of ``logger`` is a log, or a Lightning logger, which gets scalars only.
+        context: The run.
+
+    Raises:
+        UserError: If a log cannot be opened.
+    """
+    for name, entry in config.logger.items():
+        log = instantiate(f"logger.{name}", entry)
+        context.logs.append(log if isinstance(log, ExperimentLog) else ExperimentLog(log))
+    context.callbacks.append(RunLogging())
 
 
 def finish_run(context: RunContext, routed: Mapping[str, CategoryResult], started: float) -> dict[str, Any]:
@@ -83,10 +99,6 @@ def finish_run(context: RunContext, routed: Mapping[str, CategoryResult], starte
     for callback in context.callbacks:
         if isinstance(callback, RunCallback):
             callback.on_run_complete(context, metrics)
-    final = {f"final/{name}": metrics[name] for name in (*METRICS, "routing_accuracy") if metrics[name] is not None}
-    final |= {f"final/{name}": value for name, value in metrics["decisions"].items() if value is not None}
-    for logger in context.loggers:
-        logger.log_metrics(final, step=context.progress.step)
     return write_results(context.folder, metrics, routed, context.data.root)
 
 

@@ -26,6 +26,7 @@ from moleflow.reports.sections.categories import per_category
 from moleflow.reports.sections.conclusions import conclusions
 from moleflow.reports.sections.continual import continual
 from moleflow.reports.sections.cost import cost
+from moleflow.reports.sections.decisions import decisions
 from moleflow.reports.sections.diagnostics import diagnostics
 from moleflow.reports.sections.effects import effects
 from moleflow.reports.sections.images import images
@@ -60,6 +61,7 @@ SECTIONS: tuple[SectionBuilder, ...] = (
     effects,
     synergy,
     per_category,
+    decisions,
     recommendation,
     conclusions,
     target,

@@ -220,7 +220,11 @@ def number_cell(value: float | None, digits: int, href: str) -> Cell:
 
 
 def change_cell(
-    value: float | None, interval: float | None = None, href: str = "", is_significant: bool = True
+    value: float | None,
+    interval: float | None = None,
+    href: str = "",
+    is_significant: bool = True,
+    lower_is_better: bool = False,
 ) -> Cell:
     """Return a difference with a sign that is readable without color.
 
@@ -229,22 +233,22 @@ def change_cell(
         interval: Half width of its confidence interval; None for none.
         href: Link target.
         is_significant: Whether to color it as good or bad.
+        lower_is_better: Whether a negative difference is good.
     """
     if value is None:
         return Cell("–")
     sign = "▲" if value > 0 else "▼" if value < 0 else "="
     text = f"{sign} {value:+.4f}" + (f" ± {interval:.4f}" if interval is not None else "")
-    tone = "" if value == 0 else "unsure" if not is_significant else "good" if value > 0 else "bad"
+    tone = "" if value == 0 else "unsure" if not is_significant else "good" if (value > 0) != lower_is_better else "bad"
     return Cell(text, value, href, tone)
 
 
-def difference_cell(difference: Difference | None, configuration: Configuration) -> Cell:
+def difference_cell(difference: Difference | None, configuration: Configuration, lower_is_better: bool = False) -> Cell:
     """Return a difference with its confidence interval, linked to the runs of a configuration."""
     if difference is None:
         return Cell("–")
-    return change_cell(
-        difference.value, difference.interval, configuration_href(configuration), difference.is_significant
-    )
+    href = configuration_href(configuration)
+    return change_cell(difference.value, difference.interval, href, difference.is_significant, lower_is_better)
 
 
 def verdict_cell(difference: Difference | None) -> Cell:

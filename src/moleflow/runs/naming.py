@@ -42,6 +42,24 @@ def identity_overrides(overrides: Sequence[str], swept: Sequence[str] = ()) -> l
     ]
 
 
+def display_name(experiment: str, overrides: Sequence[str], swept: Sequence[str] = ()) -> str:
+    """Return the name of a run in a dashboard, which contains only what distinguishes it from other runs.
+
+    In a sweep these are the overrides that differ between its jobs, otherwise those that affect results.
+
+    Args:
+        experiment: The experiment, which is the name if no override remains.
+        overrides: Hydra's task overrides.
+        swept: Keys that differ between the jobs of a sweep.
+    """
+    if swept:
+        parts = [override.lstrip("+~") for override in overrides if override_key(override) in swept]
+    else:
+        seeds = [override for override in overrides if override_key(override) == "seed"]
+        parts = [*identity_overrides(overrides), *seeds]
+    return " ".join(parts) or experiment
+
+
 def override_key(override: str) -> str:
     """Return the key of a Hydra override: ``model.adapter`` for ``+model.adapter=none``."""
     return override.lstrip("+~").split("=")[0].split("@")[0]

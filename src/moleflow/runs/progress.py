@@ -42,6 +42,14 @@ class Progress:
     strategy_state: str | None = None
     strategy_values: int = 0
 
+    @property
+    def log_step(self) -> int:
+        """Position of the last finished task on the step axis of the logs.
+
+        These are the optimizer steps so far, and one step per task that has none because it is fitted in closed form.
+        """
+        return self.step + sum(not history for history in self.histories)
+
     @contextmanager
     def clock(self, activity: str) -> Iterator[None]:
         """Add the seconds of the ``with`` block to ``seconds[activity]``."""

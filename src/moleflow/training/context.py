@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import lightning as L
-from lightning.pytorch.loggers import Logger
 
 from moleflow.data.datamodule import ImageDataModule
 from moleflow.data.samples import Sample
@@ -17,6 +16,7 @@ from moleflow.detector.types import Overrides
 from moleflow.evaluation.evaluator import CategoryResult, Evaluator
 from moleflow.runs.progress import Progress
 from moleflow.training.config import TrainingConfig
+from moleflow.training.experiment_log.base import ExperimentLog
 from moleflow.training.state import TaskCheckpoints
 from moleflow.utils.errors import UserError
 
@@ -32,7 +32,7 @@ class RunContext:
         config: How each task is trained.
         folder: The run folder.
         callbacks: Lightning callbacks, including :class:`~moleflow.training.callbacks.base.RunCallback` objects.
-        loggers: Lightning loggers.
+        logs: Logs of the run.
         command: The overrides of the command line, recorded in ``metrics.json``.
         oracle: Whether the true category chooses the expert in all evaluations.
         show_progress: Whether to show progress bars.
@@ -55,7 +55,7 @@ class RunContext:
     config: TrainingConfig
     folder: Path
     callbacks: list[L.Callback] = field(default_factory=list)
-    loggers: list[Logger] = field(default_factory=list)
+    logs: list[ExperimentLog] = field(default_factory=list)
     command: Sequence[str] = ()
     oracle: bool = False
     show_progress: bool = True
@@ -161,12 +161,10 @@ class TaskReport:
 
     Attributes:
         task: The task.
-        step: Optimizer steps of the run so far.
         history: One entry per epoch: means of the loss and its terms.
         routed: Results of all categories so far, scored by the router's choice.
     """
 
     task: Task
-    step: int
     history: list[dict[str, float]]
     routed: dict[str, CategoryResult]

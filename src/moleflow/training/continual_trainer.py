@@ -14,7 +14,7 @@ from moleflow.features.extractor import FeatureExtractor
 from moleflow.runs.progress import Progress
 from moleflow.training.callbacks.base import RunCallback
 from moleflow.training.context import RunContext, TaskReport
-from moleflow.training.loggers import log_history
+from moleflow.training.experiment_log.base import log_history
 from moleflow.training.state import load_strategy_state, num_values, prune_strategy_state, save_strategy_state
 from moleflow.training.task import TrainerFactory, train_task
 from moleflow.training.task_result import StoredTaskResult, TaskResult
@@ -163,7 +163,7 @@ class ContinualTrainer:
         if result is None:
             result = self.train_task(task)
         else:
-            log_history(context.loggers, task.index, result.history, context.progress.step, result.steps)
+            log_history(context.logs, task.index, result.history, context.progress.step, result.steps)
         if context.model.patch_model.updates_shared_weights:
             context.evaluator.clear()
         self._finish_task(task, result)
@@ -194,7 +194,7 @@ class ContinualTrainer:
             {category: result.all_metrics() for category, result in routed.items()},
             [each.categories for each in context.tasks],
         )
-        report = TaskReport(task, progress.step, result.history, routed)
+        report = TaskReport(task, result.history, routed)
         for callback in context.callbacks:
             if isinstance(callback, RunCallback):
                 callback.on_task_evaluated(context, report)

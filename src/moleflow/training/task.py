@@ -102,7 +102,9 @@ def _optimize(context: RunContext, task: Task, data: "TaskData", make_trainer: T
     )
     checkpoints = context.checkpoints(task)
     trainer = make_trainer(
-        max_epochs=epochs, callbacks=[*context.callbacks, EpochCheckpoint(checkpoints)], logger=context.loggers
+        max_epochs=epochs,
+        callbacks=[*context.callbacks, EpochCheckpoint(checkpoints)],
+        logger=[log.logger for log in context.logs],
     )
     trainer.fit(module, ckpt_path=checkpoints.latest(), weights_only=True)
     context.is_global_zero = trainer.is_global_zero

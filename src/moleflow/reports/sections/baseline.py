@@ -4,7 +4,7 @@ from collections import Counter
 
 from moleflow.reports.comparison import ComparisonGroup, Configuration, component_name, format_value, is_component
 from moleflow.reports.document import ReportData, Section
-from moleflow.reports.metrics import available_metrics, metric_keys
+from moleflow.reports.metrics import LOWER_IS_BETTER, available_metrics, metric_keys
 from moleflow.reports.statistics import compare
 from moleflow.reports.tables import Cell, Table, difference_cell, metric_cell, verdict_cell
 
@@ -16,12 +16,13 @@ def baseline(data: ReportData) -> Section:
         reference = data.baseline(group)
         neighbors = group.neighbors(reference)
         reason = "selected by --baseline" if data.options.baseline else "the one with the most neighbors"
+        note = f"The baseline is {reason}: {len(neighbors)} configurations differ from it in a single key. "
+        note += "The difference is that of the configuration that is best in the metric of the report."
         table = Table(
             f"baseline{i + 1}", f"{group.dataset}: the baseline {reference.id} ({reference.label})",
             ("metric", "mean", "standard deviation", "seeds", "lowest", "highest", "best configuration", "difference",
              "verdict"),
-            note=f"The baseline is {reason}: {len(neighbors)} configurations differ from it in a single key. "
-            "The difference is that of the configuration that is best in the metric of the report.",
+            note="It is the only configuration on these images." if len(group.configurations) == 1 else note,
         )  # fmt: skip
         for metric in available_metrics([reference]):
             keys = metric_keys(metric)
@@ -30,7 +31,7 @@ def baseline(data: ReportData) -> Section:
             table.rows.append([
                 metric, Cell(f"{reference.mean(*keys):.4f}", reference.mean(*keys)), reference.std(*keys), len(values),
                 min(values.values()), max(values.values()), metric_cell(group.best, *keys),
-                difference_cell(difference, group.best), verdict_cell(difference),
+                difference_cell(difference, group.best, metric in LOWER_IS_BETTER), verdict_cell(difference),
             ])  # fmt: skip
         section.blocks += [table, *([settings] if (settings := _settings(group, reference, i)).rows else [])]
     return section

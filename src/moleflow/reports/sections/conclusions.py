@@ -24,7 +24,7 @@ def conclusions(data: ReportData) -> Section:
             note="Differences are called significant after Holm's adjustment; brackets are 95 % confidence intervals "
             "over seeds.",
         )  # fmt: skip
-        for sentences in (_best, _effects, _categories, _continual, _cost):
+        for sentences in (_best, _effects, _categories, _decisions, _continual, _cost):
             for text, title, target in sentences(data, group, str(i + 1)):
                 table.rows.append([text, Cell(title, title, f"#table-{target}")])
         section.blocks += [table] if table.rows else []
@@ -90,7 +90,8 @@ def _effects(data: ReportData, group: ComparisonGroup, number: str) -> _Sentence
         members = [e for e in strongest.values() if (_value(e) > 0) == is_gain]
         for e in members[:_NUM_EFFECTS]:
             assert e.difference is not None
-            text = f"{e.key} from {e.reference_value} to {e.value} {verb} {metric} by {interval_text(e.difference)}."
+            text = f"{e.key} from {e.reference_value} to {e.value} {verb} {metric} by {interval_text(e.difference)}"
+            text += "." if e.reference is baseline else f", starting from {name(e.reference)}."
             yield text, "Effects of single keys", f"effects{number}"
     by_key: dict[str, list[Effect]] = defaultdict(list)
     for e in effects:
@@ -110,7 +111,8 @@ def _categories(data: ReportData, group: ComparisonGroup, number: str) -> _Sente
         return
     ranked = sorted(values, key=lambda c: values[c])
     weakest = [f"{category} ({values[category]:.4f})" for category in ranked[: min(_NUM_CATEGORIES, len(ranked) // 2)]]
-    text = f"The weakest categories of the best configuration are {list_names(weakest)}; the strongest is "
+    noun = "category of the best configuration is" if len(weakest) == 1 else "categories of the best configuration are"
+    text = f"The weakest {noun} {list_names(weakest)}; the strongest is "
     yield text + f"{ranked[-1]} ({values[ranked[-1]]:.4f}).", "Categories", f"benchmark{number}_{metric}"
     lowest = sum(
         ranked[0] == min(known, key=lambda category: known[category])
@@ -120,6 +122,15 @@ def _categories(data: ReportData, group: ComparisonGroup, number: str) -> _Sente
     if len(group.configurations) > 2:
         text = f"{ranked[0]} has the lowest {metric} in {lowest} of {len(group.configurations)} configurations."
         yield text, "Benchmark", f"benchmark{number}_{metric}"
+
+
+def _decisions(data: ReportData, group: ComparisonGroup, number: str) -> _Sentences:
+    recall, alarms = (group.best.mean("decisions", key) for key in ("recall", "false_alarm_rate"))
+    if recall is not None and alarms is not None:
+        text = (
+            f"At its thresholds, the best configuration classifies {recall:.1%} of the defective and {alarms:.1%} of "
+        )
+        yield f"{text}the normal test images as defective.", "Decisions", f"decisions{number}"
 
 
 def _continual(data: ReportData, group: ComparisonGroup, number: str) -> _Sentences:
@@ -140,8 +151,11 @@ def _continual(data: ReportData, group: ComparisonGroup, number: str) -> _Senten
         )
     elif forgetful:
         worst = max(forgetful, key=lambda c: forgetting[c])
-        text = f"{len(forgetful)} of {len(forgetting)} configurations forget; {name(worst)} most, by "
-        yield f"{text}{forgetting[worst]:.4f} {metric}.", "Continual learning", f"continual{number}"
+        text = f"{len(forgetful)} of {len(forgetting)} configurations forget{'s' * (len(forgetful) == 1)}; "
+        text += f"{name(worst)} most, by {forgetting[worst]:.4f} {metric}"
+        by_image = worst.mean("forgetting", "image_auroc")
+        text += f" and {by_image:.4f} image_auroc" if by_image is not None and metric != "image_auroc" else ""
+        yield f"{text}.", "Continual learning", f"continual{number}"
 
 
 def _cost(data: ReportData, group: ComparisonGroup, number: str) -> _Sentences:

@@ -100,7 +100,7 @@ def _facts(data: ReportData, group: ComparisonGroup) -> Facts:
         text = "reached" if reached else f"{goal - mean:.4f} missing"
         items.append((
             f"target of {metric}: {goal:g}", Cell(text, mean - goal, "#target", "good" if reached else "bad"),
-            f"{mean - goal:+.4f}",
+            f"{mean:.4f} of {goal:g}",
         ))  # fmt: skip
     return Facts(items)
 

@@ -23,27 +23,38 @@ def ranges(data: ReportData) -> Section:
             ("key", "tested values", "best value", "id", "recommended", "reason"),
             note="Each key is judged in one group of configurations that are equal in all other keys: the one with the "
             "best configuration, else the largest. Recommended is the best value with all values that are not "
-            "significantly worse (Holm's method over the values of the key).",
+            "significantly worse (Holm's method over all values of the table).",
         )  # fmt: skip
-        for key, singles in sorted(groups_by_key(group, group.best).items()):
-            members = [(value, c) for value, c in singles[0].members if c.mean(metric) is not None]
-            if len(members) > 1:
-                table.rows.append(_row(key, SingleKeyGroup(key, members), group, metric))
+        table.rows += _rows(group, metric)
         section.blocks += [table] if table.rows else []
     return section
 
 
-def _row(key: str, single: SingleKeyGroup, group: ComparisonGroup, metric: str) -> list[object]:
-    best_value, best = max(single.members, key=lambda member: member[1].mean(metric) or 0.0)
-    others = [(value, c) for value, c in single.members if c is not best]
-    differences = holm([d for _, c in others if (d := metric_difference(best, c, group, metric)) is not None])
-    by_value = dict(zip((value for value, _ in others), differences, strict=True))
-    values = [value for value, _ in single.members]
-    recommended = [value for value in values if value == best_value or not by_value[value].is_significant]
-    return [
-        key, list_names(values), best_value, id_cell(best), _range(values, recommended),
-        _reason(values, best_value, by_value, metric),
-    ]  # fmt: skip
+def _rows(group: ComparisonGroup, metric: str) -> list[list[object]]:
+    """Return one row per key; the differences from the best values of all keys are one family of tests."""
+    singles: list[SingleKeyGroup] = []
+    for key, groups in sorted(groups_by_key(group, group.best).items()):
+        members = [(value, c) for value, c in groups[0].members if c.mean(metric) is not None]
+        if len(members) > 1:
+            singles.append(SingleKeyGroup(key, members))
+    bests = [max(single.members, key=lambda member: member[1].mean(metric) or 0.0) for single in singles]
+    differences = [
+        difference
+        for single, (_, best) in zip(singles, bests, strict=True)
+        for _, c in single.members
+        if c is not best and (difference := metric_difference(best, c, group, metric)) is not None
+    ]
+    adjusted = iter(holm(differences))
+    rows = []
+    for single, (best_value, best) in zip(singles, bests, strict=True):
+        values = [value for value, _ in single.members]
+        by_value = {value: next(adjusted) for value, c in single.members if c is not best}
+        recommended = [value for value in values if value == best_value or not by_value[value].is_significant]
+        reason = _reason(values, best_value, by_value, metric)
+        rows.append(
+            [single.key, list_names(values), best_value, id_cell(best), _range(values, recommended), reason]
+        )  # fmt: skip
+    return rows
 
 
 def _range(values: list[str], recommended: list[str]) -> str:

@@ -35,5 +35,5 @@ class Diagnostics(RunCallback):
         content = {"task": report.task.name, "experts": experts, "router": margins}
         write_json(context.folder / "diagnostics" / f"task{report.task.index}.json", content)
         values = {f"diagnostics/{key}": value for key, value in scalars(content).items()}
-        for logger in context.loggers:
-            logger.log_metrics(values, step=report.step)
+        for log in context.logs:
+            log.log_metrics(values, context.progress.log_step)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from PIL import Image
 from tqdm import tqdm
 
 from moleflow.data.image_io import read_image, read_mask
@@ -96,15 +97,8 @@ class ExampleVisualizer(RunCallback):
         descriptions = {}
         for rank, category, i, separation in rank_defects(scores):
             result = results[category]
-            shown = [i, int(result.scores.argmax())]  # the color scale includes the category's highest score
-            maps = context.detector.scorer.anomaly_maps(
-                [result.patch_scores[j] for j in shown], [result.routes[j] for j in shown]
-            ).numpy()
-            sample, transform = result.samples[i], _transform(context.detector, category)
-            strip = example_strip(
-                _image(sample, transform), _mask(sample, transform), maps[0],
-                float(np.quantile(maps, 0.02)), float(maps.max()),
-            )  # fmt: skip
+            sample = result.samples[i]
+            strip = defect_strip(context.detector, category, result, i)
             with atomic_write(folder / f"defect_{rank}.jpg") as temporary:
                 strip.save(temporary, format="jpeg", quality=85)
             descriptions[rank] = {
@@ -117,6 +111,29 @@ class ExampleVisualizer(RunCallback):
                 "has_mask": sample.mask is not None,
             }
         write_json(folder / "defects.json", descriptions)
+
+
+def defect_strip(
+    detector: Detector, category: str, result: CategoryResult, index: int, size: int = 192
+) -> Image.Image:  # fmt: skip
+    """Return a test image, its ground truth and its anomaly map side by side.
+
+    The highest color is that of the highest map value in this image and the one with the highest score of the category.
+
+    Args:
+        detector: The detector.
+        category: Category of the image.
+        result: Result of the category.
+        index: Index of the image in the result.
+        size: Height in pixels.
+    """
+    shown = [index, int(result.scores.argmax())]
+    maps = detector.scorer.anomaly_maps(
+        [result.patch_scores[i] for i in shown], [result.routes[i] for i in shown]
+    ).numpy()
+    sample, transform = result.samples[index], _transform(detector, category)
+    low, high = float(np.quantile(maps, 0.02)), float(maps.max())
+    return example_strip(_image(sample, transform), _mask(sample, transform), maps[0], low, high, size)
 
 
 def _transform(detector: Detector, category: str) -> ImageTransform:

@@ -1,11 +1,11 @@
-"""Tests of the history of parallel tasks in the loggers."""
+"""Tests of logs in any Lightning logger."""
 
 from typing import Any
 
 import torch
 from lightning.pytorch.loggers import Logger
 
-from moleflow.training.loggers import finish_loggers, log_history
+from moleflow.training.experiment_log.base import ExperimentLog, log_history
 
 
 class RecordingLogger(Logger):
@@ -34,7 +34,8 @@ class RecordingLogger(Logger):
 
 def test_history_is_logged_in_single_precision_at_the_steps_of_the_run() -> None:
     logger = RecordingLogger()
-    log_history([logger], 2, [{"epoch": 0.0, "loss": 0.1}, {"epoch": 1.0, "loss": 0.2}], previous_steps=100, steps=6)
+    history = [{"epoch": 0.0, "loss": 0.1}, {"epoch": 1.0, "loss": 0.2}]
+    log_history([ExperimentLog(logger)], 2, history, previous_steps=100, steps=6)
     losses = [float(torch.tensor(loss, dtype=torch.float32)) for loss in (0.1, 0.2)]
     assert logger.entries == [
         ({"train/task": 2.0, "train/loss": losses[0]}, 103),
@@ -42,7 +43,7 @@ def test_history_is_logged_in_single_precision_at_the_steps_of_the_run() -> None
     ]
 
 
-def test_loggers_are_closed_with_the_status() -> None:
+def test_log_is_closed_with_the_status() -> None:
     logger = RecordingLogger()
-    finish_loggers([logger], "interrupted")
+    ExperimentLog(logger).finish("interrupted")
     assert logger.status == "interrupted"

@@ -1,0 +1,1 @@
+"""Logs of a run in CSV files, Weights & Biases, TensorBoard and MLflow."""
