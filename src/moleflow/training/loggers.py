@@ -69,12 +69,12 @@ def finish_loggers(loggers: Sequence[Logger], status: str) -> None:
 
     Args:
         loggers: Lightning loggers.
-        status: ``success``, ``failed`` or ``interrupted``.
+        status: ``success``, ``failed``, ``interrupted`` or ``pruned``.
     """
     for logger in loggers:
         logger.finalize(status)
         if isinstance(logger, WandbLogger):
-            logger.experiment.finish(exit_code=0 if status == "success" else 1)
+            logger.experiment.finish(exit_code=0 if status in ("success", "pruned") else 1)
 
 
 def log_history(
