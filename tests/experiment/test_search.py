@@ -24,6 +24,7 @@ from moleflow.runs.searches import SearchRecord
 from moleflow.utils.errors import UserError
 
 SPACE = ["lr=tag(log, interval(1e-4, 1e-1))", "depth=range(1, 9, 2)", "name=a,b"]
+MEDIAN = {"_target_": "optuna.pruners.MedianPruner"}
 Objective = Callable[[dict[str, str]], Any]
 
 
@@ -56,7 +57,9 @@ def make_search(
 ) -> Callable[..., Search]:
     """Return a function that creates the search of one command."""
 
-    def make(function: Objective = distance, objective: Any = "pixel_ap", sampler: str = "tpe", **changes: Any) -> Search:
+    def make(
+        function: Objective = distance, objective: Any = "pixel_ap", sampler: str = "tpe", **changes: Any
+    ) -> Search:
         launcher = Launcher(function)
         plugins = SimpleNamespace(instantiate_launcher=lambda *_: launcher)
         monkeypatch.setattr(module.Plugins, "instance", lambda: plugins)
@@ -69,6 +72,8 @@ def make_search(
         config = OmegaConf.create({"name": "mine", "seed": 0, "objective": objective, "hydra": sweep})
         loader = SimpleNamespace(load_sweep_config=lambda *_: None)
         context = SimpleNamespace(config_loader=loader)
+        if "pruner" in changes:
+            changes["pruner"] = OmegaConf.create(changes["pruner"])
         return Search(context, None, config, **content | defaults | changes)  # type: ignore[arg-type]
 
     monkeypatch.setattr(module, "failed_job", lambda *arguments: JobReturn(status=JobStatus.FAILED, _return_value=None))
@@ -82,8 +87,8 @@ def trials(search: Search) -> list[Any]:
 def test_hydra_syntax_is_the_search_space() -> None:
     d = optuna.distributions
     space = SearchSpace(
-        ["a=tag(log, interval(1e-4, 1e-1))", "b=int(interval(1, 5))", "c=range(1, 6)", "d=range(0.5, 2, 0.5)", "+e=x,'y z'",
-         "f=choice(0.5, [1, 2])", "g=3", "~h", "i=tag(log, range(1, 9))", "g=4"]
+        ["a=tag(log, interval(1e-4, 1e-1))", "b=int(interval(1, 5))", "c=range(1, 6)", "d=range(0.5, 2, 0.5)",
+         "+e=x,'y z'", "f=choice(0.5, [1, 2])", "g=3", "~h", "i=tag(log, range(1, 9))", "g=4"]
     )  # fmt: skip
     assert space.distributions == {
         "a": d.FloatDistribution(1e-4, 1e-1, log=True), "b": d.IntDistribution(1, 5), "c": d.IntDistribution(1, 5),
@@ -143,7 +148,9 @@ def test_trials_of_a_living_sweeper_are_not_taken_over(
     with pytest.raises(KeyboardInterrupt):
         other.run(SPACE)
     (trial,) = other.study.get_trials()
-    other.storage.set_trial_user_attr(trial._trial_id, "sweeper", {"id": "other", "host": "elsewhere", "process": os.getpid()})
+    other.storage.set_trial_user_attr(
+        trial._trial_id, "sweeper", {"id": "other", "host": "elsewhere", "process": os.getpid()}
+    )
     other.study.set_user_attr("sweeper other", module.time.time())
     search = make_search(n_trials=3)
     search.run(SPACE)
@@ -212,11 +219,9 @@ def test_grid_ends_with_its_last_combination(make_search: Callable[..., Search])
         ({"direction": "up"}, r"hydra\.sweeper\.direction=up is unknown"),
         ({"direction": ["maximize"] * 2}, "must be one direction, or one for each of the 1 metrics"),
         ({"objective": ["pixel_ap", "pixel_ap"]}, "must be a key of metrics.json, or a list of different keys"),
-        ({"pruner": OmegaConf.create({"_target_": "optuna.pruners.MedianPruner"}), "objective": "seconds"},
-         "is computed at the end of a run only"),
-        ({"pruner": OmegaConf.create({"_target_": "optuna.pruners.MedianPruner"}), "objective": ["pixel_ap", "pro"]},
-         "several metrics, between which no pruner can decide"),
-        ({"pruner": OmegaConf.create({"_target_": "optuna.pruners.NopPruner", "x": 1})}, "hydra/sweeper/pruner: .*takes no arguments"),
+        ({"pruner": MEDIAN, "objective": "seconds"}, "is computed at the end of a run only"),
+        ({"pruner": MEDIAN, "objective": ["pixel_ap", "pro"]}, "several metrics, between which no pruner can decide"),
+        ({"pruner": MEDIAN | {"x": 1}}, "hydra/sweeper/pruner: .*'x'"),
         ({"storage": "nonsense://host/x"}, r"hydra\.sweeper\.storage=nonsense://host/x cannot be opened"),
     ],
 )  # fmt: skip
@@ -229,8 +234,10 @@ def test_study_of_another_search_is_not_continued(make_search: Callable[..., Sea
     make_search(n_trials=1).run(SPACE)
     make_search(n_trials=2).run([*SPACE, "trainer=gpu"])  # does not affect results
     for arguments, changes, key in (
-        ([*SPACE, "epochs=3"], {}, "overrides"), (SPACE[:2], {}, "search space"), (SPACE, {"objective": "pro"}, "objective")
-    ):  # fmt: skip
+        ([*SPACE, "epochs=3"], {}, "overrides"),
+        (SPACE[:2], {}, "search space"),
+        (SPACE, {"objective": "pro"}, "objective"),
+    ):
         with pytest.raises(JobError, match=f"is another search, with {key} .*Choose another name"):
             make_search(**changes).run(arguments)
 

@@ -19,7 +19,15 @@ from omegaconf import DictConfig
 
 from moleflow.catalogue import records
 from moleflow.cli.train_help import config_dir
-from moleflow.experiment.compose import PRUNED, JobError, Pruned, ReportedExit, expand_datasets, prepare_hydra, quoting_advice
+from moleflow.experiment.compose import (
+    PRUNED,
+    JobError,
+    Pruned,
+    ReportedExit,
+    expand_datasets,
+    prepare_hydra,
+    quoting_advice,
+)
 from moleflow.experiment.conf import group_options, read_config_file
 from moleflow.experiment.sweep import SweepReport
 from moleflow.utils.environment import prepare_process
@@ -204,7 +212,10 @@ def messages(error: CompactHydraException, arguments: Sequence[str], folders: Se
     if sentences and isinstance(error, ConfigCompositionException):
         return sentences
     if "ConfigStore schema" in str(error):
-        sentences.append("The plugin that moleflow's own sweeper replaces is installed as well. Run: pip uninstall hydra-optuna-sweeper")
+        sentences.append(
+            "A plugin has an option of the same name, as hydra-optuna-sweeper has, which moleflow does not use. "
+            "Run: pip uninstall hydra-optuna-sweeper"
+        )
     cause = [str(error.__cause__)] if error.__cause__ and "To append to your config" not in str(error) else []
     return [str(error), *cause, *sentences]
 

@@ -29,7 +29,7 @@ class JobError(CompactHydraException):
     """A :class:`~moleflow.utils.errors.UserError` in the form that Hydra prints without a traceback."""
 
 
-class Pruned(Exception):
+class Pruned(BaseException):
     """Ends a run whose trial the pruner of a search ends early."""
 
 

@@ -14,8 +14,8 @@ from omegaconf import DictConfig, OmegaConf
 from moleflow.data.fingerprint import data_fingerprint
 from moleflow.evaluation.evaluator import CategoryResult
 from moleflow.evaluation.results import METRICS, collect_metrics, write_results
-from moleflow.experiment.compose import Pruned
 from moleflow.experiment.build import build_continual_trainer, instantiate
+from moleflow.experiment.compose import Pruned
 from moleflow.experiment.objective import check_search_objective, objective_keys
 from moleflow.experiment.parallel import check_independent_tasks, train_task_in_job, train_tasks_in_jobs
 from moleflow.experiment.sweep import is_search

@@ -91,7 +91,7 @@ class SweepReport(Callback):
         if job_return.status == JobStatus.FAILED:
             error = job_return._return_value
             record |= {"status": "failed", "reason": str(error) or type(error).__name__}
-            expected = isinstance(error, JobError)
+            expected = isinstance(error, JobError | UserError)
             log.error("Job %d failed: %s", number, record["reason"], exc_info=None if expected else error)
             job_return.status, job_return.return_value = JobStatus.COMPLETED, None
         write_json(self.records / f"{number}.json", record)

@@ -9,8 +9,8 @@ from typing import Any
 from moleflow.runs.content import MAX_NAME, load_json
 from moleflow.runs.naming import folder_name
 from moleflow.runs.reader import Fault, walk
-from moleflow.utils.text import one_line
 from moleflow.utils.io import write_json
+from moleflow.utils.text import one_line
 
 FOLDER = "searches"
 """Folder of the records, below that of the runs."""
