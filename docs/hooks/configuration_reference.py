@@ -20,6 +20,14 @@ NAMED_GROUPS = {
 }
 """Groups without a default, whose options set keys of other groups, with their descriptions."""
 
+PLUGIN_GROUPS = {
+    "hydra/launcher": "Where the jobs of several runs are started; without an option, one after another (`basic`).",
+    "hydra/sweeper": "How the values of several runs are selected; without an option, all combinations (`basic`).",
+    "hydra/sweeper/sampler": "Selects the values of the trials of `hydra/sweeper=optuna`.",
+    "hydra/sweeper/pruner": "Ends trials of `hydra/sweeper=optuna` early.",
+}
+"""Groups of Hydra that moleflow adds options to, with their descriptions."""
+
 _INTRODUCTION = """\
 # Configuration reference
 
@@ -104,10 +112,14 @@ def group_keys(conf: Path) -> dict[str, dict[str, list[Key]]]:
     """
     groups = group_options([conf])
     keys: dict[str, dict[str, list[Key]]] = {}
-    for group, (default, _) in sorted(defaults_list(conf).items()):
+    defaults = {group: default for group, (default, _) in defaults_list(conf).items()} | dict.fromkeys(
+        PLUGIN_GROUPS, ""
+    )
+    for group, default in sorted(defaults.items()):
         files = groups[group]
+        prefix = f"{group.replace('/', '.')}."
         keys[group] = {
-            option: _with_prefix(file_keys(files[option]), "" if _is_global(files[option]) else f"{group}.")
+            option: _with_prefix(file_keys(files[option]), "" if _is_global(files[option]) else prefix)
             for option in sorted(files, key=lambda name: (name != default, name))
         }
     meanings = {key.name: key.meaning for key in file_keys(conf / "config.yaml")}
@@ -142,24 +154,27 @@ def reference(conf: Path) -> str:
     files = group_options([conf])
     parts = [_INTRODUCTION, "## Top-level keys\n", _key_table(file_keys(conf / "config.yaml"), {})]
     keys = group_keys(conf)
-    for group, (default, description) in sorted(defaults_list(conf).items()):
+    described = defaults_list(conf) | {group: ("", description) for group, description in PLUGIN_GROUPS.items()}
+    for group, (default, description) in sorted(described.items()):
         parts.append(f"## {group}\n\n{_sentence(description)}\n")
         for option, path in sorted(files[group].items(), key=lambda item: (item[0] != default, item[0])):
-            parts += [f"### {group}={option}{' (default)' if option == default else ''}\n", *_option(path, keys[group])]
+            parts.append(f"### {group}={option}{' (default)' if option == default else ''}\n")
+            parts += _option(group, path, keys[group])
     for group, description in NAMED_GROUPS.items():
         rows = [f"| `{name}` | {_prose(read_description(path))} |" for name, path in files[group].items()]
         parts.append("\n".join([f"## {group}\n\n{description}\n", "| option | content |", "|---|---|", *rows, ""]))
     return "\n".join(parts)
 
 
-def _option(path: Path, keys: Mapping[str, Sequence[Key]]) -> Iterator[str]:
+def _option(group: str, path: Path, keys: Mapping[str, Sequence[Key]]) -> Iterator[str]:
     """Yield the description of an option, the values in which it differs from its bases, and the table of its keys.
 
     Args:
+        group: The group of the option.
         path: The file of the option.
         keys: The keys of all options of the group; the default option is the first.
     """
-    group, content, default = path.parent.name, read_config_file(path), next(iter(keys))
+    content, default = read_config_file(path), next(iter(keys))
     if description := read_description(path):
         yield f"{_prose(description)}\n"
     bases = list(_bases(path))

@@ -10,6 +10,8 @@ import pytest
 from helpers.processes import Process, Processes
 from helpers.trees import write_mvtec_tree
 from moleflow.experiment.sweep import swept_keys
+from moleflow.runs.searches import SearchRecord
+from moleflow.utils.io import read_json
 
 SWEEP = (
     "-m", "dataset=folder", "dataset.root=tree", "backbone=resnet18", "backbone.name=test_resnet",
@@ -106,20 +108,53 @@ def test_a_rejected_job_is_a_row_and_leaves_no_folder(wrong: str, processes: Pro
     assert len(list(tmp_path.glob("runs/default/*"))) == 1
 
 
+SEARCH = (
+    "hydra/sweeper=optuna", "hydra/sweeper/sampler=grid", "hydra/sweeper/pruner=median",
+    "hydra.sweeper.pruner.n_startup_trials=1", "model=gaussian", "scoring.sigma=0.5,20,30,40",
+)  # fmt: skip
+
+
+def test_killed_search_is_resumed_and_loses_no_trial(processes: Processes, tmp_path: Path) -> None:
+    pytest.importorskip("optuna", minversion="4.0")
+    write_mvtec_tree(tmp_path / "tree", ["bottle", "screw"], train=4, good=1, defect=1)
+    process = start(processes, tmp_path, *SEARCH)
+    deadline = time.monotonic() + 240
+    while len(list(tmp_path.glob("runs/default/*/seed0/status.json"))) < 2:  # the second trial has started
+        assert process.wait(0) is None, process.output
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    (first,) = (path.parent for path in tmp_path.glob("runs/default/*/seed0/metrics.json"))
+    before = modification_times(first)
+    output = wait_for_output(start(processes, tmp_path, *SEARCH))
+    assert modification_times(first) == before
+    (record,) = map(SearchRecord.read, tmp_path.glob("runs/searches/*.json"))
+    assert [trial.number for trial in record.trials] == [0, 1, 2, 3]
+    assert sorted(trial.params["scoring.sigma"] for trial in record.trials) == ["0.5", "20", "30", "40"]
+    states = [trial.state for trial in record.trials]
+    assert set(states) == {"complete", "pruned"}
+    assert len(re.findall(r"^\d+ +pruned ", output, re.MULTILINE)) == states.count("pruned")
+    for trial in record.trials:
+        folder = tmp_path / "runs" / trial.folder
+        assert (folder / "metrics.json").is_file() == (trial.state == "complete")
+        assert list(trial.tasks) == ["1", "2"][: 1 if trial.state == "pruned" else 2]
+        assert read_json(folder / "status.json")["status"] == {"complete": "finished"}.get(trial.state, trial.state)
+
+
 @pytest.mark.parametrize("swept", ["optimizer.lr=1e-3,1e-4", "dataset.root=tree,other"], ids=["before", "in jobs"])
 def test_search_over_a_metric_that_the_data_lacks_is_refused_before_training(
     swept: str, processes: Processes, tmp_path: Path
 ) -> None:
-    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    pytest.importorskip("optuna", minversion="4.0")
     for name in ("tree", "other"):
         write_mvtec_tree(tmp_path / name, ["bottle"], train=4, good=1, defect=1, masks=False)
-    search = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", "hydra.sweeper.max_failure_rate=1.0"]
-    process = start(processes, tmp_path, *search, swept)
+    process = start(processes, tmp_path, "hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", swept)
     assert process.wait() == 1, process.output
     assert "objective=pixel_ap cannot be searched: the data set has no masks" in process.output
     assert "Set objective=image_auroc" in process.output
     assert "Traceback" not in process.output
-    assert ("2 of 2 jobs failed" in process.output) == swept.startswith("dataset")  # Optuna raises without a result
+    assert ("2 of 2 jobs failed" in process.output) == swept.startswith("dataset")
     assert not [path for path in tmp_path.rglob("sweeps/*") if path.is_dir()]
     assert not list(tmp_path.glob("runs/default/*"))
 

@@ -19,7 +19,15 @@ from omegaconf import DictConfig
 
 from moleflow.catalogue import records
 from moleflow.cli.train_help import config_dir
-from moleflow.experiment.compose import JobError, ReportedExit, expand_datasets, prepare_hydra, quoting_advice
+from moleflow.experiment.compose import (
+    PRUNED,
+    JobError,
+    Pruned,
+    ReportedExit,
+    expand_datasets,
+    prepare_hydra,
+    quoting_advice,
+)
 from moleflow.experiment.conf import group_options, read_config_file
 from moleflow.experiment.sweep import SweepReport
 from moleflow.utils.environment import prepare_process
@@ -59,8 +67,8 @@ _FORMER_VALUES = {
 }
 """Former names of options and values by group or key, with the overrides that replace them."""
 
-_PLUGINS = {"hydra/launcher": ("joblib", "submitit_local", "submitit_slurm"), "hydra/sweeper": ("optuna",)}
-"""Launchers and sweepers of the extra ``sweep``."""
+_PLUGINS = ("joblib", "submitit_local", "submitit_slurm")
+"""Launchers of other packages, in the extra ``sweep``."""
 
 _MAX_SUGGESTIONS = 3  # keys of one name in a hint
 
@@ -128,19 +136,26 @@ def hydra_arguments(arguments: Sequence[str]) -> list[str]:
     return multirun[:1] + others
 
 
-def run_job(config: DictConfig) -> float | None:
-    """Run one job and return the value that a search maximizes; None if it does not exist.
+def run_job(config: DictConfig) -> float | list[float | None] | str | None:
+    """Run one job and return its objectives, a list if there are several; None where one does not exist.
+
+    The result of a job whose trial is ended early is :data:`~moleflow.experiment.compose.PRUNED`.
 
     Raises:
         JobError: In a sweep, in place of a :class:`~moleflow.utils.errors.UserError`, for Hydra's callbacks.
         ReportedExit: In a single run, after a :class:`~moleflow.utils.errors.UserError` has been printed.
     """
     prepare_process()  # a launcher may have started another process
-    from moleflow.experiment.objective import objective
+    from moleflow.experiment.objective import objective, objective_keys
     from moleflow.experiment.run import run
 
     try:
-        return objective(run(config), config.objective)
+        metrics = run(config)
+        values = [objective(metrics, key) for key in objective_keys(config.objective)]
+        return values if len(values) > 1 else values[0]
+    except Pruned as reason:
+        print(reason)
+        return PRUNED
     except UserError as error:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             raise JobError(str(error)) from None
@@ -164,9 +179,11 @@ def _short_reports(folders: Sequence[Path]) -> Iterator[None]:
                 if os.environ.get("HYDRA_FULL_ERROR") == "1":
                     raise
                 print(printable("\n".join(messages(error, sys.argv[1:], folders))), file=sys.stderr)
+                if SweepReport.active is not None:  # as a search with an invalid space raises
+                    SweepReport.active.end()
                 raise ReportedExit(1) from None
             except Exception as error:
-                if SweepReport.active is not None:  # as Optuna's sweeper raises if all jobs have failed
+                if SweepReport.active is not None:  # as a launcher raises whose worker was killed
                     print(f"The sweeper ended with an error: {error}", file=sys.stderr)
                     SweepReport.active.end()
                 raise
@@ -195,6 +212,11 @@ def messages(error: CompactHydraException, arguments: Sequence[str], folders: Se
     sentences = list(hints(arguments, folders))
     if sentences and isinstance(error, ConfigCompositionException):
         return sentences
+    if "ConfigStore schema" in str(error):
+        sentences.append(
+            "A plugin has an option of the same name, as hydra-optuna-sweeper has, which moleflow does not use. "
+            "Run: pip uninstall hydra-optuna-sweeper"
+        )
     cause = [str(error.__cause__)] if error.__cause__ and "To append to your config" not in str(error) else []
     return [str(error), *cause, *sentences]
 
@@ -214,14 +236,13 @@ def hints(arguments: Sequence[str], folders: Sequence[Path]) -> Iterator[str]:
         if former := list(former_names([argument])):
             yield from former
             continue
-        if name in _PLUGINS and value not in ("basic", "") and not _is_installed(name, value):
-            if value in _PLUGINS[name]:
+        if name in ("hydra/launcher", "hydra/sweeper") and value not in ("basic", "", *groups[name]):
+            plugins = _PLUGINS if name == "hydra/launcher" else ()
+            known = ("basic", *plugins, *groups[name])
+            if value not in known:
+                yield f"{name}={value} is unknown.{did_you_mean(value, known)} Choose one of: {', '.join(known)}."
+            elif not _is_installed(value):
                 yield f"{name}={value} is a plugin that is not installed. Run: pip install 'moleflow[sweep]'"
-            else:
-                yield (
-                    f"{name}={value} is unknown.{did_you_mean(value, _PLUGINS[name])} "
-                    f"Choose one of: basic, {', '.join(_PLUGINS[name])}."
-                )
         if not equals or name.startswith(("-", "hydra")):
             continue
         if argument.startswith("+experiment=") and any(other.lstrip("+").startswith("sweep=") for other in arguments):
@@ -272,13 +293,9 @@ def former_names(arguments: Sequence[str]) -> Iterator[str]:
                 yield f"{name}={option} is unknown. Use {prefix}{_FORMER_VALUES[key][option]} instead."
 
 
-def _is_installed(name: str, value: str) -> bool:
-    """Return whether the plugin of a launcher or sweeper is installed."""
-    package = f"hydra_plugins.hydra_{value.split('_')[0]}_{name.partition('/')[2]}"
-    try:
-        return find_spec(package) is not None
-    except ModuleNotFoundError:  # no plugin at all
-        return False
+def _is_installed(launcher: str) -> bool:
+    """Return whether the plugin of a launcher is installed."""
+    return find_spec(f"hydra_plugins.hydra_{launcher.split('_')[0]}_launcher") is not None
 
 
 def _parts(argument: str) -> tuple[str, str, str]:

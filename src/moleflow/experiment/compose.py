@@ -29,6 +29,14 @@ class JobError(CompactHydraException):
     """A :class:`~moleflow.utils.errors.UserError` in the form that Hydra prints without a traceback."""
 
 
+class Pruned(BaseException):
+    """Ends a run whose trial the pruner of a search ends early."""
+
+
+PRUNED = "pruned"
+"""Result of a job that :class:`Pruned` has ended."""
+
+
 class ReportedExit(SystemExit):
     """Exit after the error has been printed."""
 

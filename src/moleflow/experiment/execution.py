@@ -14,7 +14,8 @@ from moleflow.data.fingerprint import data_fingerprint
 from moleflow.evaluation.evaluator import CategoryResult
 from moleflow.evaluation.results import collect_metrics, write_results
 from moleflow.experiment.build import build_continual_trainer, instantiate
-from moleflow.experiment.objective import check_search_objective
+from moleflow.experiment.compose import Pruned
+from moleflow.experiment.objective import check_search_objective, objective_keys
 from moleflow.experiment.parallel import check_independent_tasks, train_task_in_job, train_tasks_in_jobs
 from moleflow.experiment.sweep import is_search
 from moleflow.runs.folder import RunFolder, disk_errors
@@ -32,7 +33,12 @@ def train(config: DictConfig, settings: dict[str, Any], folder: RunFolder) -> di
     trainer = build_continual_trainer(config, settings, folder.path, command)
     context = trainer.context
     if is_search(HydraConfig.get()):
-        check_search_objective(settings["objective"], context.data, len(context.tasks))
+        for key in objective_keys(settings["objective"]):
+            check_search_objective(key, context.data, len(context.tasks))
+        if HydraConfig.get().sweeper.get("trial") is not None:
+            from moleflow.experiment.trial import trial_callbacks  # imports Optuna
+
+            context.callbacks += trial_callbacks(HydraConfig.get(), settings["objective"])
     if not process_rank():
         folder.claim_data(data_fingerprint(context.data), settings["resume"] == "force")
     if settings["scenario"]["parallel"]:
@@ -50,6 +56,9 @@ def train(config: DictConfig, settings: dict[str, Any], folder: RunFolder) -> di
         metrics = finish_run(context, routed, started) if context.is_global_zero else {}
         status = "success"
         return metrics
+    except Pruned:
+        status = "pruned"
+        raise
     except Interrupted as signal:
         status = "interrupted"
         folder.set_status(status, str(signal))  # first, because closing a logger may take long

@@ -1,6 +1,7 @@
-"""The objective of a search: one value of ``metrics.json``."""
+"""The objective of a search: one or several values of ``metrics.json``."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from moleflow.runs.content import METRICS
@@ -17,15 +18,53 @@ _PIXEL_METRICS = ("pixel_auroc", "pixel_ap", "pro")
 _IMAGE_METRICS = ("image_auroc", "image_ap")
 
 
-def check_objective(key: str) -> None:
+_TASK_ROOTS = (*METRICS, "per_category")
+"""First parts of the objectives that are computed after each task."""
+
+
+def objective_keys(objective: object) -> list[str]:
+    """Return the keys of ``metrics.json`` that a search optimizes.
+
+    Args:
+        objective: The value of ``objective``: a key or a list of keys.
+
+    Raises:
+        UserError: If it is neither, or a key is in the list twice.
+    """
+    keys = [objective] if isinstance(objective, str) else list(objective) if isinstance(objective, Sequence) else []
+    texts = [key for key in keys if isinstance(key, str)]
+    if not texts or len(texts) < len(keys) or len(set(texts)) < len(texts):
+        raise UserError(f"objective={objective} must be a key of metrics.json, or a list of different keys.")
+    return texts
+
+
+def check_objective(objective: object) -> None:
     """Check before the run that ``metrics.json`` can have the objective.
+
+    Args:
+        objective: A key of ``metrics.json``, or a list of keys.
 
     Raises:
         UserError: If it cannot.
     """
+    for key in objective_keys(objective):
+        root = key.split(".")[0]
+        if not is_data_set_metric(root):
+            check_choice("objective", root, _ROOTS)
+
+
+def check_intermediate_objective(key: str) -> None:
+    """Check that an objective is computed after each task, which a pruner needs.
+
+    Raises:
+        UserError: If it is not.
+    """
     root = key.split(".")[0]
-    if not is_data_set_metric(root):
-        check_choice("objective", root, _ROOTS)
+    if root not in _TASK_ROOTS and not is_data_set_metric(root):
+        raise UserError(
+            f"objective={key} is computed at the end of a run only, so that no pruner can end a trial early. Set "
+            "hydra/sweeper/pruner=none, or another objective such as pixel_ap."
+        )
 
 
 def check_search_objective(key: str, data: "ImageDataModule", num_tasks: int | None = None) -> None:
@@ -90,3 +129,22 @@ def objective(metrics: Mapping[str, Any], key: str) -> float | None:
     if isinstance(value, Mapping | list | str):
         raise UserError(f"objective={key} is not a number. Choose one of its keys, such as {key}.pixel_ap.")
     return None if value is None else float(value)
+
+
+def intermediate_objective(
+    means: Mapping[str, float | None], per_category: Mapping[str, Mapping[str, float]], key: str
+) -> float | None:
+    """Return the objective after a task; None if it is not computed yet.
+
+    Args:
+        means: Means of the metrics over the categories so far.
+        per_category: Metrics of each category so far.
+        key: Dotted key of ``metrics.json``.
+    """
+    root, *parts = key.split(".")
+    if root != "per_category":
+        value = means.get(root)
+    else:
+        category, metric = ".".join(parts[:-1]), parts[-1]
+        value = per_category.get(category, {}).get(metric)
+    return None if value is None or math.isnan(value) else float(value)

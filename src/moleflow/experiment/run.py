@@ -8,7 +8,9 @@ from typing import Any, cast
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from moleflow.experiment.compose import Pruned
 from moleflow.experiment.early_checks import check_data_root, check_values, dataset_roots
+from moleflow.experiment.sweep import is_search
 from moleflow.runs.folder import RunFolder, disk_errors
 from moleflow.utils.errors import UserError
 from moleflow.utils.io import read_json
@@ -45,7 +47,7 @@ def run(config: DictConfig) -> dict[str, Any]:
         return _train(config, settings, folder)
     if finished:  # checked before locking, so that no file of a finished run changes
         return _finished_metrics(folder, settings, force)
-    with folder.locked(), disk_errors(folder.path):
+    with folder.locked(wait=is_search(HydraConfig.get())), disk_errors(folder.path):
         folder.claim(force)
         if folder.is_finished():
             return _finished_metrics(folder, settings, force)
@@ -55,6 +57,9 @@ def run(config: DictConfig) -> dict[str, Any]:
                 metrics = _train(config, settings, folder)
         except Interrupted as signal:
             folder.set_status("interrupted", str(signal))
+            raise
+        except Pruned as error:
+            folder.set_status("pruned", str(error))
             raise
         except BaseException as error:
             rejected = isinstance(error, UserError) and not (folder.training_started or folder.has_results)

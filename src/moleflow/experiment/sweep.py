@@ -16,9 +16,9 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from moleflow.experiment.compose import JobError, ReportedExit, register_resolvers
+from moleflow.experiment.compose import PRUNED, JobError, ReportedExit, register_resolvers
 from moleflow.experiment.early_checks import check_data_root
-from moleflow.experiment.objective import check_objective, check_search_objective
+from moleflow.experiment.objective import check_objective, check_search_objective, objective_keys
 from moleflow.runs.naming import folder_name, override_key
 from moleflow.utils.errors import UserError
 from moleflow.utils.io import atomic_write, read_json, write_json
@@ -53,6 +53,7 @@ class SweepReport(Callback):
     def __init__(self, swept: Sequence[str] = ()) -> None:
         self.swept = list(swept)
         self.records: Path | None = None
+        self.remedy = "Run the same command again to repeat the failed jobs only."
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Determine the swept keys, add them to the jobs' configuration, and create the folder of the records.
@@ -63,8 +64,10 @@ class SweepReport(Callback):
         overrides = list(config.hydra.overrides.task)
         params = config.hydra.sweeper.get("params") or {}
         self.swept = [*(override_key(str(key)) for key in params), *swept_keys(overrides)]
-        if is_search(config.hydra) and not {key.split(".")[0] for key in self.swept} & _DATA_KEYS:
-            _check_search(config)
+        if is_search(config.hydra):
+            self.remedy = "Run the same command again to replace the failed trials by new ones."
+            if not {key.split(".")[0] for key in self.swept} & _DATA_KEYS:
+                _check_search(config)
         with read_write(config), open_dict(config):
             config.hydra.overrides.hydra.append(f"hydra.callbacks.sweep.swept=[{','.join(self.swept)}]")
         self.records = Path(config.hydra.sweep.dir).resolve() / "sweeps" / f"{folder_name(overrides)}.{os.getpid()}"
@@ -83,10 +86,12 @@ class SweepReport(Callback):
             "swept": " ".join(o for o in job_return.overrides or () if override_key(o) in self.swept),
             "folder": config.hydra.runtime.output_dir,
         }
+        if job_return.status == JobStatus.COMPLETED and job_return.return_value == PRUNED:
+            record["status"] = PRUNED
         if job_return.status == JobStatus.FAILED:
             error = job_return._return_value
             record |= {"status": "failed", "reason": str(error) or type(error).__name__}
-            expected = isinstance(error, JobError)
+            expected = isinstance(error, JobError | UserError)
             log.error("Job %d failed: %s", number, record["reason"], exc_info=None if expected else error)
             job_return.status, job_return.return_value = JobStatus.COMPLETED, None
         write_json(self.records / f"{number}.json", record)
@@ -111,6 +116,8 @@ class SweepReport(Callback):
         shutil.rmtree(self.records)
         table = self.records.with_suffix(".csv")
         rows = [_row(record) for record in records]
+        if not rows:  # the search was complete, or ended before its first job
+            return
         with atomic_write(table) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerows((COLUMNS, *rows))
@@ -121,12 +128,12 @@ class SweepReport(Callback):
             for record in failures:
                 reason = record["reason"].replace("\n", "\n    ")
                 print(f"\n  job {record['job']}: {record['overrides']}\n    {reason}")
-            print("\nRun the same command again to repeat the failed jobs only.", flush=True)
+            print(f"\n{self.remedy}", flush=True)
             raise ReportedExit(1)
 
 
 def is_search(hydra: DictConfig | HydraConf) -> bool:
-    """Return whether the jobs are those of a sweeper that maximizes the objective, and not of Hydra's grid.
+    """Return whether the jobs are those of a sweeper that optimizes the objective, and not of Hydra's grid.
 
     Args:
         hydra: Hydra's own configuration.
@@ -150,7 +157,9 @@ def _check_search(config: DictConfig) -> None:
         check_data_root(settings["dataset"])
         from moleflow.experiment.build import build_data  # imports torch
 
-        check_search_objective(settings["objective"], build_data(settings))
+        data = build_data(settings)
+        for key in objective_keys(settings["objective"]):
+            check_search_objective(key, data)
     except UserError as error:
         print(error, file=sys.stderr)
         raise ReportedExit(1) from None

@@ -9,6 +9,7 @@ from moleflow.reports.reference_datasets import TARGETS, full_dataset_name
 from moleflow.reports.single_key import Effect, single_key_effects
 from moleflow.reports.tables import Cell, Table, to_cell
 from moleflow.runs.reader import Fault
+from moleflow.runs.searches import SearchRecord
 from moleflow.utils.errors import UserError, did_you_mean
 from moleflow.visualization.plots import Plot
 
@@ -125,12 +126,14 @@ class ReportData:
         faults: Run folders without usable results.
         options: Options of the report.
         file_link: Returns the link to a file or folder.
+        searches: Folder of the runs, and record of each search.
     """
 
     groups: list[ComparisonGroup]
     faults: list[Fault]
     options: ReportOptions
     file_link: Callable[[Path], str]
+    searches: Sequence[tuple[Path, SearchRecord]] = ()
     _effects: dict[tuple[int, str], list[Effect]] = field(default_factory=dict)
 
     def effects(self, group: ComparisonGroup, metric: str) -> list[Effect]:

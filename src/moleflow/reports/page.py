@@ -36,6 +36,7 @@ from moleflow.reports.sections.ranges import ranges
 from moleflow.reports.sections.recommendation import recommendation
 from moleflow.reports.sections.reported import reported
 from moleflow.reports.sections.runs import run_table
+from moleflow.reports.sections.search import search
 from moleflow.reports.sections.suggestions import suggested_runs
 from moleflow.reports.sections.synergy import synergy
 from moleflow.reports.sections.target import target
@@ -44,6 +45,7 @@ from moleflow.reports.sections.warnings import warnings
 from moleflow.reports.tables import Cell, Table
 from moleflow.runs.content import METRICS
 from moleflow.runs.reader import Fault, Run, read_runs
+from moleflow.runs.searches import SearchRecord, read_searches
 from moleflow.utils.errors import check_choice
 from moleflow.utils.io import write_text
 from moleflow.utils.text import printable
@@ -60,6 +62,7 @@ SECTIONS: tuple[SectionBuilder, ...] = (
     ablation,
     effects,
     synergy,
+    search,
     per_category,
     decisions,
     recommendation,
@@ -111,10 +114,12 @@ def write_report(
     check_choice("--metric", options.metric, METRICS)
     bar = partial(tqdm, leave=False, disable=None if show_progress else True)
     runs, faults = read_runs(roots, lambda folders: bar(folders, "runs", unit="run"))
+    searches, damaged = read_searches(roots)
+    faults += damaged
     subtitle = f"{len(runs)} runs from {', '.join(map(str, roots))}, {time.strftime('%Y-%m-%d %H:%M')}."
     if not runs:
         subtitle += " There is no finished run; the warnings list the other folders."
-    sections = build(runs, faults, options, out, lambda builders: bar(builders, "sections"))
+    sections = build(runs, faults, options, out, lambda builders: bar(builders, "sections"), searches)
     return WrittenReport(write(sections, out, title, subtitle), runs, faults)
 
 
@@ -124,6 +129,7 @@ def build(
     options: ReportOptions,
     out: Path,
     progress: Callable[[Sequence[SectionBuilder]], Iterable[SectionBuilder]] = lambda builders: builders,
+    searches: Sequence[tuple[Path, SearchRecord]] = (),
 ) -> list[Section]:
     """Return the sections of the report, without empty ones.
 
@@ -133,12 +139,13 @@ def build(
         options: Options of the report.
         out: The folder of the page; links to files are relative to it.
         progress: Wraps the functions that build the sections, for a progress bar.
+        searches: Folder of the runs, and record of each search.
 
     Raises:
         UserError: If an option names a configuration that does not exist.
     """
     groups = comparison_groups(runs, options.metric)
-    data = ReportData(groups, list(faults), options, lambda target: file_link(target, out))
+    data = ReportData(groups, list(faults), options, lambda target: file_link(target, out), searches)
     if runs:
         data.check_options()
     sections = [builder(data) for builder in progress(SECTIONS)]

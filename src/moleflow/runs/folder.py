@@ -50,15 +50,18 @@ class RunFolder:
         self._existing = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, wait: bool = False) -> Iterator[None]:
         """Hold the folder for this process, and remove temporary files of killed processes.
 
+        Args:
+            wait: Whether to wait while another process holds it.
+
         Raises:
-            UserError: If another process holds it, or the folder is not writable.
+            UserError: If another process holds it and ``wait`` is false, or the folder is not writable.
         """
         with contextlib.ExitStack() as stack:
             try:
-                file = stack.enter_context(file_lock(self.path / ".lock", wait=False))
+                file = stack.enter_context(file_lock(self.path / ".lock", wait))
             except BlockingIOError:
                 owner = (self.path / ".lock").read_text(errors="replace").strip()
                 raise UserError(
@@ -220,7 +223,7 @@ class RunFolder:
         }
 
     def set_status(self, status: str, reason: str = "") -> None:
-        """Write ``status.json``: running, finished, failed or interrupted, and the reason.
+        """Write ``status.json``: running, finished, failed, interrupted or pruned, and the reason.
 
         The status of a finished run lists size and sha256 of its result files. The status ``running`` of a process that
         no longer exists means that the run was killed.

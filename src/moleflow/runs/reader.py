@@ -27,7 +27,7 @@ from moleflow.utils.text import one_line
 MAX_RUNS = 5000
 """Largest number of run folders that are read."""
 
-FaultKind = Literal["failed", "unfinished", "damaged", "unrecognized", "too many"]
+FaultKind = Literal["failed", "pruned", "unfinished", "damaged", "unrecognized", "too many"]
 
 _MAX_REASON = 300  # characters of a fault's reason
 _MAX_PART = 120  # characters of the name or of one override in a label
@@ -40,8 +40,8 @@ class Fault:
 
     Attributes:
         folder: The folder.
-        kind: ``failed``, ``unfinished``, ``damaged``, ``unrecognized`` (files of another program), or ``too many`` (the
-            searched folder has more run folders than are read).
+        kind: ``failed``, ``pruned`` (ended early by a search), ``unfinished``, ``damaged``, ``unrecognized`` (files of
+            another program), or ``too many`` (the searched folder has more run folders than are read).
         reason: One sentence.
     """
 
@@ -188,7 +188,7 @@ def read_runs(
     for root in roots:
         if not root.is_dir():
             raise UserError(f"{root} is not a folder. Name the folder that contains the run folders, such as runs/.")
-        for folder in _run_folders(root.resolve()):
+        for folder in (folder for folder, is_run in walk(root.resolve()) if is_run):
             if len(run_ids) == MAX_RUNS and folder not in run_ids:
                 reason = f"Only the first {MAX_RUNS} run folders are read. Name the folders of fewer runs."
                 faults.append(Fault(root, "too many", reason))
@@ -281,15 +281,19 @@ def finite_number(content: Any, *keys: str) -> float | None:
         return None
 
 
-def _run_folders(root: Path) -> Iterator[Path]:
-    """Yield every folder below ``root`` with files of a run, in sorted order; does not descend into runs."""
+def walk(root: Path) -> Iterator[tuple[Path, bool]]:
+    """Yield every folder below a folder, and whether it has files of a run, in sorted order.
+
+    The folders inside of a run folder, and those whose name begins with a dot, are left out.
+
+    Args:
+        root: The folder, itself included.
+    """
     for path, subfolders, files in os.walk(root, followlinks=False):
-        subfolders.sort()
-        if any(name in files for name in _RUN_FILES):
-            # A folder with an unrelated config.yaml can contain run folders.
-            subfolders[:] = [] if "status.json" in files or "metrics.json" in files else subfolders
-            yield Path(path)
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        # A folder with an unrelated config.yaml can contain run folders.
+        is_run = "status.json" in files or "metrics.json" in files
+        subfolders[:] = [] if is_run else sorted(name for name in subfolders if not name.startswith("."))
+        yield Path(path), any(name in files for name in _RUN_FILES)
 
 
 def _fault_without_metrics(folder: Path, status: Mapping[str, Any]) -> Fault:
@@ -307,5 +311,7 @@ def _fault_by_status(folder: Path, state: str, status: Mapping[str, Any]) -> Fau
     if state == "failed":
         reason = one_line(str(status.get("reason", "")).strip(), _MAX_REASON)
         return Fault(folder, "failed", reason or "No reason is recorded.")
+    if state == "pruned":
+        return Fault(folder, "pruned", one_line(str(status.get("reason", "")).strip(), _MAX_REASON))
     reason = f"The status is {one_line(state, 30)}. Run the same command again to resume."
     return Fault(folder, "unfinished", reason)

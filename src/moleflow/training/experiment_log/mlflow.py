@@ -17,7 +17,7 @@ from moleflow.utils.errors import UserError
 RUN_ID_TAG = "moleflow.run_id"
 """Tag of a run in MLflow, by which a resumed run is found."""
 
-_STATUS = {"success": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
+_STATUS = {"success": "FINISHED", "failed": "FAILED", "interrupted": "KILLED", "pruned": "KILLED"}
 
 
 class MLFlowLog(ExperimentLog):

@@ -119,7 +119,7 @@ class WandbLog(ExperimentLog):
     def finish(self, status: str) -> None:
         """Close the run; its exit code is 0 after success."""
         super().finish(status)
-        self.run.finish(exit_code=0 if status == "success" else 1)
+        self.run.finish(exit_code=0 if status in ("success", "pruned") else 1)
 
 
 def is_best(models: str, objective: str, value: float | None) -> bool:
