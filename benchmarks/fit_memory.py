@@ -5,8 +5,8 @@
 The features are generated and written to a feature cache on disk: 2,000 images at 448 pixels and a stride of 8 have
 6.3 million patches, 19 GB. *Streamed* is the fit from this cache, with the leave-one-image-out scores of some images,
 and the peak memory of the process. Before a time is printed, the memory bank of some images is selected in as many
-chunks as that of all, and from all their patches with several seeds: coverage radius and mean distance to the nearest
-selected patch must be those of the seeds, up to their range.
+chunks as that of all, and from all their patches, with several seeds: coverage radius and mean distance to the nearest
+selected patch must be equal up to 5 % and the range of the seeds.
 """
 
 import resource
@@ -135,7 +135,7 @@ def main(args: Sequence[str] | None = None) -> None:
     covered = selections(compared, bank_size, max(2, -(-size // limit)))
     for i, quantity in enumerate(("radius", "mean distance")):
         in_chunks, together = ([values[i] for values in covered[form]] for form in ("chunks", "all patches"))
-        tolerance = max(together) - min(together) + 0.02 * max(together)
+        tolerance = max(together) - min(together) + 0.05 * max(together)
         if max(in_chunks) > max(together) + tolerance:
             raise AssertionError(
                 f"The {quantity} of the selection in chunks is larger: {in_chunks} against {together}."

@@ -26,7 +26,7 @@ def test_batches_are_the_features_of_all_extractors_in_order(
     transform = ImageTransform(32)
     extractors = [
         FeatureExtractor(backbone, each, DiskFeatureCache(tmp_path / "cache", feature_spec(backbone, each)))
-        for each in (transform, FlippedTransform(transform, "horizontal"))
+        for each in (transform, FlippedTransform(transform, "flip_left_right"))
     ]
     stream = FeatureStream([(extractor, paths) for extractor in extractors], "cpu")
     expected = torch.cat([extractor.features(paths) for extractor in extractors])

@@ -7,13 +7,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from moleflow.models.batches import chunks
+from moleflow.models.batches import chunks, fits_into_chunk
 from moleflow.models.tensor_rule import TensorRule
 from moleflow.utils.errors import check_choice
 
 SELECTIONS = ("k_center_greedy", "kmeans", "random")
 _CHUNK = 4096  # rows of the distance matrix in memory at a time
 _CANDIDATES = 512  # farthest points of which k_center_greedy may select several between two updates of all distances
+_CANDIDATES_OF_CHUNKS = 8192  # the same, if each update reads all patches from files
 _KMEANS_ITERATIONS = 10
 
 
@@ -84,7 +85,8 @@ def build_memory_bank(
         centers = kmeans(grids, _patches_at(grids, rows), _KMEANS_ITERATIONS)
         return MemoryBank(centers, torch.full_like(rows, -1, dtype=torch.int32))
     if selection == "k_center_greedy" and size < count:
-        rows, patches = k_center_greedy_of_chunks(grids, int(rows[0]), size)
+        whole = fits_into_chunk(len(ids) * first[0].nbytes)
+        rows, patches = select_from_chunks(grids, int(rows[0]), size, whole)
     else:
         patches = _patches_at(grids, rows)
     return MemoryBank(patches, ids.to(rows.device)[rows // patches_per_grid].int())
@@ -155,45 +157,8 @@ def own_image_exclusion(
     return image_ids.to(memory_bank_image_ids).repeat_interleave(patches_per_grid), memory_bank_image_ids
 
 
-def k_center_greedy_of_chunks(grids: Iterable[Tensor], start: int, count: int) -> tuple[Tensor, Tensor]:
-    """Select patches that are each farthest from those before, with a bounded number of patches in memory.
-
-    Patches that do not fit into one chunk are selected in two steps: ``count`` from each chunk, and of these
-    ``count``. Every patch is then at most four times as far from a selected one as with the best choice of ``count``
-    patches, in place of two times.
-
-    Reference: Malkomes et al., "Fast Distributed k-Center Clustering with Outliers on Massive Data", NeurIPS 2015.
-
-    Args:
-        grids: Patch grids in batches (B, H, W, D).
-        start: Index of the first selected patch among all patches.
-        count: Number of patches to select, at most that of all patches.
-
-    Returns:
-        Indices (count,) among all patches, and the patches (count, D).
-    """
-    rows, patches, offset = [], [], 0
-    for chunk in chunks(grids):
-        points = chunk.flatten(0, -2)
-        first = start - offset if offset <= start < offset + len(points) else 0
-        selected = k_center_greedy(points, first, min(count, len(points)))
-        rows.append(selected + offset)
-        patches.append(points[selected])
-        offset += len(points)
-        del chunk, points  # before the next chunk is read
-    if len(rows) == 1:
-        return rows[0], patches[0]
-    all_rows, candidates = torch.cat(rows), torch.cat(patches)
-    selected = k_center_greedy(candidates, int((all_rows == start).nonzero()), count)
-    return all_rows[selected], candidates[selected]
-
-
 def k_center_greedy(points: Tensor, start: int, count: int) -> Tensor:
     """Return indices (count,) of points that are each farthest from those before.
-
-    The result is that of one step per selected point, but the distances of all points are updated for many selected
-    points at a time, by one matrix product: distances only decrease, so as long as one of the farthest points of the
-    last update is farther than all but these were then, the other points need no update.
 
     Reference: Gonzalez, "Clustering to minimize the maximum intercluster distance", TCS 1985.
 
@@ -202,30 +167,106 @@ def k_center_greedy(points: Tensor, start: int, count: int) -> Tensor:
         start: Index of the first selected point.
         count: Number of points to select, at most N.
     """
-    norms = points.square().sum(1)
-    distances = torch.full_like(norms, torch.inf)  # squared; minus infinity for selected points
-    selected, new = [start], torch.tensor([start], device=points.device)
-    while len(selected) < count:
-        for rows in torch.split(torch.arange(len(points), device=points.device), _CHUNK):
-            nearest = torch.addmm(norms[new], points[rows], points[new].T, alpha=-2).amin(1) + norms[rows]
-            distances[rows] = torch.minimum(distances[rows], nearest)
-        distances[new] = -torch.inf
-        farthest = distances.topk(min(_CANDIDATES + 1, len(points)))
-        candidates, remaining = farthest.indices[:_CANDIDATES], farthest.values[:_CANDIDATES].clone()
-        others = float(farthest.values[_CANDIDATES:].amax()) if len(points) > _CANDIDATES else -math.inf
-        among = points[candidates]
-        gaps = torch.addmm(norms[candidates], among, among.T, alpha=-2) + norms[candidates, None]
+    first = torch.tensor([start], device=points.device)
+    return add_farthest([points], first, points[first], count, _CANDIDATES)[0]
+
+
+def select_from_chunks(grids: Iterable[Tensor], start: int, count: int, whole: bool) -> tuple[Tensor, Tensor]:
+    """Select patches by k-center greedy, with a bounded number of patches in memory.
+
+    If all patches fit into one chunk, this is :func:`k_center_greedy`. Otherwise, one half is selected in two steps:
+    as many from each chunk, then from these. The other half consists of the patches of all chunks that are each
+    farthest from those before, so that the largest distance to a selected patch is close to that of the selection from
+    all patches.
+
+    Reference: Malkomes et al., "Fast Distributed k-Center Clustering with Outliers on Massive Data", NeurIPS 2015, for
+    the first half.
+
+    Args:
+        grids: Patch grids in batches (B, H, W, D), iterated several times.
+        start: Index of the first selected patch among all patches.
+        count: Number of patches to select, at most that of all patches.
+        whole: Whether all patches fit into one chunk.
+
+    Returns:
+        Indices (count,) among all patches, and the patches (count, D).
+    """
+    rows, patches, offset = [], [], 0
+    for chunk in chunks(grids):
+        points = chunk.flatten(0, 2)
+        first = start - offset if offset <= start < offset + len(points) else 0
+        selected = k_center_greedy(points, first, min(count if whole else -(-count // 2), len(points)))
+        rows.append(selected + offset)
+        patches.append(points[selected])
+        offset += len(points)
+        del chunk, points  # before the next chunk is read
+    all_rows, candidates = torch.cat(rows), torch.cat(patches)
+    if whole:
+        return all_rows, candidates
+    half = k_center_greedy(candidates, int((all_rows == start).nonzero()), -(-count // 2))
+    return add_farthest(grids, all_rows[half], candidates[half], count, _CANDIDATES_OF_CHUNKS)
+
+
+def add_farthest(
+    grids: Iterable[Tensor], rows: Tensor, patches: Tensor, count: int, candidates: int
+) -> tuple[Tensor, Tensor]:
+    """Extend a selection by patches that are each farthest from those before.
+
+    The result is that of one step per selected patch, but the distances of all patches are updated for many selected
+    patches at a time, in one iteration over the patches: distances only decrease, so as long as one of the farthest
+    patches of the last update is farther than all but these were then, the other patches need no update.
+
+    Args:
+        grids: Patch grids, or points, in batches (B, ..., D), iterated several times.
+        rows: Indices (F,) of the selected patches among all patches, at least one.
+        patches: The selected patches (F, D).
+        count: Number of patches to select in total, at most that of all patches.
+        candidates: Number of farthest patches of which several may be selected between two updates.
+
+    Returns:
+        Indices (count,) among all patches, and the patches (count, D).
+    """
+    selected, new = [(rows, patches)], (rows, patches, patches.square().sum(1))
+    missing = count - len(rows)
+    norms: list[Tensor] = []
+    distances: list[Tensor] = []  # of each batch, squared; minus infinity for selected patches
+    while missing > 0:
+        parts, offset = [], 0
+        for i, batch in enumerate(grids):
+            points = batch.flatten(0, -2)
+            if i == len(norms):
+                norms.append(points.square().sum(1))
+                distances.append(torch.full_like(norms[i], torch.inf))
+            for part in torch.split(torch.arange(len(points), device=points.device), _CHUNK):
+                nearest = torch.addmm(new[2], points[part], new[1].T, alpha=-2).amin(1) + norms[i][part]
+                distances[i][part] = torch.minimum(distances[i][part], nearest)
+            distances[i][new[0][(new[0] >= offset) & (new[0] < offset + len(points))] - offset] = -torch.inf
+            farthest = distances[i].topk(min(candidates + 1, len(points)))
+            parts.append(
+                (farthest.values, farthest.indices + offset, points[farthest.indices], norms[i][farthest.indices])
+            )
+            if len(parts) > 1:
+                values, *others = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+                merged = values.topk(min(candidates + 1, len(values)))
+                parts = [(merged.values, *(tensor[merged.indices] for tensor in others))]
+            offset += len(points)
+        values, indices, among, among_norms = parts[0]
+        limit = float(values[candidates:].amax()) if len(values) > candidates else -math.inf
+        remaining, among, among_norms = values[:candidates].clone(), among[:candidates], among_norms[:candidates]
+        gaps = torch.addmm(among_norms, among, among.T, alpha=-2) + among_norms[:, None]
         chosen: list[int] = []
-        while len(selected) + len(chosen) < count:
+        while len(chosen) < missing:
             best = int(remaining.argmax())
-            if chosen and float(remaining[best]) < others:
+            if chosen and float(remaining[best]) < limit:
                 break
             chosen.append(best)
             torch.minimum(remaining, gaps[best], out=remaining)
             remaining[best] = -torch.inf
-        new = candidates[chosen]
-        selected += new.tolist()
-    return torch.tensor(selected, device=points.device)
+        new = indices[chosen], among[chosen], among_norms[chosen]
+        selected.append(new[:2])
+        missing -= len(chosen)
+    all_rows, all_patches = zip(*selected, strict=True)
+    return torch.cat(all_rows), torch.cat(all_patches)
 
 
 def kmeans(grids: Iterable[Tensor], centers: Tensor, iterations: int) -> Tensor:
