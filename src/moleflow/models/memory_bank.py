@@ -248,7 +248,8 @@ def add_farthest(
             if len(parts) > 1:
                 values, *others = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
                 merged = values.topk(min(candidates + 1, len(values)))
-                parts = [(merged.values, *(tensor[merged.indices] for tensor in others))]
+                places, patches, patch_norms = (tensor[merged.indices] for tensor in others)
+                parts = [(merged.values, places, patches, patch_norms)]
             offset += len(points)
         values, indices, among, among_norms = parts[0]
         limit = float(values[candidates:].amax()) if len(values) > candidates else -math.inf
