@@ -257,8 +257,12 @@ def test_rejected_command_leaves_no_folder_and_can_be_corrected(processes: Proce
         assert rejected.returncode == 1
         assert not list((tmp_path / "runs").iterdir())
     assert processes.run(*arguments, f"dataset.root={root}", cwd=tmp_path).returncode == 0
-    other = processes.run(*arguments, f"dataset.root={tmp_path / 'tre'}", cwd=tmp_path)
-    assert "dataset.root" in other.stderr
+    missing = processes.run(*arguments, f"dataset.root={tmp_path / 'tre'}", cwd=tmp_path)
+    assert missing.returncode == 0
+    assert f"not compared with those of the run: dataset.root={tmp_path / 'tre'} does not exist" in missing.stdout
+    second = write_mvtec_tree(tmp_path / "second", ("bottle",), train=7)
+    other = processes.run(*arguments, f"dataset.root={second}", cwd=tmp_path)
+    assert other.returncode == 1
     assert "name=" in other.stderr  # the remedy for a second data set
     assert list(tmp_path.glob("runs/*/*/seed0/metrics.json"))  # the finished run stays
 

@@ -106,7 +106,10 @@ def _finished_metrics(folder: RunFolder, settings: dict[str, Any], force: bool) 
 
     folder.claim(force)
     fingerprint = None
-    if all(root.is_dir() for root in dataset_roots(settings["dataset"])):  # else a synthetic data set would be written
+    missing = [root for root in dataset_roots(settings["dataset"]) if not root.is_dir()]
+    if missing:  # not built: a synthetic data set would be written
+        print(printable(f"The data are not compared with those of the run: dataset.root={missing[0]} does not exist."))
+    else:
         try:
             fingerprint = data_fingerprint(build_data(settings))
         except UserError as error:
