@@ -5,8 +5,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from helpers.processes import Processes
@@ -24,8 +26,8 @@ COMPARISONS = {
     "router": ["routers"],
 }
 """Benchmarks that compare two sides, and keys of their results."""
-OTHERS = ("decisions", "expert_size", "fit_memory", "parallel", "report", "short", "stream")
-MODULES = ("inputs", "side_by_side", "freia_form")
+OTHERS = ("decisions", "expert_size", "fit_memory", "parallel", "quality", "report", "short", "stream")
+MODULES = ("inputs", "side_by_side", "freia_form", "anomalib_patchcore")
 """Modules of the benchmarks without a command."""
 
 
@@ -130,6 +132,34 @@ def test_fit_is_streamed_from_the_cache(model: str, tmp_path: Path, monkeypatch:
     with pytest.raises(AssertionError, match="radius of the selection in chunks is larger"):
         fit_memory.main(["--smoke", "--model", model])
     assert limit == fit_memory.batches.MAX_CHUNK_BYTES
+
+
+def test_quality_compares_rows_on_the_same_images(tmp_path: Path) -> None:
+    result = run("quality", tmp_path)
+    rows = {row["row"]: row for row in result["rows"]}
+    assert list(rows) == ["fast", "Lite0 pooled 224"]
+    assert rows["fast"]["against_best_single"].count("[") == 1
+    assert "against_best_single" not in rows["Lite0 pooled 224"]
+    assert [set(row) for row in result["categories"]] == [{"row", "a", "b"}] * 2
+
+
+def test_interval_of_a_difference_is_that_of_a_bootstrap_over_images() -> None:
+    quality = importlib.import_module("quality")
+    random = np.random.default_rng(0)
+    labels = np.repeat([0, 1], 30)
+
+    def runs(shift: float) -> list[Any]:
+        scores = random.normal(size=60) + shift * labels
+        return [quality.Run({"a": quality.Scores(labels, scores, {})}, {})]
+
+    good, bad = runs(1.5), runs(0.2)
+    low, high = quality.bootstrap_difference(good, bad, 500)
+    difference = 100 * (
+        roc_auc_score(labels, good[0].categories["a"].scores) - roc_auc_score(labels, bad[0].categories["a"].scores)
+    )
+    assert low < difference < high
+    assert low > 0
+    assert quality.bootstrap_difference(good, good, 50) == (0, 0)
 
 
 def test_decisions_count_all_test_images(tmp_path: Path) -> None:
