@@ -89,7 +89,9 @@ class Thresholds:
         distance: Threshold of the router distance: images above it are of an unknown category.
         normal_scores: Image scores (n,) of the normal images from which the thresholds were computed, ascending.
         rate: False-alarm rate of ``score`` and ``pixel``; None if they were set or chosen by labeled defects.
-        source: ``training``, ``calibration`` or ``manual``.
+        source: Normal images of ``normal_scores``: ``calibration``; ``validation`` images, or training images by
+            cross-validation; ``training`` images, each scored without itself; ``fitted``, training images that the
+            expert was fitted to, so that thresholds are too low. ``manual`` if the score threshold was set.
     """
 
     score: Threshold
