@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 FALSE_ALARM_RATE = 0.01
 """Default share of normal images whose score is above the score threshold."""
 
-UNKNOWN_RATE = 0.001
+UNKNOWN_RATE = 0.005
 """Default share of images of a trained category that are classified as unknown.
 
 It is smaller than the false-alarm rate because a large defect moves the features of an image as well, and other
