@@ -12,10 +12,11 @@ The counts of several runs, such as seeds, are summed. Per category and false-al
   all test images of the category that a router without it classifies as unknown;
 * ``drifted``, whether `predict` reports that the normal test images no longer resemble the training images.
 
-With ``--calibrate`` the thresholds of a category are computed from so many of its normal test images, drawn by the
-seed of the run, and measured on the others.
+Scores and routes are read from ``scores.csv``. With ``--calibrate`` the thresholds of a category are computed from so
+many of its normal test images, drawn by the seed of the run, and measured on the others.
 """
 
+import csv
 import tempfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -27,12 +28,14 @@ import torch
 from inputs import write_tree
 from scipy.stats import binom
 from side_by_side import Row, benchmark_parser, parse_args, print_table, write_result
+from torch import Tensor
 
 from moleflow.detector.base import Detector
-from moleflow.detector.types import ScoredImage
-from moleflow.experiment.build import build_data
+from moleflow.detector.calibration import Calibration
+from moleflow.detector.detector import MoLEFlow
+from moleflow.detector.store import ENSEMBLE_FILE
+from moleflow.experiment.build import build_data, feature_cache
 from moleflow.experiment.compose import run_in_process
-from moleflow.inference.calibrate import calibrate_expert
 from moleflow.inference.ensemble import load_detector
 from moleflow.routing.router import Router
 from moleflow.routing.statistics import FeatureStatistics
@@ -96,6 +99,23 @@ class Counts:
         }
 
 
+@dataclass(frozen=True)
+class TestImage:
+    """A test image of a finished run.
+
+    Attributes:
+        label: 0 for a normal image, 1 for one with a defect.
+        score: Image score under ``expert``.
+        expert: The routed expert.
+        distances: Router distances to all experts by name.
+    """
+
+    label: int
+    score: float
+    expert: str
+    distances: Mapping[str, float]
+
+
 def measure(runs: Sequence[Path], rates: Sequence[float], calibrate: Mapping[str, int], device: str) -> list[Row]:
     """Return the rows of the table.
 
@@ -103,65 +123,93 @@ def measure(runs: Sequence[Path], rates: Sequence[float], calibrate: Mapping[str
         runs: Finished runs of the same categories.
         rates: False-alarm rates.
         calibrate: Number of normal test images for the calibration of some categories.
-        device: Where the models compute.
+        device: Where the image features are computed that are not in the feature cache of the run.
     """
     counts: dict[tuple[str, float], Counts] = defaultdict(Counts)
     for run in runs:
         config = load_config(run)
-        detector, data = load_detector(run, device), build_data(config)
-        images = {
-            category: {
-                label: [sample.path for sample in data.samples("test", category) if sample.label == label]
-                for label in (0, 1)
-            }
+        ensemble = (run / ENSEMBLE_FILE).is_file()
+        detector = load_detector(run, device) if ensemble else MoLEFlow.load(run, device, cache=feature_cache(config))
+        data = build_data(config)
+        with (run / "scores.csv").open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        features = {
+            category: detector.image_features([sample.path for sample in data.samples("test", category)])
             for category in data.categories
+        }
+        images = {
+            category: _test_images(category, rows, detector.router, features[category]) for category in data.categories
         }
         calibrations = {}
         for category, count in calibrate.items():
-            order = torch.randperm(len(images[category][0]), generator=generator(int(config["seed"]), "calibrate"))
-            drawn = [images[category][0][i] for i in order[:count].tolist()]
-            images[category][0] = [path for path in images[category][0] if path not in drawn]
+            normal = [image for image in images[category] if not image.label]
+            order = torch.randperm(len(normal), generator=generator(int(config["seed"]), "calibrate"))
+            drawn = [normal[i] for i in order[:count].tolist()]
+            images[category] = [image for image in images[category] if image not in drawn]
             name = detector.expert_of(category)
-            calibrations[name] = calibrate_expert(detector, name, drawn)
+            scores = tuple(image.score for image in drawn)
+            distances = tuple(image.distances[name] for image in drawn)
+            calibrations[name] = Calibration(scores, scores, distances, tuple(detector.experts))
         detector.calibrations = calibrations
         for category in data.categories:
-            scored = {label: detector.score(paths) for label, paths in images[category].items()}
-            unknown = _foreign_unknown(detector, category, [*images[category][0], *images[category][1]])
+            unknown = _foreign_unknown(detector, category, features[category])
             for rate in rates:
-                counts[category, rate] += _count(detector, category, scored, rate, unknown)
-    rows = [entry.row(category, rate) for (category, rate), entry in counts.items()]
+                counts[category, rate] += _count(detector, category, images[category], rate, unknown)
+    table = [entry.row(category, rate) for (category, rate), entry in counts.items()]
     for rate in rates:
         total = sum((entry for (_, other), entry in counts.items() if other == rate), Counts())
-        rows.append(total.row("all", rate))
-    return rows
+        table.append(total.row("all", rate))
+    return table
+
+
+def _test_images(category: str, rows: Sequence[Mapping[str, str]], router: Router, features: Tensor) -> list[TestImage]:
+    """Return the test images of a category.
+
+    Args:
+        category: The category.
+        rows: Rows of ``scores.csv``, in the order of the data module.
+        router: The router.
+        features: Image features (N, D) of the images.
+    """
+    own = [row for row in rows if row["category"] == category]
+    return [
+        TestImage(
+            int(row["label"]),
+            float(row["image_score"]),
+            row["routed_to"],
+            dict(zip(router.names, distances, strict=True)),
+        )
+        for row, distances in zip(own, router.distances(features).tolist(), strict=True)
+    ]
 
 
 def _count(
-    detector: Detector, category: str, scored: Mapping[int, Sequence[ScoredImage]], rate: float, unknown: Sequence[bool]
+    detector: Detector, category: str, images: Sequence[TestImage], rate: float, unknown: Sequence[bool]
 ) -> Counts:
     """Return the counts of one run.
 
     Args:
         detector: The detector.
         category: The category of the images.
-        scored: The scored normal (0) and defective (1) images.
+        images: Its test images.
         rate: False-alarm rate.
         unknown: Whether a router without the category classifies each image as unknown.
     """
     thresholds = {name: detector.thresholds(name, rate) for name in detector.experts}
 
-    def excess(image: ScoredImage) -> float:
+    def excess(image: TestImage) -> float:
         value = thresholds[image.expert].score.value
         return float("nan") if value is None else image.score - value
 
-    normal, defective = (np.array([excess(image) for image in scored[label]]) for label in (0, 1))
+    normal, defective = (np.array([excess(image) for image in images if image.label == label]) for label in (0, 1))
     alarms = int((normal > 0).sum())
     best = np.sort(normal)[::-1][alarms] if alarms < len(normal) else -np.inf
     own = thresholds[detector.expert_of(category)]
     training = detector.experts[detector.expert_of(category)].training
     assert training is not None
-    comparison = compare_scores([image.score for image in scored[0]], own.normal_scores, own.score.value or 0.0, rate)
-    limits = [thresholds[image.expert].distance.value for image in scored[0]]
+    sound = [image for image in images if not image.label]
+    comparison = compare_scores([image.score for image in sound], own.normal_scores, own.score.value or 0.0, rate)
+    limits = [thresholds[image.expert].distance.value for image in sound]
     return Counts(
         training=len(training.scores),
         normal=len(normal),
@@ -170,7 +218,8 @@ def _count(
         hits=int((defective > 0).sum()),
         best_hits=int((defective > best).sum()),
         sound_unknown=sum(
-            limit is not None and image.distance > limit for image, limit in zip(scored[0], limits, strict=True)
+            limit is not None and image.distances[image.expert] > limit
+            for image, limit in zip(sound, limits, strict=True)
         ),
         foreign=len(unknown),
         foreign_unknown=sum(unknown),
@@ -178,23 +227,23 @@ def _count(
     )
 
 
-def _foreign_unknown(detector: Detector, category: str, paths: Sequence[Path]) -> list[bool]:
+def _foreign_unknown(detector: Detector, category: str, image_features: Tensor) -> list[bool]:
     """Return whether a router without the category's expert classifies its images as unknown."""
     router = Router(detector.router.rule, detector.router.shrinkage)
     limits = []
     others = [name for name in detector.experts if name != detector.expert_of(category)]
     if not others:
         return []
-    features = {}
+    features, groups = {}, {}
     for name in others:
         training = detector.experts[name].training
         assert training is not None
-        features[name] = training.features
+        features[name], groups[name] = training.features, training.groups
         router.add(name, FeatureStatistics.from_features(training.features))
     for name in others:
-        distances = router.leave_one_out_distances(name, features[name]).numpy()
+        distances = router.leave_one_out_distances(name, features[name], groups[name]).numpy()
         limits.append(threshold_at_rate(distances, UNKNOWN_RATE).value or float("inf"))
-    nearest = router.distances(detector.image_features(paths)).min(1)
+    nearest = router.distances(image_features).min(1)
     return (nearest.values > torch.tensor(limits)[nearest.indices]).tolist()
 
 

@@ -6,6 +6,7 @@ import json
 import math
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -231,3 +232,19 @@ def test_find_images_in_files_folders_and_globs(images: Path) -> None:
     bracket = images / "part[1].png"
     Image.new("L", (4, 4)).save(bracket)
     assert find_images([str(bracket)]) == [bracket]
+
+
+def test_note_about_thresholds_of_images_that_were_trained_on(
+    images: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fitted(self: FixedDetector, name: str, *rates: float) -> Thresholds:
+        return replace(thresholds(self, name), source="fitted")
+
+    assert main(["predict", "MODEL", str(images)]) == 0
+    assert "trained on" not in capsys.readouterr().err
+    thresholds = FixedDetector.thresholds
+    monkeypatch.setattr(FixedDetector, "thresholds", fitted)
+    assert main(["predict", "MODEL", str(images)]) == 0
+    message = capsys.readouterr().err
+    assert "screw: the thresholds are computed from images that the model was trained on" in message
+    assert "moleflow calibrate MODEL FOLDER" in message

@@ -105,7 +105,7 @@ def test_memory_bank_of_a_further_feature_set_excludes_the_own_image(detector: M
     paths = training_images(tree, "bottle")
     features = detector.experts["bottle"].extractors["large"].features(paths)
     feature_set = detector.feature_sets["large"]
-    as_new = feature_set.patch_scores(features, "bottle", paths, training=True)
+    as_new = feature_set.patch_scores(features, "bottle", paths, torch.arange(len(paths)))
     assert float(feature_set.patch_scores(features, "bottle", paths).mean()) < 0.9 * float(as_new.mean())
 
 
@@ -223,3 +223,20 @@ def test_overridable_keys_of_further_feature_sets() -> None:
     keys = overridable_keys(settings)
     assert {"feature_sets.large.transform.size", "feature_sets.large.model.adapter_rank"} <= set(keys)
     assert "feature_sets.large.transform.mode" not in keys
+
+
+@pytest.mark.parametrize("model", ["padim", "gaussian"])
+def test_cross_validated_scores_are_those_of_experts_without_the_fold(model: str, tree: Path) -> None:
+    detector = MoLEFlow(small_settings(f"model={model}"))
+    (feature_set,) = detector.feature_sets.values()
+    paths = training_images(tree, "bottle")
+    groups = torch.arange(len(paths)) // 2
+    features = detector.extractor.features(paths)
+    scores = feature_set.cross_validated_scores(torch.split(features, 1), groups, paths, {})
+    assert feature_set.patch_model.names == ()
+    for fold in range(int(groups.max()) + 1):
+        alone = MoLEFlow(small_settings(f"model={model}"))
+        alone.add_expert("bottle", ["bottle"])
+        alone.feature_sets[FIRST].fit("bottle", [features[groups != fold]], groups[groups != fold])
+        expected = alone.feature_sets[FIRST].patch_scores(features[groups == fold], "bottle", paths)
+        torch.testing.assert_close(scores[groups == fold], expected)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from helpers.detectors import fit_detector, fit_expert, normal_images, training_images
+from helpers.detectors import fit_detector, fit_expert, normal_images, small_settings, training_images
 from helpers.trees import write_mvtec_tree
 from moleflow.detector import feature_set
 from moleflow.detector.detector import MoLEFlow
@@ -81,9 +81,33 @@ def test_experts_of_different_sizes_are_scored_together(detector: MoLEFlow, tree
 def test_training_images_are_scored_without_their_own_patches(tree: Path) -> None:
     detector = fit_detector(tree, "model=patchcore", categories=["bottle"])
     paths = training_images(tree, "bottle")
-    as_new = detector.scorer.score_images(paths, "bottle", training=True)
+    as_new = detector.scorer.score_images(paths, "bottle", groups=torch.arange(len(paths)))
     as_known = detector.scorer.score_images(paths, "bottle")
     assert float(as_known.max()) < 0.1 * float(as_new.min())
+
+
+def test_training_images_are_scored_without_the_patches_of_their_group(tree: Path, tmp_path: Path) -> None:
+    """Two copies of each image: alone, a copy is found in the memory bank; left out as a group, it is not."""
+    paths = [path for path in training_images(tree, "bottle")[:3] for _ in range(2)]
+    groups = torch.arange(3).repeat_interleave(2)
+    detector = MoLEFlow(small_settings("model=patchcore"))
+    fit_expert(detector, "bottle", paths, groups=groups)
+    alone = MoLEFlow(small_settings("model=patchcore"))
+    fit_expert(alone, "bottle", paths)
+    once = MoLEFlow(small_settings("model=patchcore"))
+    fit_expert(once, "bottle", paths[::2])
+    training, expected = (each.experts["bottle"].training for each in (detector, once))
+    copies = alone.experts["bottle"].training
+    assert training is not None
+    assert expected is not None
+    assert copies is not None
+    torch.testing.assert_close(training.scores[::2], expected.scores)
+    assert float(copies.scores.max()) < 0.1 * float(expected.scores.min())
+    assert detector.thresholds("bottle").normal_scores[::2] == pytest.approx(once.thresholds("bottle").normal_scores)
+    detector.save(tmp_path)
+    loaded = MoLEFlow.load(tmp_path)
+    assert loaded.thresholds("bottle") == detector.thresholds("bottle")
+    assert loaded.thresholds("bottle").distance != alone.thresholds("bottle").distance
 
 
 def test_scores_that_are_not_finite_are_an_error(detector: MoLEFlow) -> None:

@@ -37,10 +37,10 @@ def test_no_computation_is_repeated_in_a_run_of_four_tasks(tmp_path: Path, monke
         return forward(self, images)
 
     def counted_scores(
-        self: FeatureSet, features: Tensor, expert: str, paths: Sequence[Path], training: bool = False
+        self: FeatureSet, features: Tensor, expert: str, paths: Sequence[Path], groups: Tensor | None = None
     ) -> Tensor:
         scored.update((path, expert) for path in paths)
-        return patch_scores(self, features, expert, paths, training)
+        return patch_scores(self, features, expert, paths, groups)
 
     def changing_route(self: Router, features: Tensor) -> Routing:
         """Route the first image of every category to the third expert, if there are three."""

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from helpers.composing import once
 from helpers.program import TINY, run_program
@@ -51,7 +52,11 @@ def fit_detector(tree: Path, *overrides: str, categories: Sequence[str] = ("bott
 
 
 def fit_expert(
-    detector: MoLEFlow, name: str, paths: Sequence[Path], overrides: Mapping[str, Any] | None = None
+    detector: MoLEFlow,
+    name: str,
+    paths: Sequence[Path],
+    overrides: Mapping[str, Any] | None = None,
+    groups: Tensor | None = None,
 ) -> None:
     """Add an expert, named like its category, to a detector and fit it in closed form.
 
@@ -60,19 +65,21 @@ def fit_expert(
         name: Name of expert and category.
         paths: The training images.
         overrides: The overrides of the expert.
+        groups: Index of each image's group; None if every image is a group.
     """
     detector.add_expert(name, [name], overrides)
     image_features = detector.image_features(paths)
     patch_scores = {}
+    indices = torch.arange(len(paths)) if groups is None else groups
     for feature_set in detector.feature_sets.values():
         features = detector.experts[name].extractors[feature_set.name].features(paths)
         if feature_set.is_first:
-            detector.fit_expert(name, [features], torch.arange(len(paths)), image_features)
+            detector.fit_expert(name, [features], indices, image_features)
         else:
-            feature_set.fit(name, [features], torch.arange(len(paths)))
-        patch_scores[feature_set.name] = feature_set.patch_scores(features, name, paths, training=True)
+            feature_set.fit(name, [features], indices)
+        patch_scores[feature_set.name] = feature_set.patch_scores(features, name, paths, indices)
     detector.register_with_router(name, image_features)
-    detector.calibrate(name, patch_scores, image_features)
+    detector.calibrate(name, patch_scores, image_features, groups)
 
 
 def training_images(tree: Path, category: str) -> list[Path]:

@@ -63,7 +63,7 @@ def test_calibration_replaces_the_thresholds_until_it_is_removed(
     assert after.score == threshold_at_rate(scores, 0.2)
     assert after.distance.value == pytest.approx(threshold_at_rate(distances, 0.1).value)
     assert (after.source, after.rate, after.normal_scores) == ("calibration", 0.2, sorted(scores.tolist()))
-    assert calibrated.thresholds("bottle").source == "training"
+    assert calibrated.thresholds("bottle").source == "fitted"
     assert main(["calibrate", str(model), "--remove", "--category", "screw"]) == 0
     assert MoLEFlow.load(model).thresholds("screw") == before
     assert files == {path: path.read_bytes() for path in model.rglob("*") if path.is_file()}

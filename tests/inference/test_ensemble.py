@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from helpers.detectors import fit_detector, normal_images, training_images
 from helpers.trees import write_mvtec_tree
+from moleflow.data.samples import Sample
 from moleflow.detector.base import Detector
 from moleflow.detector.detector import MoLEFlow
 from moleflow.detector.predictor import Predictor
@@ -37,9 +38,13 @@ def runs(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [folder / f"run{i}" for i in range(len(members))]
 
 
+def training_samples(tree: Path, category: str) -> list[Sample]:
+    return [Sample(path, category, "train", "good", None) for path in training_images(tree, category)]
+
+
 def calibrated(runs: list[Path], tree: Path) -> EnsembleDetector:
     ensemble = EnsembleDetector.from_runs(runs)
-    ensemble.calibrate_members([partial(training_images, tree)] * len(runs))
+    ensemble.calibrate_members([partial(training_samples, tree)] * len(runs), lambda category: [])
     return ensemble
 
 
@@ -57,7 +62,7 @@ def test_scores_and_maps_are_means_over_members(runs: list[Path], tree: Path) ->
             member = MoLEFlow.load(run)
             record = member.experts[expert]
             if record.standardizer is None:
-                patches = member.scorer.score_images(training_images(tree, expert), expert, training=True)
+                patches = member.scorer.score_images(training_images(tree, expert), expert, groups=torch.arange(8))
                 record.standardizer = ScoreStandardizer.from_training(patches, record.postprocessor)
             (alone,) = member.score([path], expert)
             scores.append(alone.score)
@@ -72,7 +77,7 @@ def test_training_scores_of_the_ensemble_are_those_of_new_images(runs: list[Path
     ensemble = calibrated(runs, tree)
     for name, record in ensemble.experts.items():
         paths = training_images(tree, name)
-        patches = ensemble.scorer.score_images(paths, name, training=True)
+        patches = ensemble.scorer.score_images(paths, name, groups=torch.arange(len(paths)))
         assert record.training is not None
         assert torch.equal(record.training.scores, ensemble.scorer.image_scores(patches, [name] * len(paths)))
         assert ensemble.thresholds(name).normal_scores == sorted(record.training.scores.tolist())

@@ -1,6 +1,7 @@
 """Tests of exported graphs against the scores of PyTorch."""
 
 import json
+import textwrap
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,15 +10,15 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
-from helpers.detectors import SmallRun, fit_detector, normal_images
+from helpers.detectors import SmallRun, fit_detector, fit_expert, normal_images, training_images
 from helpers.program import LARGE_SET, TINY, run_program
 from moleflow.cli.command import main
 from moleflow.data.image_io import read_image
 from moleflow.data.transforms import ImageTransform
 from moleflow.detector.detector import MoLEFlow
-from moleflow.inference.onnx import DeployedExpert, _metadata, export_onnx
+from moleflow.inference.onnx import DeployedDetector, DeployedExpert, _metadata, export_onnx
 from moleflow.utils.errors import UserError
 
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -74,7 +75,7 @@ def test_exported_flow_equals_pytorch(small_run: SmallRun, graph: Path) -> None:
 def test_graph_has_its_metadata(small_run: SmallRun, graph: Path) -> None:
     metadata = open_session(graph).get_modelmeta().custom_metadata_map
     model = MoLEFlow.load(small_run.folder)
-    assert metadata == _metadata(model, "screw", DeployedExpert(model, "screw").inputs)
+    assert metadata == _metadata(model, DeployedDetector(model, "screw"))
     assert metadata["expert"] == "screw"
     assert json.loads(metadata["categories"]) == ["screw"]
     assert json.loads(metadata["input_range"]) == "auto"
@@ -106,22 +107,114 @@ def test_exported_feature_sets_equal_pytorch(small_run: SmallRun, tmp_path: Path
     model = fit_detector(small_run.tree, "scoring=pooled", *same, *LARGE_SET, *changes, categories=["screw"])
     deployed = export_onnx(model, "screw", tmp_path / "screw.onnx")
     session = onnxruntime.InferenceSession(str(deployed), providers=["CPUExecutionProvider"])
-    assert [given.name for given in session.get_inputs()] == ["images", "images_large"]
+    assert [given.name for given in session.get_inputs()] == ["images", "images_96x96"]
     metadata = session.get_modelmeta().custom_metadata_map
     assert json.loads(metadata["size"]) == [64, 64]
-    large = json.loads(metadata["images_large"])
+    large = json.loads(metadata["images_96x96"])
     assert large == {"size": [96, 96], "mode": "squash", "filter": "lanczos", "input_range": "auto"}
     paths = normal_images(small_run.tree, "screw")[:3]
     images = {
         name: np.concatenate(
             [transform_by_metadata(path, {"mode": "squash", "filter": "lanczos", "size": size}) for path in paths]
         )
-        for name, size in (("images", "[64, 64]"), ("images_large", "[96, 96]"))
+        for name, size in (("images", "[64, 64]"), ("images_96x96", "[96, 96]"))
     }
     scores, maps = session.run(None, images)
     for i, expected in enumerate(model.score(paths, expert="screw")):
         assert scores[i] == pytest.approx(expected.score, abs=1e-4, rel=1e-4)
         np.testing.assert_allclose(maps[i], expected.anomaly_map.numpy(), atol=1e-3, rtol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def all_experts(small_run: SmallRun, tmp_path_factory: pytest.TempPathFactory) -> tuple[MoLEFlow, Path]:
+    """Return a detector of two memory banks at different image sizes, and the graph of both with the router."""
+    model = fit_detector(small_run.tree, "model=patchcore", "scoring=pooled", categories=["bottle"])
+    fit_expert(model, "screw", training_images(small_run.tree, "screw"), {"transform": {"size": [32, 96]}})
+    return model, export_onnx(model, None, tmp_path_factory.mktemp("graph") / "all.onnx")
+
+
+def compare_all_experts(model: MoLEFlow, tree: Path, metadata: dict[str, str], run: Any) -> None:
+    """Compare verdicts, scores and maps of a graph with the router, for a batch of both categories, with PyTorch.
+
+    Args:
+        model: The detector.
+        tree: Root of the data set.
+        metadata: Metadata of the graph.
+        run: Function that returns the outputs of the graph by name for its inputs.
+    """
+    paths = [normal_images(tree, "screw")[0], *normal_images(tree, "bottle")[:2], normal_images(tree, "tile")[0]]
+    further = {name: json.loads(text) for name, text in metadata.items() if name.startswith("images_")}
+    geometries = {"images": metadata, **{n: {**g, "size": json.dumps(g["size"])} for n, g in further.items()}}
+    outputs = run({n: np.concatenate([transform_by_metadata(p, g) for p in paths]) for n, g in geometries.items()})
+    experts = json.loads(metadata["experts"])
+    for i, expected in enumerate(model.predict(paths)):
+        expert = experts[int(outputs["expert"][i])]
+        assert expert["name"] == expected.expert
+        score, distance = float(outputs["score"][i]), float(outputs["distance"][i])
+        assert score == pytest.approx(expected.score, abs=2e-3, rel=2e-3)
+        assert distance / expert["distance_threshold"] == pytest.approx(expected.distance, rel=1e-3)
+        if distance > expert["distance_threshold"]:
+            verdict = "unknown"
+        else:
+            verdict = "defect" if score > expert["threshold"] else "normal"
+        assert verdict == expected.verdict
+        assert expected.anomaly_map is not None
+        np.testing.assert_allclose(outputs["map"][i], expected.anomaly_map.numpy(), atol=5e-3)
+    assert outputs["expert"].tolist()[:3] == [1, 0, 0]
+
+
+@exporter_warnings
+def test_graph_of_all_experts_equals_pytorch(all_experts: tuple[MoLEFlow, Path], small_run: SmallRun) -> None:
+    model, file = all_experts
+    session = open_session(file)
+    assert [each.name for each in session.get_inputs()] == ["images", "images_32x96"]
+    names = [each.name for each in session.get_outputs()]
+    assert names == ["score", "map", "expert", "distance"]
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert metadata == _metadata(model, DeployedDetector(model))
+    compare_all_experts(
+        model, small_run.tree, metadata, lambda inputs: dict(zip(names, session.run(None, inputs), strict=True))
+    )
+
+
+@exporter_warnings
+def test_graph_of_all_experts_in_openvino_equals_pytorch(
+    all_experts: tuple[MoLEFlow, Path], small_run: SmallRun
+) -> None:
+    openvino = pytest.importorskip("openvino")
+    model, file = all_experts
+    compiled = openvino.compile_model(openvino.Core().read_model(file), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+
+    def run(inputs: dict[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+        return {output.any_name: value for output, value in compiled(inputs).to_dict().items()}
+
+    compare_all_experts(model, small_run.tree, _metadata(model, DeployedDetector(model)), run)
+
+
+@exporter_warnings
+@pytest.mark.parametrize("kind", ["exif", "16 bit", "gray", "palette"])
+def test_snippet_of_the_documents_equals_prediction(
+    kind: str, small_run: SmallRun, graph: Path, tmp_path: Path
+) -> None:
+    """The images have the orientation of EXIF, or more than 8 bits, which a plain conversion to RGB ignores."""
+    with Image.open(normal_images(small_run.tree, "screw")[0]) as image:
+        path = tmp_path / "image.png"
+        if kind == "exif":
+            exif = Image.Exif()
+            exif[0x0112] = 6  # turned by 90 degrees
+            image.resize((90, 64)).save(path, exif=exif)
+        elif kind == "16 bit":
+            values = np.asarray(image.convert("L"), np.uint16)
+            Image.fromarray(values * 257 + np.arange(64, dtype=np.uint16)).save(path)
+        else:
+            image.convert("L" if kind == "gray" else "P").save(path)
+    document = (Path(__file__).parents[2] / "docs/predicting.md").read_text()
+    snippet = document[document.index("    metadata = session.get_modelmeta()") :].split("\n\n")[0]
+    names = {"session": open_session(graph), "path": path, "np": np, "json": json, "Image": Image, "ImageOps": ImageOps}
+    exec(textwrap.dedent(snippet), names)
+    (score,), _ = names["session"].run(None, {"images": names["images"]})
+    (expected,) = MoLEFlow.load(small_run.folder).score([path], expert="screw")
+    assert score == pytest.approx(expected.score, abs=1e-4, rel=1e-4)
 
 
 def transform_by_metadata(path: Path, metadata: dict[str, str]) -> NDArray[np.float32]:
@@ -150,7 +243,7 @@ def test_metadata_describe_the_transform(mode: str, small_run: SmallRun, graph: 
         image.resize((151, 98)).save(tmp_path / "large.png")
     model = MoLEFlow.load(small_run.folder)
     model.extractor.transform = ImageTransform(64, mode, input_range=[0, 4095])
-    metadata = _metadata(model, "screw", DeployedExpert(model, "screw").inputs)
+    metadata = _metadata(model, DeployedDetector(model, "screw"))
     assert json.loads(metadata["input_range"]) == [0, 4095]  # without effect on an image of 8 bits
     images = transform_by_metadata(tmp_path / "large.png", metadata)
     (score,), _ = open_session(graph).run(None, {"images": images})  # the graph does not contain the transform

@@ -207,6 +207,34 @@ def test_leave_one_out_distances_are_those_of_a_router_without_the_image(rule: s
         assert float(closed_form[i]) > float(router.distances(a[i : i + 1])[0, 0])
 
 
+@pytest.mark.parametrize("dimension", [4, 40])  # fewer and more dimensions than images
+@pytest.mark.parametrize("rule", RULES)
+def test_leave_group_out_distances_are_those_of_a_router_without_the_group(rule: str, dimension: int) -> None:
+    draw = torch.Generator().manual_seed(0)
+    a, b = torch.randn(24, dimension, generator=draw), torch.randn(9, dimension, generator=draw) + 3
+    groups = torch.tensor([0, 1, 1, 2] * 6)
+    distances = _router(rule, {"a": a, "b": b}).leave_one_out_distances("a", a, groups)
+    for group in range(3):
+        without = _router(rule, {"a": a[groups != group], "b": b})
+        torch.testing.assert_close(distances[groups == group], without.distances(a[groups == group])[:, 0])
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_affine_form_has_the_distances(rule: str) -> None:
+    router, queries = _router(rule, _features()), _queries()
+    parts = [
+        ((queries - center) @ matrix)[:, None].sub(means).norm(dim=2) for center, matrix, means in router.affine_form()
+    ]
+    torch.testing.assert_close(torch.cat(parts, 1), router.distances(queries))
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_leave_group_out_distance_of_a_single_group_is_infinite(rule: str) -> None:
+    features = _features()["bottle"]
+    router = _router(rule, {"only": features})
+    assert router.leave_one_out_distances("only", features, torch.zeros(30)).isinf().all()
+
+
 @pytest.mark.parametrize("rule", RULES)
 def test_the_leave_one_out_distance_of_a_single_image_is_infinite(rule: str) -> None:
     features = _features()["bottle"][:1]

@@ -97,9 +97,28 @@ def test_run_equals_a_run_on_a_tree_without_the_validation_images(
         for sample in ValidationSplit(0.4, 0)(samples)[1]:
             sample.path.unlink()
     run_program(command(smaller), tmp_path / "run")
-    for name in ("base", "experts/bottle", "experts/cable"):
-        path = f"model/{name}.safetensors"
-        assert (folder / path).read_bytes() == (tmp_path / "run" / path).read_bytes()
+    assert (folder / "model/base.safetensors").read_bytes() == (tmp_path / "run/model/base.safetensors").read_bytes()
+    smaller_model = MoLEFlow.load(tmp_path / "run")
+    for name in ("bottle", "cable"):
+        state, expected = model.expert_state(name), smaller_model.expert_state(name)
+        assert state.keys() - expected.keys() == {"normal.values"}
+        assert all(torch.equal(state[key], value) for key, value in expected.items())
+
+
+def test_thresholds_of_a_flow_are_those_of_the_validation_images(
+    finished: tuple[Path, dict[str, Any]], root: Path
+) -> None:
+    folder, metrics = finished
+    model = MoLEFlow.load(folder)
+    for category in ("bottle", "cable"):
+        paths = sorted((root / category / "train" / "good").iterdir())
+        samples = [Sample(path, category, "train", "good", None) for path in paths]
+        validation = [sample.path for sample in ValidationSplit(0.4, 0)(samples)[1]]
+        thresholds = model.thresholds(category)
+        assert thresholds.source == "validation"
+        assert thresholds.normal_scores == sorted(image.score for image in model.score(validation, category))
+        assert metrics["thresholds"][category]["source"] == "validation"
+        assert metrics["thresholds"][category]["score_threshold"] == thresholds.score.value
 
 
 def test_validation_nll_is_logged_every_epoch(finished: tuple[Path, dict[str, Any]]) -> None:

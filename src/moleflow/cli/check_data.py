@@ -14,6 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--test-dir", default="test", metavar="NAME", help="dataset.test_dir (default: test)")
     parser.add_argument("--mask-dir", default="ground_truth", metavar="NAME", help="dataset.mask_dir (ground_truth)")
     parser.add_argument("--mask-suffix", default="_mask", metavar="TEXT", help="dataset.mask_suffix (default: _mask)")
+    parser.add_argument("--group-level", type=int, default=0, metavar="N", help="dataset.group, as a number of folders")
     parser.add_argument(
         "--input-range",
         nargs=2,
@@ -33,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     from moleflow.data.layouts.names import LayoutNames
     from moleflow.data.validation import check_dataset
 
-    names = LayoutNames(args.normal_dir, args.mask_dir, args.mask_suffix, args.test_dir)
+    names = LayoutNames(args.normal_dir, args.mask_dir, args.mask_suffix, args.test_dir, args.group_level)
     findings, count = check_dataset(args.root.expanduser(), names, args.input_range or "auto")
     lines = findings if args.all else summarize(findings)
     for finding in lines:  # each message has its category, or one of its files

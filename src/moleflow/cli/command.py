@@ -52,7 +52,7 @@ COMMANDS = {
     "train": Command("train", "train and evaluate a detector; takes Hydra overrides", True, "train_help"),
     "predict": Command("predict", "classify images as normal, defective or of an unknown category"),
     "calibrate": Command("calibrate", "compute the thresholds of a model from images that were not trained on"),
-    "export": Command("export", "write one expert as an ONNX file"),
+    "export": Command("export", "write one expert, or all with the router, as an ONNX file"),
     "merge-experts": Command("merge", "copy experts of several runs into one model folder"),
     "ensemble": Command("ensemble", "evaluate several finished runs as one ensemble"),
     "report": Command("report", "write a report about run folders: HTML, Markdown and CSV"),

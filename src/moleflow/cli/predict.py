@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     """
     from tqdm import tqdm
 
-    from moleflow.detector.predictor import Predictor, comparison_notes
+    from moleflow.detector.predictor import Predictor, comparison_notes, threshold_notes
     from moleflow.inference.ensemble import load_detector
 
     paths = find_images(args.paths)
@@ -108,7 +108,9 @@ def run(args: argparse.Namespace) -> int:
             tqdm.write("  ".join(_cells(row | {"path": row["error"] or row["path"]})))  # an error names the path
             table.append(row)
             rows.append(row | maps.write(prediction))
-    for note in comparison_notes(predictor.comparisons(), f"moleflow calibrate {args.model} FOLDER"):
+    command = f"moleflow calibrate {args.model} FOLDER"
+    used = {name: thresholds for name, thresholds in predictor.thresholds.items() if name in predictor.comparisons()}
+    for note in [*threshold_notes(used, command), *comparison_notes(predictor.comparisons(), command)]:
         print(printable(note), file=sys.stderr)
     if args.json:
         _write_json(args.json, rows, predictor)
@@ -175,21 +177,12 @@ def _manual_thresholds(values: Sequence[str], experts: Sequence[str]) -> dict[st
 
 
 def _write_json(path: Path, rows: Sequence[dict[str, Any]], predictor: "Predictor") -> None:
-    from moleflow.detector.predictor import comparison_rows
+    from moleflow.detector.predictor import comparison_rows, threshold_rows
     from moleflow.utils.io import to_jsonable, write_json
 
     comparisons = comparison_rows(predictor.comparisons())
     experts = {
-        name: {
-            "score_threshold": thresholds.score.value,
-            "pixel_threshold": thresholds.pixel.value,
-            "distance_threshold": thresholds.distance.value,
-            "false_alarm_rate": thresholds.rate,
-            "normal_images": len(thresholds.normal_scores),
-            "source": thresholds.source,
-            "comparison": comparisons.get(name),
-        }
-        for name, thresholds in predictor.thresholds.items()
+        name: {**row, "comparison": comparisons.get(name)} for name, row in threshold_rows(predictor.thresholds).items()
     }
     write_json(path, to_jsonable({"predictions": rows, "experts": experts}))
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,10 +11,12 @@ import lightning as L
 
 from moleflow.data.dataset import ImageLoader, image_loader
 from moleflow.data.findings import Finding
+from moleflow.data.groups import ImageGroups
 from moleflow.data.image_io import read_mask
 from moleflow.data.layouts.base import CategoryScan, Layout
 from moleflow.data.layouts.checks import checked_samples, layout_findings
 from moleflow.data.layouts.detection import layout_of
+from moleflow.data.layouts.mvtec import MVTecLayout
 from moleflow.data.layouts.names import LayoutNames
 from moleflow.data.layouts.real_iad import DEFAULT_SPLIT, VIEWS, RealIADLayout
 from moleflow.data.mask_coverage import CoverageLoss, MaskCoverage, coverage_loss, mask_coverage
@@ -54,6 +57,9 @@ class ImageDataModule(L.LightningDataModule):
         test_dir: Folder of the test images in a category.
         shots: Training images per category, chosen by seed and category among those that are no validation images;
             None: all.
+        group: Groups of training images from one source, such as a photograph: a regular expression or a number of
+            folders, see :class:`~moleflow.data.groups.ImageGroups`; None: every image is a group. Images of one group
+            are never split between training and validation images.
 
     Attributes:
         names: Names of the layout.
@@ -80,6 +86,7 @@ class ImageDataModule(L.LightningDataModule):
         mask_suffix: str = "_mask",
         test_dir: str = "test",
         shots: int | None = None,
+        group: str | int | None = None,
     ) -> None:
         super().__init__()
         self.root = required_root(root)
@@ -92,7 +99,9 @@ class ImageDataModule(L.LightningDataModule):
             )
         check_range("batch_size", batch_size, 1)
         check_range("num_workers", num_workers, 0, hint="With 0, this process decodes the images.")
-        self.names = LayoutNames(normal_dir, mask_dir, mask_suffix, test_dir)
+        self.group = None if group is None else ImageGroups(group)
+        level = 0 if self.group is None else self.group.folder_level
+        self.names = LayoutNames(normal_dir, mask_dir, mask_suffix, test_dir, level)
         self.transform = transform
         self.batch_size = batch_size
         self.num_workers = num_workers
@@ -146,8 +155,8 @@ class ImageDataModule(L.LightningDataModule):
             stage: Ignored.
 
         Raises:
-            UserError: If images or masks are missing or do not match (see `checked_samples`), or there are fewer
-                training images than validation images or shots.
+            UserError: If images or masks are missing or do not match (see `checked_samples`), there are fewer
+                training images than validation images or shots, or the training images of a category are one group.
         """
         _ = self._splits
 
@@ -289,7 +298,26 @@ class ImageDataModule(L.LightningDataModule):
 
     @cached_property
     def _scans(self) -> tuple[CategoryScan, ...]:
-        return self.layout.scans(self.categories)
+        return tuple(self._grouped(scan) for scan in self.layout.scans(self.categories))
+
+    def _grouped(self, scan: CategoryScan) -> CategoryScan:
+        """Return the files of a category with the groups of its training images.
+
+        Raises:
+            UserError: If an image has no group, or the layout has no folders of groups.
+        """
+        if self.group is None:
+            return scan
+        if self.group.folder_level and not isinstance(self.layout, MVTecLayout):
+            raise UserError(
+                f"dataset.group={self.group.rule}: folders of groups exist in the layout of MVTec AD only. Give a "
+                "regular expression for the paths of the images."
+            )
+        samples = (
+            replace(sample, group=self.group(self.file_name(sample.path))) if sample.split == "train" else sample
+            for sample in scan.samples
+        )
+        return replace(scan, samples=tuple(samples))
 
     @cached_property
     def _samples_by(self) -> dict[tuple[Split, str], list[Sample]]:
@@ -303,11 +331,24 @@ class ImageDataModule(L.LightningDataModule):
 
     @cached_property
     def _splits(self) -> dict[str, tuple[list[Sample], list[Sample]]]:
-        """Training and validation images by category."""
-        return {
+        """Training and validation images by category.
+
+        Raises:
+            UserError: If the training images of a category are one group: none can be left out.
+        """
+        splits = {
             category: split_training_images(self._samples_by["train", category], self.validation_split, self.shots)
             for category in self.categories
         }
+        for category, (training, _) in splits.items():
+            groups = {sample.group for sample in training}
+            if len(groups) == 1 and groups != {None}:
+                raise UserError(
+                    f"dataset.group puts all {len(training)} training images of {category} into one group, "
+                    f"{groups.pop()}: none can be scored without those of its group. Correct the rule, or add images "
+                    "of other groups."
+                )
+        return splits
 
 
 class FolderDataModule(ImageDataModule):

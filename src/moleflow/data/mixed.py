@@ -48,7 +48,7 @@ class MixedDataModule(ImageDataModule):
             sets.
 
     Raises:
-        UserError: If there is no data set, or a data set has shots.
+        UserError: If there is no data set, a data set has shots, or ``group`` is given for all.
     """
 
     def __init__(self, parts: Mapping[str, ImageDataModule], transform: ImageTransform, **arguments: Any) -> None:
@@ -61,6 +61,8 @@ class MixedDataModule(ImageDataModule):
             if part.shots is not None:
                 raise UserError(f"dataset.parts.{name}.shots cannot be set. Set dataset.shots, for all data sets.")
         roots = [str(part.root.absolute()) for part in parts.values()]
+        if arguments.get("group") is not None:
+            raise UserError("dataset.group cannot be set for several data sets. Set dataset.parts.NAME.group of each.")
         super().__init__(os.path.commonpath(roots), transform, **arguments)
         self.parts = dict(parts)
 

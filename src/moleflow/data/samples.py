@@ -23,6 +23,7 @@ class Sample:
         defect: Name of the defect; ``"good"`` for a normal image.
         mask: The mask file of the defect, or a folder of mask files whose union is the mask; ``None`` for normal images
             and for data sets without masks.
+        group: Group of a training image (``dataset.group``); ``None`` for other images.
     """
 
     path: Path
@@ -30,6 +31,7 @@ class Sample:
     split: Split
     defect: str
     mask: Path | None
+    group: str | None = None
 
     @property
     def label(self) -> int:

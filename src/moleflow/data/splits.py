@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
+from moleflow.data.groups import group_indices
 from moleflow.data.samples import Sample
 from moleflow.utils.errors import UserError
 from moleflow.utils.random import generator
@@ -13,6 +14,9 @@ from moleflow.utils.random import generator
 @dataclass(frozen=True)
 class ValidationSplit:
     """Random split of one category's training images into training and validation images.
+
+    Groups of images (``dataset.group``) are not split: in random order, whole groups become validation images until
+    there are at least as many as the amount.
 
     Attributes:
         amount: Share of validation images, below 1 (at least one image), or their number; 0 for none.
@@ -50,11 +54,18 @@ class ValidationSplit:
             raise UserError(
                 f"validation={self.amount} must leave at least one of the {len(samples)} training images of {category}."
             )
-        order = torch.randperm(len(samples), generator=generator(self.seed, "held out", category)).tolist()
-        validation = set(order[:count])
+        groups = group_indices(samples)
+        order = torch.randperm(int(groups.max()) + 1, generator=generator(self.seed, "held out", category)).tolist()
+        sizes = torch.bincount(groups)[order].cumsum(0)
+        validation = set(order[: int((sizes < count).sum()) + 1])
+        if len(validation) == len(order):
+            raise UserError(
+                f"validation={self.amount} must leave at least one of the {len(order)} groups of {category} for "
+                "training."
+            )
         return (
-            [sample for i, sample in enumerate(samples) if i not in validation],
-            [sample for i, sample in enumerate(samples) if i in validation],
+            [sample for sample, group in zip(samples, groups.tolist(), strict=True) if group not in validation],
+            [sample for sample, group in zip(samples, groups.tolist(), strict=True) if group in validation],
         )
 
 

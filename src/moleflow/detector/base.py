@@ -15,7 +15,7 @@ from moleflow.detector.calibration import Calibration
 from moleflow.detector.inputs import image_file, iterate_images
 from moleflow.detector.predictor import Prediction, Predictor
 from moleflow.detector.scorer import Scorer
-from moleflow.detector.types import ExpertRecord, ScoredImage
+from moleflow.detector.types import ExpertRecord, NormalScores, ScoredImage, TrainingScores
 from moleflow.features.extractor import FeatureExtractor
 from moleflow.routing.router import Router
 from moleflow.scoring.thresholds import FALSE_ALARM_RATE, UNKNOWN_RATE, Threshold, Thresholds, threshold_at_rate
@@ -40,6 +40,11 @@ class Detector(ABC):
     scorer: Scorer
     experts: Mapping[str, ExpertRecord]
     calibrations: Mapping[str, Calibration]
+
+    @property
+    @abstractmethod
+    def excludes_training_images(self) -> bool:
+        """Whether the training scores of experts are those of new images."""
 
     @abstractmethod
     def parameter_counts(self) -> dict[str, Any]:
@@ -72,7 +77,11 @@ class Detector(ABC):
         return names
 
     def thresholds(self, name: str, rate: float = FALSE_ALARM_RATE, unknown_rate: float = UNKNOWN_RATE) -> Thresholds:
-        """Return the thresholds of an expert, from its calibration if there is one, else from its training images.
+        """Return the thresholds of an expert.
+
+        Those of score and map are computed from its calibration if there is one, else from validation images and
+        training images that were scored as new ones, else from images that the expert was fitted to; ``source`` of the
+        result is ``calibration``, ``validation``, ``training`` or ``fitted``.
 
         The thresholds of score and map depend on the expert's own images only. The distance threshold depends on the
         training images of all experts if the router has one covariance for all of them, and then changes when an
@@ -93,8 +102,15 @@ class Detector(ABC):
         if calibration is not None and set(calibration.experts) == set(self.experts):
             distances = np.asarray(calibration.distances)
         else:
-            distances = self.router.leave_one_out_distances(name, training.features).numpy()
-        normal = training if calibration is None else calibration
+            distances = self.router.leave_one_out_distances(name, training.features, training.groups).numpy()
+        validation = self.experts[name].normal
+        normal: TrainingScores | NormalScores | Calibration
+        if calibration is not None:
+            normal, source = calibration, "calibration"
+        elif validation is not None:
+            normal, source = validation, "validation"
+        else:
+            normal, source = training, "training" if self.excludes_training_images else "fitted"
         chosen = None if calibration is None else calibration.threshold  # by labeled defects
         scores = np.asarray(normal.scores)
         score = threshold_at_rate(scores, rate)
@@ -104,7 +120,7 @@ class Detector(ABC):
             distance=threshold_at_rate(distances, unknown_rate) if len(distances) > 1 else Threshold(None, 1.0),
             normal_scores=np.sort(scores).tolist(),
             rate=rate if chosen is None else None,
-            source="training" if calibration is None else "calibration",
+            source=source,
         )
 
     def score(self, images: ImageSource | Iterable[ImageSource], expert: str | None = None) -> list[ScoredImage]:

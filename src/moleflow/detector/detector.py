@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor
 
+from moleflow.data.image_io import ImageSource
 from moleflow.detector.base import Detector
 from moleflow.detector.calibration import read_calibrations
 from moleflow.detector.components import ComponentFactory, resolve_device
@@ -19,7 +20,7 @@ from moleflow.detector.registry import build_component
 from moleflow.detector.schema import SPEC_KEYS, FolderRules, check_settings, settings_errors
 from moleflow.detector.scorer import ExpertScorer, scores_of_normal_images
 from moleflow.detector.store import ModelStore, model_folder
-from moleflow.detector.types import ExpertRecord, Overrides, TrainingScores
+from moleflow.detector.types import ExpertRecord, NormalScores, Overrides, TrainingScores
 from moleflow.models.base import PatchModel
 from moleflow.routing.router import Router
 from moleflow.routing.statistics import FeatureStatistics
@@ -95,6 +96,11 @@ class MoLEFlow(Detector):
         """Patch model of the first feature set, the only one that may be trained by gradient descent."""
         return self.feature_sets[FIRST].patch_model
 
+    @property
+    def excludes_training_images(self) -> bool:
+        """Whether training images are scored as if the expert lacked them: all patch models have memory banks."""
+        return all(each.patch_model.excludes_training_images for each in self.feature_sets.values())
+
     def __repr__(self) -> str:
         """Return class, patch model, backbone, experts and device."""
         return (
@@ -141,7 +147,7 @@ class MoLEFlow(Detector):
         Args:
             name: Name of the expert.
             features: Patch features of its training images in batches (B, h, w, D), iterated several times.
-            image_ids: Index of the training image that each entry of the concatenated batches shows.
+            image_ids: Index of the training image, or of its group, that each entry of the concatenated batches shows.
             image_features: Image features (N, D) of the training images, by which images are routed.
         """
         if self.router.names:
@@ -158,14 +164,33 @@ class MoLEFlow(Detector):
         """
         self.router.add(name, FeatureStatistics.from_features(image_features.cpu()))
 
-    def calibrate(self, name: str, patch_scores: Mapping[str, Tensor], image_features: Tensor) -> None:
+    def calibrate(
+        self,
+        name: str,
+        patch_scores: Mapping[str, Tensor],
+        image_features: Tensor,
+        groups: Tensor | None = None,
+        cross_validated: Mapping[str, Tensor] | None = None,
+        validation: Sequence[ImageSource] = (),
+    ) -> None:
         """Store the expert's training scores; fusion, standardization and thresholds are computed from them.
+
+        Thresholds are computed from images that were scored as new ones, if there are any: ``cross_validated`` and
+        ``validation`` images, and training images if all patch models exclude them from the memory bank.
 
         Args:
             name: Name of the trained expert.
-            patch_scores: Leave-one-image-out patch scores (N, h, w) of its training images by feature set, from
-                :meth:`.feature_set.FeatureSet.patch_scores` with ``training=True``.
+            patch_scores: Patch scores (N, h, w) of its training images by feature set, each image scored without
+                those of its group, from :meth:`.feature_set.FeatureSet.patch_scores` with ``groups``.
             image_features: Image features (N, D) of the same images.
+            groups: Index (N,) of each image's group; None if every image is a group.
+            cross_validated: Scores as in ``patch_scores``, but in feature sets whose patch models cannot exclude
+                training images those of :meth:`.feature_set.FeatureSet.cross_validated_scores`; None if there are no
+                such sets, or one is trained by gradient steps.
+            validation: Normal images of the expert's categories that are no training images.
+
+        Raises:
+            UserError: If a score is not finite.
         """
         record = self.experts[name]
         if len(self.feature_sets) > 1:
@@ -174,7 +199,17 @@ class MoLEFlow(Detector):
         if self.postprocessor.standardize:
             record.standardizer = ScoreStandardizer.from_training(patches, record.postprocessor)
             patches = record.standardizer.patches(patches)
-        record.training = TrainingScores(image_features, *scores_of_normal_images(self.scorer, name, patches))
+        record.training = TrainingScores(image_features, *scores_of_normal_images(self.scorer, name, patches), groups)
+        parts = []
+        if cross_validated is not None:
+            parts.append(scores_of_normal_images(self.scorer, name, self.scorer.fuse(cross_validated, name)))
+        elif self.excludes_training_images:
+            parts.append((record.training.scores, record.training.maxima))
+        if validation:
+            patches = self.scorer.score_images(validation, name)
+            parts.append(scores_of_normal_images(self.scorer, name, patches))
+        if parts and (validation or cross_validated is not None):
+            record.normal = NormalScores(*map(torch.cat, zip(*parts, strict=True)))
 
     def parameter_counts(self) -> dict[str, Any]:
         """Return the number of values of ``base``, ``experts`` (by name) and ``backbone``; the latter is not stored.
@@ -194,7 +229,9 @@ class MoLEFlow(Detector):
         """Return all tensors of a calibrated expert by name."""
         record = self.experts[name]
         assert record.training is not None
-        states: dict[str, Mapping[str, Tensor]] = {"training": record.training._asdict()}
+        states: dict[str, Mapping[str, Tensor]] = {"training": record.training.state()}
+        if record.normal is not None:
+            states["normal"] = {"values": torch.stack(tuple(record.normal), 1)}
         if record.fusion is not None:
             states["fusion"] = {each: moments.state() for each, moments in record.fusion.moments.items()}
         if record.standardizer is not None:
@@ -217,6 +254,8 @@ class MoLEFlow(Detector):
         training = without_prefix(tensors, "training.")
         # Format 1 has no maxima. Scores take their place: a map is then marked where it exceeds the score threshold.
         record.training = TrainingScores(**{"maxima": training["scores"], **training})
+        if (values := tensors.get("normal.values")) is not None:
+            record.normal = NormalScores(*values.T.contiguous())
         self.register_with_router(name, record.training.features)
         if state := without_prefix(tensors, "fusion."):
             moments = {each: Moments(*state[each].tolist()) for each in self.feature_sets}

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +27,8 @@ FIRST = "first"
 """Name of the feature set that the top-level keys ``backbone``, ``transform`` and ``model`` describe."""
 
 FEATURE_SET_COMPONENTS = ("backbone", "transform", "model")
+_FOLDS = 5  # of cross-validated scores
+_FOLD_EXPERT = "cross-validation"  # name of the expert of a fold; it exists only while its fold is scored
 _MAX_MERGED = 8  # merged experts that are cached: each is as large as the base
 
 
@@ -130,7 +133,8 @@ class FeatureSet:
         Args:
             name: Name of the expert.
             features: Patch features of its training images in batches (B, h, w, D), iterated several times.
-            image_ids: (N,) index of the training image that each entry of the concatenated batches shows.
+            image_ids: (N,) index of the training image, or of its group, that each entry of the concatenated batches
+                shows; see :func:`~moleflow.data.groups.group_indices`.
         """
         self.patch_model.fit(name, Batches(lambda: (batch.to(self.device) for batch in features)), image_ids)
 
@@ -232,7 +236,7 @@ class FeatureSet:
         features: Tensor | Iterable[Tensor],
         expert: str,
         images: Sequence[ImageSource],
-        training: bool = False,
+        groups: Tensor | None = None,
     ) -> Tensor:
         """Return each patch's score under one expert.
 
@@ -243,8 +247,9 @@ class FeatureSet:
                 images.
             expert: Name of the expert.
             images: The images, for messages.
-            training: Whether these are the expert's training images, all of them in order: each is then scored as a
-                new image, without its own patches in memory banks (see :meth:`PatchModel.patch_scores`).
+            groups: Of training images of the expert, the index (N,) of each image's group, as in :meth:`fit`: each is
+                then scored as a new image, without the patches of its group in memory banks (see
+                :meth:`PatchModel.patch_scores`). None for all other images.
 
         Returns:
             (N, h, w) float32 on the CPU.
@@ -260,8 +265,10 @@ class FeatureSet:
             start = len(batches) * self.batch_size
             part = batch.to(self.device)
             # Always a copy: kernels may round differently on memory of another alignment.
-            padded = torch.cat((part, part[:1].expand(self.batch_size - len(part), *part.shape[1:])))
-            image_ids = torch.arange(start, start + self.batch_size, device=part.device) if training else None
+            padded = _padded(part, self.batch_size)
+            image_ids = None
+            if groups is not None:
+                image_ids = _padded(groups[start : start + self.batch_size], self.batch_size).to(part.device)
             batches.append(model.patch_scores(padded, expert, image_ids)[: len(part)].cpu())
         scores = torch.cat(batches)
         invalid = (~scores.flatten(1).isfinite().all(1)).nonzero().flatten().tolist()
@@ -278,6 +285,44 @@ class FeatureSet:
             names = list_names([_name(images[i], i) for i in invalid])
             raise UserError(f"The scores of expert {expert!r}{where} are not finite for {names}. {remedy}")
         return scores
+
+    @torch.no_grad()
+    def cross_validated_scores(
+        self, features: Iterable[Tensor], image_ids: Tensor, images: Sequence[ImageSource], overrides: Overrides
+    ) -> Tensor:
+        """Return the patch scores of training images, each under an expert that is fitted to the other folds.
+
+        The folds are whole groups; there are 5, or as many as groups if those are fewer. Only for models that are
+        fitted in closed form.
+
+        Args:
+            features: Patch features of the A N images in batches (B, h, w, D) of ``batch_size`` images at most, the N
+                unaugmented images first; iterated several times.
+            image_ids: (A N,) index of each image's group, at least two groups; as in :meth:`fit`.
+            images: The N unaugmented images, for messages.
+            overrides: The expert's overrides, of all feature sets.
+
+        Returns:
+            (N, h, w) float32 on the CPU.
+
+        Raises:
+            UserError: If a score is not finite.
+        """
+        groups = sorted(set(image_ids.tolist()))
+        number = min(_FOLDS, len(groups))
+        folds = torch.searchsorted(torch.tensor(groups), image_ids) % number
+        unaugmented = torch.arange(len(folds)) < len(images)
+        rows, scores = [], []
+        for fold in range(number):
+            fitted, scored = folds != fold, (folds == fold) & unaugmented
+            self.add_expert(_FOLD_EXPERT, overrides)
+            self.fit(_FOLD_EXPERT, Batches(partial(_select, features, fitted)), image_ids[fitted])
+            rows.append(scored.nonzero().flatten())
+            names = [images[i] for i in rows[-1].tolist()]
+            scores.append(self.patch_scores(_select(features, scored), _FOLD_EXPERT, names))
+            self.patch_model.remove_expert(_FOLD_EXPERT)
+            self._merged.pop(_FOLD_EXPERT)
+        return torch.cat(scores)[torch.cat(rows).argsort()]
 
     def clear_merged_cache(self) -> None:
         """Drop the merged copies of experts; they are built again from the current weights on demand."""
@@ -306,6 +351,26 @@ class FeatureSet:
         )
 
 
+def _select(batches: Iterable[Tensor], mask: Tensor) -> Iterator[Tensor]:
+    """Yield the rows of batches that a mask over all rows selects, without empty batches.
+
+    Args:
+        batches: Tensors (B, ...), with N rows together.
+        mask: (N,) whether a row is selected.
+    """
+    start = 0
+    for batch in batches:
+        rows = batch[mask[start : start + len(batch)].to(batch.device)]
+        start += len(batch)
+        if len(rows):
+            yield rows
+
+
+def _padded(rows: Tensor, size: int) -> Tensor:
+    """Return a copy (size, ...) of rows (n, ...), n at most ``size``, that repeats the first one at the end."""
+    return torch.cat((rows, rows[:1].expand(size - len(rows), *rows.shape[1:])))
+
+
 def _name(image: ImageSource, index: int) -> str:
     return str(image) if isinstance(image, (str, Path)) else f"image {index} in memory"
 
@@ -320,7 +385,7 @@ def has_gradient_steps(settings: Mapping[str, Any]) -> bool:
 
 
 def check_feature_set_name(name: str, key: str = "feature_sets") -> None:
-    """Check the name of a further feature set, which is a part of config keys, tensor names and ONNX inputs.
+    """Check the name of a further feature set, which is a part of config keys and tensor names.
 
     Raises:
         UserError: If it has other characters than letters of ASCII, digits and underscores, or is reserved.

@@ -231,6 +231,38 @@ def comparison_notes(comparisons: Mapping[str, ScoreComparison], command: str) -
     return notes
 
 
+def threshold_notes(thresholds: Mapping[str, Thresholds], command: str) -> list[str]:
+    """Return one sentence about the experts whose thresholds were computed from images that they were fitted to.
+
+    Args:
+        thresholds: The thresholds by expert.
+        command: The command that calibrates the model.
+    """
+    names = [name for name, entry in thresholds.items() if entry.source == "fitted"]
+    if not names:
+        return []
+    return [
+        f"{list_names(names)}: the thresholds are computed from images that the model was trained on. They are too "
+        "low, and more normal images than the false-alarm rate are classified as defective. Calibrate with normal "
+        f"images that were not trained on ({command}), or train with validation images (validation=0.2)."
+    ]
+
+
+def threshold_rows(thresholds: Mapping[str, Thresholds]) -> dict[str, dict[str, Any]]:
+    """Return the thresholds by expert as JSON types."""
+    return {
+        name: {
+            "score_threshold": entry.score.value,
+            "pixel_threshold": entry.pixel.value,
+            "distance_threshold": entry.distance.value,
+            "false_alarm_rate": entry.rate,
+            "normal_images": len(entry.normal_scores),
+            "source": entry.source,
+        }
+        for name, entry in thresholds.items()
+    }
+
+
 def comparison_rows(comparisons: Mapping[str, ScoreComparison]) -> dict[str, dict[str, Any]]:
     """Return the comparisons by expert as JSON types."""
     return {

@@ -118,6 +118,8 @@ class ModelSchema:
         rules["training.scores"] = TensorRule(("N",))
         if self.format_version > 1:
             rules["training.maxima"] = TensorRule(("N",))
+            rules["training.groups"] = TensorRule(("N",), torch.int64, optional=True)
+            rules["normal.values"] = TensorRule(("M", 2), optional=True)
         if len(self._sets) > 1:
             rules |= {f"fusion.{each}": _MOMENTS for each in self._sets}
         if self.settings["scoring"].get("standardize"):

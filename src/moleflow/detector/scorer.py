@@ -20,7 +20,7 @@ class Scorer(Protocol):
         """Height and width of an anomaly map in pixels."""
 
     def score_images(
-        self, images: Sequence[ImageSource], expert: str, features: Tensor | None = None, training: bool = False
+        self, images: Sequence[ImageSource], expert: str, features: Tensor | None = None, groups: Tensor | None = None
     ) -> Tensor:
         """Return the patch scores of images under one expert; see :meth:`ExpertScorer.score_images`."""
 
@@ -60,7 +60,7 @@ class ExpertScorer:
         self.map_shape = map_shape
 
     def score_images(
-        self, images: Sequence[ImageSource], expert: str, features: Tensor | None = None, training: bool = False
+        self, images: Sequence[ImageSource], expert: str, features: Tensor | None = None, groups: Tensor | None = None
     ) -> Tensor:
         """Return the patch scores of images under one expert, (N, h, w) float32; see :meth:`fuse`.
 
@@ -70,7 +70,7 @@ class ExpertScorer:
             images: The images: files, or images in memory.
             expert: Name of the expert.
             features: Patch features of the images by which they are routed, if they are at hand.
-            training: Whether these are the expert's training images, all of them in order; see
+            groups: Of training images of the expert, the index (N,) of each image's group; see
                 :meth:`.feature_set.FeatureSet.patch_scores`.
 
         Raises:
@@ -79,7 +79,7 @@ class ExpertScorer:
         scores = {}
         for name, extractor in self.experts[expert].extractors.items():
             own = extractor.features(images) if features is None or extractor is not self.extractor else features
-            scores[name] = self.feature_sets[name].patch_scores(own, expert, images, training)
+            scores[name] = self.feature_sets[name].patch_scores(own, expert, images, groups)
         return self.fuse(scores, expert)
 
     @torch.inference_mode()

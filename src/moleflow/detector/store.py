@@ -259,12 +259,14 @@ def _check_tensors(path: Path, header: Mapping[str, tuple[str, tuple[int, ...]]]
         UserError: If one differs from the rules.
     """
     remedy = "The file does not belong to the settings in the manifest: copy the model folder again, or retrain."
-    for name in rules.keys() - header.keys():
+    for name in {name for name, rule in rules.items() if not rule.optional} - header.keys():
         raise UserError(f"{path}: the tensor {name} is missing. {remedy}")
     for name in header.keys() - rules.keys():
         raise UserError(f"{path}: the tensor {one_line(name, 120)} is unknown. {remedy}")
     sizes: dict[str, tuple[int, str]] = {}  # size of each named axis, and the tensor that it was taken from
     for name, rule in rules.items():
+        if name not in header:
+            continue
         dtype, shape = header[name]
         if dtype != dtype_name(rule.dtype):
             raise UserError(f"{path}: {name} has the type {dtype} and must have {dtype_name(rule.dtype)}. {remedy}")

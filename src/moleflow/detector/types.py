@@ -45,9 +45,27 @@ class TrainingScores(NamedTuple):
         features: Image features (N, D) float32.
         scores: Image scores (N,) float32 of the trained expert.
         maxima: Largest value (N,) float32 of each image's anomaly map.
+        groups: Index (N,) int64 of each image's group; None if every image is a group (``dataset.group=null``).
     """
 
     features: Tensor
+    scores: Tensor
+    maxima: Tensor
+    groups: Tensor | None = None
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the tensors by name, for a safetensors file."""
+        return {key: value for key, value in self._asdict().items() if value is not None}
+
+
+class NormalScores(NamedTuple):
+    """Scores of normal images that an expert was not fitted to.
+
+    Attributes:
+        scores: Image scores (M,) float32.
+        maxima: Largest value (M,) float32 of each image's anomaly map.
+    """
+
     scores: Tensor
     maxima: Tensor
 
@@ -62,6 +80,8 @@ class ExpertRecord:
         postprocessor: Image scores and anomaly maps from patch scores.
         overrides: The keys in which the expert's configuration differs from the model's.
         training: Features and scores of its training images; None before calibration.
+        normal: Scores from which thresholds are computed, if not from those of ``training``: of validation images, and
+            of training images that were scored as new ones.
         fusion: Fusion of the patch scores of several feature sets; None before calibration or with one feature set.
         standardizer: Standardization of its scores; None if ``scoring.standardize`` is off.
     """
@@ -71,6 +91,7 @@ class ExpertRecord:
     postprocessor: ScorePostprocessor = field(repr=False)
     overrides: Overrides = field(default_factory=dict)
     training: TrainingScores | None = field(default=None, repr=False)
+    normal: NormalScores | None = field(default=None, repr=False)
     fusion: ScoreFusion | None = field(default=None, repr=False)
     standardizer: ScoreStandardizer | None = None
 

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any, cast
 from omegaconf import OmegaConf
 
 from moleflow.data.datamodule import ImageDataModule
+from moleflow.data.samples import Sample
 from moleflow.data.tasks import Task
 from moleflow.detector.components import resolve_device
 from moleflow.detector.store import ENSEMBLE_FILE
@@ -27,6 +28,9 @@ from moleflow.utils.errors import UserError
 from moleflow.utils.io import read_json
 
 log = logging.getLogger(__name__)
+
+Split = tuple[list[Sample], list[Sample]]
+"""Training and validation images of a category."""
 
 
 def evaluate_ensemble(
@@ -74,7 +78,16 @@ def _evaluate(
 ) -> dict[str, Any]:
     """Calibrate the members, evaluate the ensemble, and write the results."""
     started = time.time()
-    detector.calibrate_members([partial(_training_images, data, run.config) for run in runs])
+    splits = [partial(_split, data, run.config) for run in runs]
+
+    def training_images(split: Callable[[str], Split], category: str) -> list[Sample]:
+        return split(category)[0]
+
+    def validation_images(category: str) -> list[Sample]:
+        first, *others = (split(category)[1] for split in splits)
+        return [sample for sample in first if all(sample in other for other in others)]
+
+    detector.calibrate_members([partial(training_images, split) for split in splits], validation_images)
     first = runs[0].config
     context = RunContext(
         detector=detector,
@@ -112,9 +125,9 @@ def _member(folder: Path) -> Run:
     return run
 
 
-def _training_images(data: ImageDataModule, config: Mapping[str, Any], category: str) -> list[Path]:
-    training, _ = data.split_by(category, config["validation"], config["dataset"].get("shots"), config["seed"])
-    return [sample.path for sample in training]
+def _split(data: ImageDataModule, config: Mapping[str, Any], category: str) -> Split:
+    """Return the training and validation images of a category in the run with a configuration."""
+    return data.split_by(category, config["validation"], config["dataset"].get("shots"), config["seed"])
 
 
 def _differences(first: Run, other: Run) -> dict[str, Any]:

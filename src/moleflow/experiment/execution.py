@@ -1,5 +1,6 @@
 """Training of the tasks of a run, and its results."""
 
+import logging
 import os
 import time
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from moleflow.data.fingerprint import data_fingerprint
+from moleflow.detector.predictor import threshold_notes, threshold_rows
 from moleflow.evaluation.evaluator import CategoryResult
 from moleflow.evaluation.results import collect_metrics, write_results
 from moleflow.experiment.build import build_continual_trainer, instantiate
@@ -25,6 +27,8 @@ from moleflow.training.context import RunContext
 from moleflow.training.experiment_log.base import ExperimentLog
 from moleflow.training.trainer import job_trainer, process_rank
 from moleflow.utils.signals import Interrupted, interruptible
+
+log = logging.getLogger(__name__)
 
 
 def train(config: DictConfig, settings: dict[str, Any], folder: RunFolder) -> dict[str, Any]:
@@ -102,6 +106,10 @@ def finish_run(context: RunContext, routed: Mapping[str, CategoryResult], starte
     metrics = collect_metrics(
         context.detector, context.data, context.tasks, context.progress, routed, oracle, decisions
     )
+    thresholds = {name: context.detector.thresholds(name) for name in context.detector.experts}
+    metrics["thresholds"] = threshold_rows(thresholds)
+    for note in threshold_notes(thresholds, f"moleflow calibrate {context.folder} FOLDER"):
+        log.warning("%s", note)
     metrics["overrides"] = list(context.command)
     metrics["finished"] = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     metrics["started"] = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(started))

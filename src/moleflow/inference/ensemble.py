@@ -10,15 +10,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from moleflow.data.groups import group_indices
 from moleflow.data.image_io import ImageSource
+from moleflow.data.samples import Sample
 from moleflow.data.transforms import ImageTransform
 from moleflow.detector.base import Detector
 from moleflow.detector.calibration import read_calibrations
 from moleflow.detector.detector import MoLEFlow
 from moleflow.detector.feature_set import image_region
-from moleflow.detector.scorer import scores_of_normal_images
+from moleflow.detector.scorer import Scorer, scores_of_normal_images
 from moleflow.detector.store import ENSEMBLE_FILE
-from moleflow.detector.types import ExpertRecord
+from moleflow.detector.types import ExpertRecord, NormalScores
 from moleflow.models.tensor_rule import MAX_DEVIATION, MIN_DEVIATION
 from moleflow.runs.content import check_values
 from moleflow.scoring.calibration import Moments, ScoreStandardizer
@@ -48,7 +50,7 @@ class EnsembleScorer:
         return self.members[0].scorer.map_shape
 
     def score_images(
-        self, images: Sequence[ImageSource], expert: str, features: Tensor | None = None, training: bool = False
+        self, images: Sequence[ImageSource], expert: str, features: Tensor | None = None, groups: Tensor | None = None
     ) -> Tensor:
         """Return the patch scores of all members, (N, P) float32.
 
@@ -56,10 +58,10 @@ class EnsembleScorer:
             images: The images: files, or images in memory.
             expert: Name of the expert.
             features: Patch features of the images at the first member's image size, if they are at hand.
-            training: Whether these are the expert's training images, all of them in order.
+            groups: Of training images of the expert, the index (N,) of each image's group.
         """
         rows = [
-            member.scorer.score_images(images, expert, features if i == 0 else None, training).flatten(1)
+            member.scorer.score_images(images, expert, features if i == 0 else None, groups).flatten(1)
             for i, member in enumerate(self.members)
         ]
         return torch.cat(rows, 1)
@@ -135,7 +137,9 @@ class EnsembleDetector(Detector):
         self.router = first.router
         self.scorer = EnsembleScorer(self.members)
         self.calibrations = {}
-        self.experts: dict[str, ExpertRecord] = {name: replace(record) for name, record in first.experts.items()}
+        self.experts: dict[str, ExpertRecord] = {
+            name: replace(record, normal=None) for name, record in first.experts.items()
+        }
 
     def __repr__(self) -> str:
         """Return class and members."""
@@ -200,6 +204,8 @@ class EnsembleDetector(Detector):
             ensemble.experts[name].training = training._replace(
                 scores=torch.tensor(scores), maxima=torch.tensor(maxima)
             )
+        for name, normal in content.get("normal", {}).items():
+            ensemble.experts[name].normal = NormalScores(**{key: torch.tensor(value) for key, value in normal.items()})
         ensemble.calibrations = read_calibrations(path.parent, ensemble.experts)
         return ensemble
 
@@ -216,25 +222,45 @@ class EnsembleDetector(Detector):
         training = {name: record.training for name, record in self.experts.items() if record.training is not None}
         scores = {name: expert.scores.tolist() for name, expert in training.items()}
         maxima = {name: expert.maxima.tolist() for name, expert in training.items()}
-        write_checksummed_json(path, {"members": members, "scores": scores, "maxima": maxima})
+        normal = {
+            name: {key: values.tolist() for key, values in record.normal._asdict().items()}
+            for name, record in self.experts.items()
+            if record.normal is not None
+        }
+        content = {"members": members, "scores": scores, "maxima": maxima}
+        write_checksummed_json(path, content | ({"normal": normal} if normal else {}))
 
-    def calibrate_members(self, training_images: Sequence[Callable[[str], Sequence[Path]]]) -> None:
+    def calibrate_members(
+        self,
+        training_images: Sequence[Callable[[str], Sequence[Sample]]],
+        validation_images: Callable[[str], Sequence[Sample]],
+    ) -> None:
         """Standardize every member's scores where its training did not, and compute the ensemble's training scores.
 
         Args:
             training_images: For each member, a function that returns its training images of a category.
+            validation_images: Function that returns the images of a category that are validation images of all members.
         """
         for name, record in self.experts.items():
             for member, images in zip(self.members, training_images, strict=True):
                 member_record = member.experts[name]
                 if member_record.standardizer is None:
-                    patches = member.scorer.score_images(_paths(images, record), name, training=True)
+                    patches = _scores_as_new(member.scorer, name, record, images)
                     member_record.standardizer = ScoreStandardizer.from_training(patches, member_record.postprocessor)
-            paths = _paths(training_images[0], record)
-            patches = self.scorer.score_images(paths, name, training=True)
+            patches = _scores_as_new(self.scorer, name, record, training_images[0])
             assert record.training is not None
             scores, maxima = scores_of_normal_images(self.scorer, name, patches)
             record.training = record.training._replace(scores=scores, maxima=maxima)
+            validation = [sample.path for category in record.categories for sample in validation_images(category)]
+            if validation:
+                parts = [scores_of_normal_images(self.scorer, name, self.scorer.score_images(validation, name))]
+                parts += [(scores, maxima)] if self.excludes_training_images else []
+                record.normal = NormalScores(*map(torch.cat, zip(*parts, strict=True)))
+
+    @property
+    def excludes_training_images(self) -> bool:
+        """Whether all members score training images as if the expert lacked them."""
+        return all(member.excludes_training_images for member in self.members)
 
     def parameter_counts(self) -> dict[str, Any]:
         """Return the sums of the counts over the members."""
@@ -288,8 +314,12 @@ def _check_content(content: Mapping[str, Any]) -> None:
             raise ValueError(f"scores.{name} and maxima.{name} must be lists of numbers")
 
 
-def _paths(images: Callable[[str], Sequence[Path]], record: ExpertRecord) -> list[Path]:
-    return [path for category in record.categories for path in images(category)]
+def _scores_as_new(
+    scorer: Scorer, expert: str, record: ExpertRecord, training_images: Callable[[str], Sequence[Sample]]
+) -> Tensor:
+    """Return the patch scores (N, ...) of an expert's training images, each scored without those of its group."""
+    samples = [sample for category in record.categories for sample in training_images(category)]
+    return scorer.score_images([sample.path for sample in samples], expert, groups=group_indices(samples))
 
 
 def _check_compatible(first: MoLEFlow, other: MoLEFlow, first_folder: Path, folder: Path) -> None:

@@ -33,6 +33,11 @@ class PatchModel(nn.Module, ABC):
         return tuple(self._names)
 
     @property
+    def excludes_training_images(self) -> bool:
+        """Whether :meth:`patch_scores` with ``image_ids`` scores training images as if the expert lacked them."""
+        return False
+
+    @property
     def updates_shared_weights(self) -> bool:
         """Whether later tasks train weights that earlier experts use."""
         return False
@@ -68,8 +73,9 @@ class PatchModel(nn.Module, ABC):
         Args:
             name: Name of the expert.
             features: Training patches in batches (B, H, W, D), which some models iterate several times.
-            image_ids: (N,) index of the training image that each entry of the concatenated batches shows. Entries
-                share an index if they show augmentations of one image. None: every entry shows another image.
+            image_ids: (N,) index of the training image, or of the group of training images, that each entry of the
+                concatenated batches shows. Entries share an index if they show augmentations of one image, or images of
+                one group (``dataset.group``). None: every entry shows another image.
         """
 
     def initialize_from(self, name: str, nearest: str) -> None:
@@ -88,14 +94,15 @@ class PatchModel(nn.Module, ABC):
 
         Larger scores are more anomalous.
 
-        For training images (``image_ids`` given), memory-bank patches of the same image are excluded from the search
-        for nearest neighbors. Statistics of training scores, such as calibration and thresholds, are then valid for
-        new images. Models without a memory bank ignore ``image_ids``.
+        For training images (``image_ids`` given), memory-bank patches of the same image or group are excluded from the
+        search for nearest neighbors. Statistics of training scores, such as calibration and thresholds, are then valid
+        for new images. Models without a memory bank ignore ``image_ids``.
 
         Args:
             x: Patch features (B, H, W, D) from the backbone.
             name: Name of the expert.
-            image_ids: (B,) indices of training images, in the numbering of :meth:`fit`; None for all other images.
+            image_ids: (B,) indices of training images or groups, in the numbering of :meth:`fit`; None for all other
+                images.
         """
 
     @abstractmethod

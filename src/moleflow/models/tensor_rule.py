@@ -26,11 +26,13 @@ class TensorRule:
         shape: Sizes of its axes.
         dtype: Its type.
         values: The allowed values; those of integers are not checked unless they are a permutation.
+        optional: Whether the tensor may be absent.
     """
 
     shape: Shape
     dtype: torch.dtype = torch.float32
     values: Values = "finite"
+    optional: bool = False
 
     @classmethod
     def of(cls, tensor: Tensor) -> "TensorRule":

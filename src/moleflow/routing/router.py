@@ -10,6 +10,7 @@ References:
     2004 (shrinkage toward the mean eigenvalue).
     Sherman and Morrison, "Adjustment of an Inverse Matrix Corresponding to a Change in One Element of a Given Matrix",
     Annals of Mathematical Statistics 1950 (leave-one-out distances).
+    Woodbury, "Inverting Modified Matrices", Princeton University 1950 (leave-group-out distances).
 """
 
 from collections.abc import Iterable
@@ -146,6 +147,15 @@ class Router:
             raise ValueError("A feature is not finite, so the image cannot be routed.")
         return torch.cat([means.distances(values) for means in self._whitened], dim=1)
 
+    def affine_form(self) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Return the distances as Euclidean distances after an affine transformation, for exported graphs.
+
+        Returns:
+            Triples of center (D,), matrix (D, D) and means (E_i, D), float64: the distances (B, E_i) of values x (B, D)
+            are the lengths of ``(x - center) @ matrix - means``; concatenated, they are in the order of ``names``.
+        """
+        return [means.affine_form() for means in self._factorize()]
+
     def route(self, features: Tensor) -> Routing:
         """Return the nearest expert of each image, with margins and distances.
 
@@ -162,8 +172,10 @@ class Router:
         nearest, second = distances.topk(2, dim=1, largest=False).values.unbind(dim=1)
         return Routing(experts, second - nearest, distances)
 
-    def leave_one_out_distances(self, name: str, features: Tensor) -> Tensor:
+    def leave_one_out_distances(self, name: str, features: Tensor, groups: Tensor | None = None) -> Tensor:
         """Return the leave-one-out distances of the training images of an expert.
+
+        With groups, the other images of the group are left out as well.
 
         The leave-one-out distance of an image is its distance to the expert with mean and scatter of the other images.
         Without image f of n, the mean m is ``(n m - f) / (n - 1)``, and the scatter is smaller by
@@ -174,13 +186,16 @@ class Router:
         Args:
             name: Name of the expert.
             features: (N, D) features from which the expert's statistics were computed.
+            groups: Index (N,) of each image's group; None if every image is a group.
 
         Returns:
-            (N,) float64; infinite if the expert has a single image.
+            (N,) float64; infinite if the expert has a single image or group.
 
         Raises:
             ValueError: If there is no such expert, or a feature is not finite.
         """
+        if groups is not None:
+            return self._leave_group_out_distances(name, features, groups)
         square = self.distances(features)[:, self.names.index(name)].square()
         count = self._statistics[name].count
         if count < 2:
@@ -192,6 +207,46 @@ class Router:
         elif self.rule == "per_expert_covariance":
             weight = 1 / (count - 1)
         return ratio * (square / (1 - weight * ratio * square).clamp_min(1e-9)).sqrt()
+
+    def _leave_group_out_distances(self, name: str, features: Tensor, groups: Tensor) -> Tensor:
+        """Return the distance of each training image to the expert without the images of its group.
+
+        The covariance is ``a S + b I`` with a scatter S. Without a group of g images of the expert's n, and with the
+        mean m' of the others, S is smaller by A^T A: the rows of A are f - m of the group's images f, and
+        ``sqrt(n - g) (m' - m)``. Its inverse follows from the eigenvectors of S and the formula of Woodbury, so that
+        one eigendecomposition serves all groups.
+        """
+        own, everyone = self._statistics[name], list(self._statistics.values())
+        values = features.detach().to(own.mean)
+        distances = values.new_full((len(values),), torch.inf)
+        shared = self.rule == "shared_covariance"
+        scatter = self._scatter_sum() if shared else own.scatter
+        eigenvalues, eigenvectors = torch.linalg.eigh(scatter)
+        degrees = _degrees_of_freedom(everyone) if shared else own.count - 1
+        for group in sorted(set(groups.tolist())):
+            rows = groups == group
+            rest = own.count - int(rows.sum())
+            if rest == 0:
+                break
+            centered = values[rows] - own.mean
+            shift = -centered.sum(0) / rest  # m' - m
+            differences = centered - shift
+            if self.rule == "euclidean":
+                distances[rows] = differences.norm(dim=1)
+                continue
+            removed = torch.cat((centered, rest**0.5 * shift[None])) @ eigenvectors  # A
+            remaining = max(1, degrees - int(rows.sum()))
+            scale, ridge = 1 / remaining, _RIDGE
+            if shared:
+                level = (eigenvalues.sum() - removed.square().sum()) / (remaining * len(eigenvalues))
+                scale, ridge = (1 - self.shrinkage) * scale, self.shrinkage * float(level if level > 0 else 1)
+            diagonal = scale * eigenvalues.clamp_min(0) + ridge
+            rotated = differences @ eigenvectors
+            product = rotated / diagonal @ removed.T
+            inner = torch.eye(len(removed)).to(removed) - scale * (removed / diagonal) @ removed.T
+            correction = scale * (product * torch.linalg.solve(inner, product.T).T).sum(1)
+            distances[rows] = ((rotated.square() / diagonal).sum(1) + correction).sqrt()
+        return distances
 
     def _factorize(self) -> list["_WhitenedMeans"]:
         """Return the whitened means whose distances, concatenated, are those of the rule."""
@@ -209,17 +264,22 @@ class Router:
 
     def _shared_covariance(self, experts: list[FeatureStatistics]) -> Tensor:
         """Return the (D, D) pooled within-expert covariance, shrunk toward its mean eigenvalue."""
+        covariance = self._scatter_sum() / _degrees_of_freedom(experts)
+        level = covariance.diagonal().mean()
+        if level == 0:  # every expert has a single image: all directions get the same variance
+            level = torch.ones_like(level)
+        return (1 - self.shrinkage) * covariance + self.shrinkage * level * torch.eye(len(covariance)).to(covariance)
+
+    def _scatter_sum(self) -> Tensor:
+        """Return the (D, D) sum of the scatters of all experts; only those of new experts are added."""
+        experts = list(self._statistics.values())
         if self._scatter is None:
             self._scatter = experts[0].mean.new_zeros(2 * experts[0].mean.shape)
         for expert in experts[self._scatter_count :]:
             centered = expert.centered
             self._scatter.addmm_(centered.T, centered)
         self._scatter_count = len(experts)
-        covariance = self._scatter / _degrees_of_freedom(experts)
-        level = covariance.diagonal().mean()
-        if level == 0:  # every expert has a single image: all directions get the same variance
-            level = torch.ones_like(level)
-        return (1 - self.shrinkage) * covariance + self.shrinkage * level * torch.eye(len(covariance)).to(covariance)
+        return self._scatter
 
 
 def _degrees_of_freedom(experts: Iterable[FeatureStatistics]) -> int:
@@ -259,6 +319,12 @@ class _WhitenedMeans:
         """Return the distances (B, E) of values (B, D) to the E means."""
         # The faster mode of cdist squares before it subtracts and loses differences that are small beside the means.
         return torch.cdist(self._whiten(values), self._whitened, compute_mode="donot_use_mm_for_euclid_dist")
+
+    def affine_form(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return center (D,), matrix (D, D) and means (E, D) of :meth:`Router.affine_form`."""
+        center = self.means.mean(0)  # smaller values have smaller rounding errors
+        matrix = self._whiten(torch.eye(len(center)).to(center))
+        return center, matrix, (self.means - center) @ matrix
 
     def _whiten(self, values: Tensor) -> Tensor:
         """Return values (N, D) multiplied by the inverse Cholesky factor."""

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 FALSE_ALARM_RATE = 0.01
 """Default share of normal images whose score is above the score threshold."""
 
-UNKNOWN_RATE = 0.001
+UNKNOWN_RATE = 0.005
 """Default share of images of a trained category that are classified as unknown.
 
 It is smaller than the false-alarm rate because a large defect moves the features of an image as well, and other
@@ -89,7 +89,9 @@ class Thresholds:
         distance: Threshold of the router distance: images above it are of an unknown category.
         normal_scores: Image scores (n,) of the normal images from which the thresholds were computed, ascending.
         rate: False-alarm rate of ``score`` and ``pixel``; None if they were set or chosen by labeled defects.
-        source: ``training``, ``calibration`` or ``manual``.
+        source: Normal images of ``normal_scores``: ``calibration``; ``validation`` images, or training images by
+            cross-validation; ``training`` images, each scored without itself; ``fitted``, training images that the
+            expert was fitted to, so that thresholds are too low. ``manual`` if the score threshold was set.
     """
 
     score: Threshold

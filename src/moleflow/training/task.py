@@ -8,9 +8,12 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from moleflow.data.groups import group_indices
 from moleflow.data.tasks import Task
 from moleflow.detector.base import mean_features
+from moleflow.detector.detector import MoLEFlow
 from moleflow.detector.feature_set import FIRST, FeatureSet
+from moleflow.detector.types import Overrides
 from moleflow.features.stream import FeatureStream
 from moleflow.models.batches import Batches
 from moleflow.models.flow.expert_flow import ExpertFlow
@@ -44,7 +47,7 @@ def train_task(context: RunContext, task: Task, make_trainer: TrainerFactory) ->
     for name, categories in context.experts_of(task).items():
         model.add_expert(name, categories, context.overrides[name])
     with context.progress.clock("training"):
-        patch_scores = {name: _fit_further_sets(context, task, name) for name in context.experts_of(task)}
+        scores = {name: _fit_further_sets(context, task, name) for name in context.experts_of(task)}
         data = load_task_data(context, task)
         for name, images in data.images.items():
             model.fit_expert(name, images.batches(), images.image_ids, data.image_features[name])
@@ -53,12 +56,19 @@ def train_task(context: RunContext, task: Task, make_trainer: TrainerFactory) ->
         model.register_with_router(name, image_features)
     model.scorer.clear_merged_cache()
     for name, images in data.images.items():
-        patch_scores[name][FIRST] = images.leave_one_out_scores(model.feature_sets[FIRST], name)
-        model.calibrate(name, patch_scores[name], data.image_features[name])
+        scores[name].add(model.feature_sets[FIRST], name, images, model.experts[name].overrides)
+        model.calibrate(
+            name,
+            scores[name].training,
+            data.image_features[name],
+            images.groups if images.grouped else None,
+            scores[name].cross_validated(model),
+            _validation_images(context, name),
+        )
     return result
 
 
-def _fit_further_sets(context: RunContext, task: Task, expert: str) -> dict[str, Tensor]:
+def _fit_further_sets(context: RunContext, task: Task, expert: str) -> "ExpertScores":
     """Fit an expert in all feature sets but the first, one after another.
 
     Args:
@@ -67,14 +77,14 @@ def _fit_further_sets(context: RunContext, task: Task, expert: str) -> dict[str,
         expert: Name of the expert.
 
     Returns:
-        The leave-one-image-out patch scores (N, h, w) of the training images by feature set.
+        The scores of the training images in these sets.
     """
-    scores = {}
+    scores = ExpertScores()
     for feature_set in context.model.feature_sets.values():
         if not feature_set.is_first:
             images = _training_images(context, task, expert, feature_set)
             feature_set.fit(expert, images.batches(), images.image_ids)
-            scores[feature_set.name] = images.leave_one_out_scores(feature_set, expert)
+            scores.add(feature_set, expert, images, context.model.experts[expert].overrides)
     return scores
 
 
@@ -122,11 +132,15 @@ class TrainingImages:
             these under each of the A - 1 augmentations.
         names: Names of the A N images, for messages.
         paths: Files of the N unaugmented images.
+        groups: Index (N,) of each image's group; see :func:`~moleflow.data.groups.group_indices`.
+        grouped: Whether the data set has groups (``dataset.group``).
     """
 
     features: FeatureStream
     names: list[str]
     paths: list[Path]
+    groups: Tensor
+    grouped: bool
 
     @property
     def count(self) -> int:
@@ -135,8 +149,8 @@ class TrainingImages:
 
     @property
     def image_ids(self) -> Tensor:
-        """Index (A N,) of the unaugmented image that each entry of the features shows."""
-        return torch.arange(len(self.features)) % self.count
+        """Index (A N,) of the group of the image that each entry of the features shows."""
+        return self.groups.repeat(len(self.features) // self.count)
 
     def batches(self) -> Batches:
         """Return the features in batches."""
@@ -146,11 +160,45 @@ class TrainingImages:
         """Return the image features (N, D) of the unaugmented images, on the CPU."""
         return torch.cat([mean_features(batch).cpu() for batch in self.features.batches(_BATCH, self.count)])
 
-    def leave_one_out_scores(self, feature_set: FeatureSet, expert: str) -> Tensor:
-        """Return the patch scores (N, h, w) of the unaugmented images, each scored without its own patches."""
-        paths = [Path(name) for name in self.names[: self.count]]
-        batches = self.features.batches(feature_set.batch_size, self.count)
-        return feature_set.patch_scores(batches, expert, paths, training=True)
+
+@dataclass
+class ExpertScores:
+    """Patch scores (N, h, w) of an expert's training images by feature set.
+
+    Attributes:
+        training: Scores under the expert, without the patches of the image's group in memory banks.
+        as_new: Scores as if the expert had not been fitted to the image; without the sets that cannot compute them.
+    """
+
+    training: dict[str, Tensor] = field(default_factory=dict)
+    as_new: dict[str, Tensor] = field(default_factory=dict)
+
+    def add(self, feature_set: FeatureSet, expert: str, images: TrainingImages, overrides: Overrides) -> None:
+        """Score the training images in a feature set.
+
+        Args:
+            feature_set: The feature set, in which the expert is trained.
+            expert: Name of the expert.
+            images: The training images.
+            overrides: The overrides of the expert.
+        """
+        model = feature_set.patch_model
+        paths = [Path(name) for name in images.names[: images.count]]
+        unaugmented = images.features.batches(feature_set.batch_size, images.count)
+        scores = feature_set.patch_scores(unaugmented, expert, paths, images.groups)
+        self.training[feature_set.name] = scores
+        if model.excludes_training_images:
+            self.as_new[feature_set.name] = scores
+        elif not model.trainable_parameters([expert]) and len(set(images.groups.tolist())) > 1:
+            batches = images.features.batches(feature_set.batch_size)
+            self.as_new[feature_set.name] = feature_set.cross_validated_scores(
+                batches, images.image_ids, paths, overrides
+            )
+
+    def cross_validated(self, model: MoLEFlow) -> dict[str, Tensor] | None:
+        """Return ``as_new`` if it has all feature sets of a model and differs from ``training``, else None."""
+        complete = self.as_new.keys() == model.feature_sets.keys()
+        return self.as_new if complete and not model.excludes_training_images else None
 
 
 @dataclass
@@ -171,7 +219,7 @@ class TaskData:
 def load_task_data(context: RunContext, task: Task) -> TaskData:
     """Return the tensors of a task, whose experts the model has already."""
     model, data = context.model, TaskData()
-    for name, categories in context.experts_of(task).items():
+    for name in context.experts_of(task):
         record = model.experts[name]
         images = _training_images(context, task, name, model.feature_sets[FIRST])
         if record.extractor is model.extractor:
@@ -179,10 +227,16 @@ def load_task_data(context: RunContext, task: Task) -> TaskData:
         else:
             data.image_features[name] = model.image_features(images.paths)
         data.images[name] = images
-        validation = [sample.path for category in categories for sample in context.data.split(category)[1]]
+        validation = _validation_images(context, name)
         if validation and model.patch_model.trainable_parameters([name]):
             data.validation[name] = record.extractor.features(validation).to(model.device)
     return data
+
+
+def _validation_images(context: RunContext, expert: str) -> list[Path]:
+    """Return the validation images of an expert."""
+    categories = context.model.experts[expert].categories
+    return [sample.path for category in categories for sample in context.data.split(category)[1]]
 
 
 def _training_images(context: RunContext, task: Task, expert: str, feature_set: FeatureSet) -> TrainingImages:
@@ -203,4 +257,6 @@ def _training_images(context: RunContext, task: Task, expert: str, feature_set: 
         features=features,
         names=names + [f"{image} ({kind})" for kind in augmentations for image in names],
         paths=paths,
+        groups=group_indices(samples),
+        grouped=any(sample.group is not None for sample in samples),
     )

@@ -95,10 +95,7 @@ class _MVTecScan:
         """Return the files of the category."""
         names = self.names
         test_folder = self.folder / names.test_dir
-        samples = [
-            Sample(path, self.category, "train", GOOD, None)
-            for path in images_in(self.folder / "train" / names.normal_dir)
-        ]
+        samples = [Sample(path, self.category, "train", GOOD, None) for path in self._training_images()]
         for folder in sorted(folders(test_folder), key=lambda path: (path.name != names.normal_dir, path.name)):
             if folder == self.mask_folder:
                 continue
@@ -117,6 +114,13 @@ class _MVTecScan:
             if path not in used
         ]
         return CategoryScan(self.root, self.category, tuple(samples), tuple(unused), names=names)
+
+    def _training_images(self) -> list[Path]:
+        """Return the normal training images, which may be in folders of groups."""
+        level = [self.folder / "train" / self.names.normal_dir]
+        for _ in range(self.names.group_level):
+            level = [path for folder in level for path in folders(folder)]
+        return [path for folder in level for path in images_in(folder)]
 
     def _masks(self, defect: str, images: Sequence[Path]) -> dict[Path, Path]:
         """Return the mask of each image of a defect that has one: a file, or else a folder with files."""

@@ -20,6 +20,7 @@ class LayoutNames:
         mask_dir: Folder of the masks in a category; ``TEST_DIR/NAME`` if it is in the test folder.
         mask_suffix: Suffix of the name of a mask after the name of its image.
         test_dir: Folder of the test images in a category.
+        group_level: Number of folders between the folder of the normal training images and these images.
 
     Raises:
         UserError: If a folder is not one visible folder's name, or the suffix contains a separator.
@@ -29,6 +30,7 @@ class LayoutNames:
     mask_dir: str = "ground_truth"
     mask_suffix: str = "_mask"
     test_dir: str = "test"
+    group_level: int = 0
 
     def __post_init__(self) -> None:
         for key, default in _DEFAULTS.items():

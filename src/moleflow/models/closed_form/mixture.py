@@ -112,6 +112,11 @@ class MixtureModel(ClosedFormModel):
         self.degrees_of_freedom = degrees_of_freedom
         self.seed = seed
 
+    @property
+    def excludes_training_images(self) -> bool:
+        """Whether patches of a training image can be excluded; mean and covariances still include them."""
+        return True
+
     def compute(self, name: str, features: Iterable[Tensor], image_ids: Tensor) -> dict[str, Tensor]:
         """Return the tensors of an expert.
 

@@ -53,6 +53,11 @@ class PatchCore(ClosedFormModel):
         self.selection = check_choice("model.selection", selection, SELECTIONS)
         self.seed = seed
 
+    @property
+    def excludes_training_images(self) -> bool:
+        """Whether patches of a training image can be excluded; cluster means are of several images."""
+        return self.selection != "kmeans"
+
     def compute(self, name: str, features: Iterable[Tensor], image_ids: Tensor) -> dict[str, Tensor]:
         """Return the memory bank of an expert.
 
