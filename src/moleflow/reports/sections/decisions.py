@@ -27,7 +27,7 @@ def decisions(data: ReportData) -> Section:
     for i, group in enumerate(data.groups):
         best = group.best
         if best.mean("decisions", "recall") is not None or best.mean("decisions", "f1_max") is not None:
-            section.blocks += [_summary(best), _table(best, f"decisions{i + 1}", group)]
+            section.blocks += [_summary(best), *_low_thresholds(best), _table(best, f"decisions{i + 1}", group)]
     calibrations = _calibrations(data)
     section.blocks += [calibrations] if calibrations.rows else []
     return section
@@ -53,6 +53,18 @@ def _summary(best: Configuration) -> str:
         text += "the normal images are false alarms: calibrate these experts by normal images of the line, with "
         text += "moleflow calibrate RUN FOLDER."
     return text
+
+
+def _low_thresholds(best: Configuration) -> list[str]:
+    """Return a warning about thresholds that were computed from scores of images that were trained on."""
+    entries = [as_mapping(entry) for run in best.runs for entry in as_mapping(run.metrics.get("thresholds")).values()]
+    fitted = sum(entry.get("source") == "fitted" for entry in entries)
+    if not fitted:
+        return []
+    return [
+        f"{fitted} of {len(entries)} thresholds are computed from images that were trained on (source fitted) and too "
+        "low: new normal images have higher scores. Set validation=0.2, or calibrate the experts."
+    ]
 
 
 def _table(best: Configuration, name: str, group: ComparisonGroup) -> Table:
