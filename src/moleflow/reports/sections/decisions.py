@@ -41,7 +41,10 @@ def _summary(best: Configuration) -> str:
     name = f"{best.label} ({best.id})"
     if recall is None or alarms is None:
         return f"{name} has no thresholds in all categories, so its false alarms and its recall are undefined."
-    text = f"{name} classifies {recall:.1%} of the defective and {alarms:.1%} of the normal test images as defective"
+    defects, images = (_count(best, key) for key in ("test_defects", "test_pictures"))
+    text = f"{name} classifies {recall:.1%} of the {defects or ''} defective and {alarms:.1%} of the "
+    text += f"{images - defects or ''} normal test images as defective (means over categories)"
+    text = " ".join(text.split())
     text += f", and {unknown:.1%} of all as of an unknown category" if unknown is not None else ""
     text += f". Its thresholds are computed for a false-alarm rate of {FALSE_ALARM_RATE:.0%} on new normal images."
     if f1 is not None and f1_max is not None:
@@ -53,6 +56,12 @@ def _summary(best: Configuration) -> str:
         text += "the normal images are false alarms: calibrate these experts by normal images of the line, with "
         text += "moleflow calibrate RUN FOLDER."
     return text
+
+
+def _count(best: Configuration, key: str) -> int:
+    """Return a number of test images over all categories; 0 if it is not recorded."""
+    values = (finite_number(entry, key) for entry in best.runs[0].per_category.values())
+    return int(sum(value for value in values if value is not None))
 
 
 def _low_thresholds(best: Configuration) -> list[str]:
