@@ -56,7 +56,8 @@ def test_decisions_of_the_best_configuration(tmp_path: Path) -> None:
 def test_thresholds_of_images_that_were_trained_on_are_named(tmp_path: Path) -> None:
     folder = write_run(tmp_path, "main/seed0")
     add_decisions(folder, 0.0)
-    (folder / "metrics.json").write_text((folder / "metrics.json").read_text().replace('"training"', '"fitted"', 1))
+    text = (folder / "metrics.json").read_text()
+    (folder / "metrics.json").write_text(text.replace('"source": "training"', '"source": "fitted"', 1))
     texts, _ = report(tmp_path)
     assert texts[1].startswith("1 of 3 thresholds are computed from images that were trained on")
 
