@@ -67,9 +67,11 @@ def test_command_of_the_agent_composes_one_run() -> None:
 
 
 def test_a_search_is_bayesian() -> None:
-    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
-    content = wandb_sweep("search", ["dataset.root=/data"])
+    pytest.importorskip("optuna")
+    minimum = ["objective=[seconds.training,pixel_ap]", "hydra.sweeper.direction=[minimize,maximize]"]
+    content = wandb_sweep("search", ["dataset.root=/data", *minimum])
     assert (content["method"], content["run_cap"]) == ("bayes", 30)
+    assert content["metric"] == {"name": "seconds.training", "goal": "minimize"}
     assert compose_config(agent_command(content)[2:]).optimizer.lr == 1e-4
 
 

@@ -19,8 +19,13 @@ _FULL, _LAST = 1, 4  # types of a LevelDB log entry: a whole record, the last pa
 
 
 def read_records(folder: Path) -> Iterator[Any]:
-    """Yield all records of the only offline run below a run folder; its file is a LevelDB log of protobufs."""
+    """Yield all records of the only offline run below a run folder."""
     (path,) = folder.glob("wandb/offline-run-*/*.wandb")
+    yield from read_file(path)
+
+
+def read_file(path: Path) -> Iterator[Any]:
+    """Yield all records of a file of W&B, which is a LevelDB log of protobufs."""
     content, position, parts = path.read_bytes(), _HEADER_BYTES, b""
     while position + _HEADER_BYTES <= len(content):
         if _BLOCK_BYTES - position % _BLOCK_BYTES < _HEADER_BYTES:

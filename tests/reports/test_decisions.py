@@ -27,6 +27,8 @@ def add_decisions(folder: Path, shift: float) -> None:
         metrics["per_category"][category] |= {
             "decisions": VALUES | {"false_alarm_rate": rate, "recall": 0.8 + shift},
             "expert": category,
+            "test_pictures": 10,
+            "test_defects": 6,
         }
     entry = {"score_threshold": 3.0 + shift, "normal_images": 20, "source": "training"}
     metrics["thresholds"] = dict.fromkeys(CATEGORIES, entry)
@@ -43,12 +45,21 @@ def test_decisions_of_the_best_configuration(tmp_path: Path) -> None:
     for seed, shift in ((0, -0.1), (1, 0.1)):
         add_decisions(write_run(tmp_path, f"main/seed{seed}", seed=seed), shift)
     (text,), result = report(tmp_path)
-    assert "classifies 80.0% of the defective and 2.0% of the normal test images as defective" in text
+    assert "classifies 80.0% of the 18 defective and 2.0% of the 12 normal test images as defective" in text
     assert f"In 1 of 3 categories, such as {CATEGORIES[-1]}, more than 5% of the normal images are false alarms" in text
     table = result["decisions1"]
     assert [row[0].text for row in table.cells] == [*sorted(CATEGORIES), "mean"]
     assert [cell.text for cell in table.cells[0]][1:4] == ["0.8000 ± 0.1414", "0.0000 ± 0.0000", "0.8500 ± 0.0000"]
     assert [cell.text for cell in table.cells[0]][-3:] == ["3", "20", "training"]
+
+
+def test_thresholds_of_images_that_were_trained_on_are_named(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, "main/seed0")
+    add_decisions(folder, 0.0)
+    text = (folder / "metrics.json").read_text()
+    (folder / "metrics.json").write_text(text.replace('"source": "training"', '"source": "fitted"', 1))
+    texts, _ = report(tmp_path)
+    assert texts[1].startswith("1 of 3 thresholds are computed from images that were trained on")
 
 
 def test_calibrations_have_their_threshold(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from hydra.core.override_parser.types import IntervalSweep, Override
 from omegaconf import DictConfig
 
 from moleflow.experiment.compose import compose_config
+from moleflow.experiment.objective import objective_keys
 from moleflow.runs.naming import override_key
 from moleflow.utils.errors import UserError
 
@@ -20,7 +21,7 @@ def wandb_sweep(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
     An agent runs one job of the sweep per command: ``moleflow train +sweep=NAME hydra.mode=RUN``, with the overrides
     and one value of each swept key. A grid of values becomes W&B's ``grid``; a search over intervals becomes ``bayes``
-    on the objective of the configuration.
+    on the objective of the configuration, of several on the first.
 
     Args:
         name: Name of the sweep, an option of ``conf/sweep``.
@@ -52,7 +53,7 @@ def wandb_sweep(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
         "program": "moleflow",
         "method": "grid" if is_grid else "bayes",
         **_search_keys(config, is_grid),
-        "metric": {"name": config.objective, "goal": "maximize"},
+        "metric": {"name": objective_keys(config.objective)[0], "goal": _first_direction(config)},
         "parameters": parameters,
         "command": [*_COMMAND, *fixed, "${args_append_hydra}" if is_appended else "${args_no_hyphens}"],
     }
@@ -73,6 +74,12 @@ def sweep_parameters(params: Mapping[str, Any]) -> tuple[dict[str, dict[str, Any
     is_appended = all(key.startswith("+") for key in keys)
     names = [key.lstrip("+") if is_appended else key for key in keys]
     return dict(zip(names, map(_parameter, overrides), strict=True)), is_appended
+
+
+def _first_direction(config: DictConfig) -> str:
+    """Return ``maximize`` or ``minimize``, of several objectives that of the first."""
+    direction = config.hydra.sweeper.get("direction") or "maximize"
+    return str(direction if isinstance(direction, str) else direction[0])
 
 
 def _search_keys(config: DictConfig, is_grid: bool) -> dict[str, Any]:

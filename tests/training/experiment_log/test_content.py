@@ -12,10 +12,10 @@ import yaml
 from PIL import Image
 
 from helpers.program import TINY, run_program
+from helpers.stopping import stop_and_resume
 from helpers.trees import write_mvtec_tree
-from helpers.wandb_log import STEP, history, of_kind, read_records, to_dict
+from helpers.wandb_log import STEP, history, of_kind, read_file, read_records, to_dict
 from moleflow.training.experiment_log.base import RUN_ID_FILE
-from moleflow.utils.errors import UserError
 
 Scalars = dict[tuple[str, int], float]
 DESCRIPTION = "Two categories, one per task."
@@ -217,10 +217,15 @@ def test_examples_show_image_truth_and_map(run: Path, wandb_records: list[Any]) 
     assert truth.max() > 215
 
 
-def test_failed_run_has_exit_code_1(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resumed_run_continues_its_log(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
-    overrides = ["dataset=folder", f"dataset.root={run.parent / 'tree'}", "logger=wandb", "optimizer.lr=1e30"]
-    with pytest.raises(UserError, match="loss"):
-        run_program([*TINY, *overrides], tmp_path / "run")
-    records = list(read_records(tmp_path / "run"))
-    assert [record.exit_code for record in of_kind(records, "exit")] == [1]
+    overrides = [*TINY, "dataset=folder", f"dataset.root={run.parent / 'tree'}", "logger=wandb"]
+    stop_and_resume(overrides, tmp_path / "run", task=1, epoch=0)
+    files = sorted((tmp_path / "run").glob("wandb/offline-run-*/*.wandb"))
+    logs = [list(read_file(path)) for path in files]
+    identity = (tmp_path / "run" / RUN_ID_FILE).read_text().strip()
+    assert [record.run_id for log in logs for record in of_kind(log, "run")] == [identity, identity]
+    assert [record.exit_code for log in logs for record in of_kind(log, "exit")] == [1, 0]
+    first, second = ([row[STEP] for row in history(log)] for log in logs)
+    assert second == sorted(second)
+    assert first[-1] <= second[0]

@@ -27,7 +27,7 @@ def decisions(data: ReportData) -> Section:
     for i, group in enumerate(data.groups):
         best = group.best
         if best.mean("decisions", "recall") is not None or best.mean("decisions", "f1_max") is not None:
-            section.blocks += [_summary(best), _table(best, f"decisions{i + 1}", group)]
+            section.blocks += [_summary(best), *_low_thresholds(best), _table(best, f"decisions{i + 1}", group)]
     calibrations = _calibrations(data)
     section.blocks += [calibrations] if calibrations.rows else []
     return section
@@ -41,7 +41,10 @@ def _summary(best: Configuration) -> str:
     name = f"{best.label} ({best.id})"
     if recall is None or alarms is None:
         return f"{name} has no thresholds in all categories, so its false alarms and its recall are undefined."
-    text = f"{name} classifies {recall:.1%} of the defective and {alarms:.1%} of the normal test images as defective"
+    defects, images = (_count(best, key) for key in ("test_defects", "test_pictures"))
+    text = f"{name} classifies {recall:.1%} of the {defects or ''} defective and {alarms:.1%} of the "
+    text += f"{images - defects or ''} normal test images as defective (means over categories)"
+    text = " ".join(text.split())
     text += f", and {unknown:.1%} of all as of an unknown category" if unknown is not None else ""
     text += f". Its thresholds are computed for a false-alarm rate of {FALSE_ALARM_RATE:.0%} on new normal images."
     if f1 is not None and f1_max is not None:
@@ -53,6 +56,24 @@ def _summary(best: Configuration) -> str:
         text += "the normal images are false alarms: calibrate these experts by normal images of the line, with "
         text += "moleflow calibrate RUN FOLDER."
     return text
+
+
+def _count(best: Configuration, key: str) -> int:
+    """Return a number of test images over all categories; 0 if it is not recorded."""
+    values = (finite_number(entry, key) for entry in best.runs[0].per_category.values())
+    return int(sum(value for value in values if value is not None))
+
+
+def _low_thresholds(best: Configuration) -> list[str]:
+    """Return a warning about thresholds that were computed from scores of images that were trained on."""
+    entries = [as_mapping(entry) for run in best.runs for entry in as_mapping(run.metrics.get("thresholds")).values()]
+    fitted = sum(entry.get("source") == "fitted" for entry in entries)
+    if not fitted:
+        return []
+    return [
+        f"{fitted} of {len(entries)} thresholds are computed from images that were trained on (source fitted) and too "
+        "low: new normal images have higher scores. Set validation=0.2, or calibrate the experts."
+    ]
 
 
 def _table(best: Configuration, name: str, group: ComparisonGroup) -> Table:

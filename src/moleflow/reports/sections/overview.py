@@ -149,7 +149,7 @@ def _warnings(data: ReportData) -> list[Block]:
         parts: list[str | Cell] = [f"{kind}: ", where, f": {one_line(description.text, 300)}{more}"]
         blocks.append(Sentence(parts, "warning"))
     if len(rows) > len(blocks):
-        blocks.append(Sentence([Cell(f"All {len(rows)} warnings", href="#warnings")]))
+        blocks.append(Sentence([Cell(_count(len(rows), "warning"), href="#warnings")]))
     return blocks
 
 

@@ -97,7 +97,7 @@ class ExperimentLog:
         """Close the log.
 
         Args:
-            status: ``success``, ``failed`` or ``interrupted``.
+            status: ``success``, ``failed``, ``interrupted`` or, of a trial of a search, ``pruned``.
         """
         self.logger.finalize(status)
 

@@ -53,7 +53,7 @@ class WandbLog(ExperimentLog):
         tags: W&B tags; empty ones are left out.
         notes: Description of the run.
         log_model: Whether the model folder is logged as an artifact.
-        objective: Dotted key of ``metrics.json`` that decides which model has the alias ``best``.
+        objective: Dotted key of ``metrics.json`` that decides which model has the alias ``best``; the first of several.
     """
 
     has_media = True
@@ -69,7 +69,7 @@ class WandbLog(ExperimentLog):
         tags: Sequence[str | None] = (),
         notes: str | None = None,
         log_model: bool = True,
-        objective: str = "pixel_ap",
+        objective: str | Sequence[str] = "pixel_ap",
     ) -> None:
         self.run = open_run(
             Path(folder), run_id(Path(folder)),
@@ -82,7 +82,7 @@ class WandbLog(ExperimentLog):
         super().__init__(WandbLogger(experiment=self.run))
         self._group = group
         self._log_model = log_model
-        self._objective = objective
+        self._objective = objective if isinstance(objective, str) else objective[0]
 
     def log_images(self, images: Mapping[str, LogImage], step: int) -> None:
         """Log images by key."""
@@ -117,7 +117,7 @@ class WandbLog(ExperimentLog):
         self.run.log_artifact(artifact, aliases=aliases)
 
     def finish(self, status: str) -> None:
-        """Close the run; its exit code is 0 after success."""
+        """Close the run; its exit code is 0 after success and for a pruned trial of a search, else 1."""
         super().finish(status)
         self.run.finish(exit_code=0 if status in ("success", "pruned") else 1)
 
