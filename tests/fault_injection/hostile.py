@@ -20,6 +20,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -32,6 +33,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import moleflow
+from moleflow.cli.command import COMMANDS as COMMAND_MODULES
 from moleflow.cli.command import main
 from moleflow.experiment.compose import run_in_process
 from moleflow.utils.errors import UserError
@@ -269,6 +271,14 @@ def seal(folder: Path) -> None:
         _write_sealed(folder / "status.json", status)
 
 
+def preload() -> None:
+    """Import the modules of the commands, so that the forked processes need not."""
+    modules = ("api", "reports.page", "inference.ensemble", "inference.merge_experts", "inference.onnx",
+               "inference.overlay", "experiment.execution", "catalogue.table", "detector.predictor")  # fmt: skip
+    for name in (*modules, *(f"cli.{command.module}" for command in COMMAND_MODULES.values())):
+        import_module(f"moleflow.{name}")
+
+
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 
@@ -283,6 +293,7 @@ class HostileFolders:
     """
 
     def __init__(self, run: Path, tree: Path, base: Path, overrides: Sequence[str]) -> None:
+        preload()
         self.run = run
         self.base = base
         self.overrides = list(overrides)
