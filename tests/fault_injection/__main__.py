@@ -232,7 +232,7 @@ def hostile(folder: Path, seeds: Sequence[int]) -> int:
                 if not outcome.is_allowed:
                     print(f"{seed} {name}: {change}: {outcome.kind}: {outcome.text}", file=sys.stderr, flush=True)
             shutil.rmtree(duplicate.parent)
-    print(f"| command | attacks | {' | '.join(KINDS)} | largest time in s | largest memory in MB |")
+    print(f"| command | attacks | {' | '.join(KINDS)} | largest additional time in s | largest memory in MB |")
     print(f"|---|{'---|' * (len(KINDS) + 3)}")
     for name, results in outcomes.items():
         counts = Counter(result.kind for result in results)
