@@ -149,32 +149,72 @@ class MoLEFlow(Detector):
             self.patch_model.initialize_from(name, nearest)
         self.feature_sets[FIRST].fit(name, features, image_ids)
 
-    def register_with_router(self, name: str, image_features: Tensor) -> None:
+    def update_expert(
+        self, name: str, source: str, feature_set: str, features: Iterable[Tensor], image_ids: Tensor
+    ) -> None:
+        """Fit a new expert in one feature set to the training images of an earlier expert and to further images.
+
+        Args:
+            name: Name of the new expert.
+            source: Name of the earlier expert.
+            feature_set: Name of the feature set.
+            features: Patch features of the further images in batches (B, h, w, D), iterated several times.
+            image_ids: (N,) index from 0 of the further image that each entry of the concatenated batches shows.
+        """
+        earlier = self.experts[source].training
+        assert earlier is not None
+        self.feature_sets[feature_set].update(name, source, features, image_ids, len(earlier.scores))
+
+    def register_with_router(self, name: str, image_features: Tensor, source: str | None = None) -> None:
         """Add an expert to the router.
 
         Args:
             name: Name of the expert.
             image_features: Image features (N, D) of its training images.
+            source: Name of the earlier expert that this one continues, whose training images are added; None for none.
         """
-        self.router.add(name, FeatureStatistics.from_features(image_features.cpu()))
+        features = image_features.cpu()
+        if source is not None:
+            earlier = self.experts[source].training
+            assert earlier is not None
+            features = torch.cat((earlier.features.cpu(), features))
+        self.router.add(name, FeatureStatistics.from_features(features))
 
-    def calibrate(self, name: str, patch_scores: Mapping[str, Tensor], image_features: Tensor) -> None:
+    def calibrate(
+        self, name: str, patch_scores: Mapping[str, Tensor], image_features: Tensor, source: str | None = None
+    ) -> None:
         """Store the expert's training scores; fusion, standardization and thresholds are computed from them.
+
+        Scores, fusion and standardization of an earlier expert that this one continues remain: its images do not exist
+        any more.
 
         Args:
             name: Name of the trained expert.
             patch_scores: Leave-one-image-out patch scores (N, h, w) of its training images by feature set, from
                 :meth:`.feature_set.FeatureSet.patch_scores` with ``training=True``.
             image_features: Image features (N, D) of the same images.
+            source: Name of the earlier expert that this one continues; None: it is a new one.
         """
         record = self.experts[name]
-        if len(self.feature_sets) > 1:
+        earlier = None if source is None else self.experts[source]
+        if earlier is not None:
+            record.fusion = earlier.fusion
+        elif len(self.feature_sets) > 1:
             record.fusion = self._fusion(record, {each: Moments.of(patch_scores[each]) for each in self.feature_sets})
         patches = self.scorer.fuse(patch_scores, name)
         if self.postprocessor.standardize:
-            record.standardizer = ScoreStandardizer.from_training(patches, record.postprocessor)
+            record.standardizer = (
+                ScoreStandardizer.from_training(patches, record.postprocessor)
+                if earlier is None
+                else earlier.standardizer
+            )
+            assert record.standardizer is not None
             patches = record.standardizer.patches(patches)
-        record.training = TrainingScores(image_features, *scores_of_normal_images(self.scorer, name, patches))
+        training = TrainingScores(image_features, *scores_of_normal_images(self.scorer, name, patches))
+        if earlier is not None:
+            assert earlier.training is not None
+            training = TrainingScores(*(torch.cat(pair) for pair in zip(earlier.training, training, strict=True)))
+        record.training = training
 
     def parameter_counts(self) -> dict[str, Any]:
         """Return the number of values of ``base``, ``experts`` (by name) and ``backbone``; the latter is not stored.

@@ -40,21 +40,24 @@ def train_task(context: RunContext, task: Task, make_trainer: TrainerFactory) ->
     Raises:
         UserError: If a loss or a score is not finite.
     """
-    model = context.model
+    model, source = context.model, context.continued_expert(task)
     for name, categories in context.experts_of(task).items():
         model.add_expert(name, categories, context.overrides[name])
     with context.progress.clock("training"):
         patch_scores = {name: _fit_further_sets(context, task, name) for name in context.experts_of(task)}
         data = load_task_data(context, task)
         for name, images in data.images.items():
-            model.fit_expert(name, images.batches(), images.image_ids, data.image_features[name])
+            if source is None:
+                model.fit_expert(name, images.batches(), images.image_ids, data.image_features[name])
+            else:
+                model.update_expert(name, source, FIRST, images.batches(), images.image_ids)
         result = _optimize(context, task, data, make_trainer)
     for name, image_features in data.image_features.items():
-        model.register_with_router(name, image_features)
+        model.register_with_router(name, image_features, source)
     model.scorer.clear_merged_cache()
     for name, images in data.images.items():
         patch_scores[name][FIRST] = images.leave_one_out_scores(model.feature_sets[FIRST], name)
-        model.calibrate(name, patch_scores[name], data.image_features[name])
+        model.calibrate(name, patch_scores[name], data.image_features[name], source)
     return result
 
 
@@ -69,11 +72,14 @@ def _fit_further_sets(context: RunContext, task: Task, expert: str) -> dict[str,
     Returns:
         The leave-one-image-out patch scores (N, h, w) of the training images by feature set.
     """
-    scores = {}
+    scores, source = {}, context.continued_expert(task)
     for feature_set in context.model.feature_sets.values():
         if not feature_set.is_first:
             images = _training_images(context, task, expert, feature_set)
-            feature_set.fit(expert, images.batches(), images.image_ids)
+            if source is None:
+                feature_set.fit(expert, images.batches(), images.image_ids)
+            else:
+                context.model.update_expert(expert, source, feature_set.name, images.batches(), images.image_ids)
             scores[feature_set.name] = images.leave_one_out_scores(feature_set, expert)
     return scores
 
