@@ -74,14 +74,13 @@ def test_category_comes_back(tree: Path, tmp_path: Path, on_return: str, monkeyp
 )
 def test_update_continues_the_first_expert(tree: Path, tmp_path: Path, overrides: tuple[str, ...]) -> None:
     update = ("scenario.on_return=update", *RETURNING, *overrides)
-    metrics = train(tree, tmp_path / "run", "dataset.categories=[bottle,screw]", *update)
+    train(tree, tmp_path / "run", "dataset.categories=[bottle,screw]", *update)
     model = MoLEFlow.load(tmp_path / "run")
     assert list(model.experts) == ["screw", "bottle@2"]
     training = model.experts["bottle@2"].training
     assert training is not None
     assert [len(values) for values in training] == [6, 6, 6]
     assert model.router.statistics("bottle@2").count == 6
-    assert metrics["oracle"]["image_auroc"] > 0.5
     if overrides == ("model=patchcore",):  # no training image has a higher score than after its own task
         images = sorted((tree / "bottle/train/good").iterdir())
         assert max(scored.score for scored in model.score(images, "bottle@2")) <= float(training.scores.max()) + 1e-4
