@@ -87,7 +87,7 @@ def test_invalid_shots_raise(number: float) -> None:
 @pytest.mark.parametrize(("amount", "later"), [(0.5, 3), (0.01, 1), (5, 5)])
 def test_visits_of_a_returning_category_are_a_partition(amount: float, later: int) -> None:
     images = samples(6, "nut")
-    returns = Returns({"nut": amount}, replace=False, seed=2)
+    returns = Returns({"nut": amount}, "add", seed=2)
     visits = [returns(images, visit) for visit in (0, 1)]
     assert len(visits[1]) == later
     assert sorted(visits[0] + visits[1], key=images.index) == images

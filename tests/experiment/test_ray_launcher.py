@@ -14,6 +14,7 @@ from hydra.core.utils import JobStatus
 from hydra.types import HydraContext
 
 from helpers.composing import CONF
+from helpers.program import ROOT
 from moleflow.experiment.compose import JobError, register_resolvers
 from moleflow.utils.errors import UserError
 
@@ -25,7 +26,8 @@ def cluster() -> Iterator[None]:
     """Start Ray without its messages and warnings."""
     import warnings
 
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", f"{ROOT / 'src'}{os.pathsep}{ROOT / 'tests'}")  # of the workers
         warnings.simplefilter("ignore")
         ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
         yield
@@ -56,7 +58,7 @@ def test_job_whose_worker_dies_is_started_again(cluster: None, tmp_path: Path) -
         assert first.hydra_cfg.hydra.job.num == 4  # type: ignore[union-attr]
         assert third.status == JobStatus.FAILED
         assert third.overrides == ["seed=3"]
-        with pytest.raises(UserError, match="The Ray worker of the job died, and so did those of 1 restarts"):
+        with pytest.raises(UserError, match="The Ray worker died, as in 1 restarts"):
             third.return_value  # noqa: B018
         assert (tmp_path / "attempts2").read_text() == (tmp_path / "attempts3").read_text() == "xx"
         launcher.settings["num_cpus"] = -1

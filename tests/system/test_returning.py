@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from helpers.program import TINY, run_program
+from helpers.program import LARGE_SET, TINY, run_program
 from helpers.trees import write_mvtec_tree
 from moleflow.data.tasks import shuffled
 from moleflow.detector.detector import MoLEFlow
@@ -27,13 +27,14 @@ def train(tree: Path, folder: Path, *overrides: str) -> dict[str, Any]:
     return run_program([*FAST, "dataset=folder", f"dataset.root={tree}", *overrides], folder)
 
 
-@pytest.mark.parametrize("on_return", ["add", "replace"])
+@pytest.mark.parametrize("on_return", ["add", "replace", "update"])
 def test_category_comes_back(tree: Path, tmp_path: Path, on_return: str, monkeypatch: pytest.MonkeyPatch) -> None:
     command = (*RETURNING, f"scenario.on_return={on_return}")
     metrics = train(tree, tmp_path / "run", *command)
     assert metrics["task_matrix"]["tasks"] == [["bottle"], ["screw"], ["tile"], ["bottle"]]
     assert list(metrics["per_category"]) == list(CATEGORIES)
-    experts = ["bottle", "screw", "tile", "bottle@2"][on_return == "replace" :]
+    experts = ["bottle", "screw", "tile", "bottle@2"][on_return != "add" :]
+    images = {"add": [3, 6, 6, 3], "replace": [6, 6, 3], "update": [6, 6, 6]}[on_return]
     assert metrics["routing"]["experts"] == experts
     for name, matrix in metrics["task_matrix"].items():
         if name != "tasks":
@@ -41,7 +42,7 @@ def test_category_comes_back(tree: Path, tmp_path: Path, on_return: str, monkeyp
             assert metrics["return_gain"][name] == pytest.approx(matrix[3][0] - matrix[2][0])
     assert list(ModelStore(tmp_path / "run/model").entries()) == experts
     model = MoLEFlow.load(tmp_path / "run")
-    assert [len(model.experts[name].training.scores) for name in experts] == [3, 6, 6, 3][on_return == "replace" :]  # type: ignore[union-attr]
+    assert [len(model.experts[name].training.scores) for name in experts] == images  # type: ignore[union-attr]
     assert model.experts_of("bottle") == [name for name in experts if name.startswith("bottle")]
 
     evaluate = RunContext.evaluate
@@ -62,8 +63,33 @@ def test_category_comes_back(tree: Path, tmp_path: Path, on_return: str, monkeyp
 
 
 @pytest.mark.parametrize(
+    "overrides",
+    [
+        ("model=patchcore",),
+        ("model=mixture", "model.size=60", "model.rank=4", "scoring.standardize=true"),
+        ("model=patchcore", *LARGE_SET),
+        ("model=moleflow", "model.coupling_layers=1", "model.lora_rank=2", "model.dia_blocks=1", "epochs=1"),
+    ],
+    ids=["memory bank", "mixture", "feature sets", "flow"],
+)
+def test_update_continues_the_first_expert(tree: Path, tmp_path: Path, overrides: tuple[str, ...]) -> None:
+    update = ("scenario.on_return=update", *RETURNING, *overrides)
+    train(tree, tmp_path / "run", "dataset.categories=[bottle,screw]", *update)
+    model = MoLEFlow.load(tmp_path / "run")
+    assert list(model.experts) == ["screw", "bottle@2"]
+    training = model.experts["bottle@2"].training
+    assert training is not None
+    assert [len(values) for values in training] == [6, 6, 6]
+    assert model.router.statistics("bottle@2").count == 6
+    if overrides == ("model=patchcore",):  # no training image has a higher score than after its own task
+        images = sorted((tree / "bottle/train/good").iterdir())
+        assert max(scored.score for scored in model.score(images, "bottle@2")) <= float(training.scores.max()) + 1e-4
+
+
+@pytest.mark.parametrize(
     ("overrides", "message"),
     [
+        ([*RETURNING, "scenario.on_return=update", "scenario.parallel=true"], r"on_return=update a task depends on an"),
         (["scenario=returning"], r"scenario\.returning=null must have a share or number of training images"),
         (["scenario=returning", "scenario.returning={botle: 2}"], r"'botle', which is no category.*'bottle'"),
         (

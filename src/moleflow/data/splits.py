@@ -111,13 +111,18 @@ class Shots:
         return [sample for i, sample in enumerate(samples) if i in chosen]
 
 
+RETURN_ACTIONS = ("add", "replace", "update")
+"""Experts of a category that returns; see :class:`Returns`."""
+
+
 @dataclass(frozen=True)
 class Returns:
     """Random choice of the training images with which categories return in a later task.
 
     Attributes:
         amounts: By category, the share of its training images that come later, below 1, or their number.
-        replace: Whether the expert of the later task replaces the first one, in place of being a further one.
+        action: ``add``: the later task has a further expert; ``replace``: its expert replaces the first one;
+            ``update``: its expert continues the first one, from its tensors and the later images, and replaces it.
         seed: The run's seed. The choice depends on seed and category alone.
 
     Raises:
@@ -125,7 +130,7 @@ class Returns:
     """
 
     amounts: Mapping[str, float]
-    replace: bool
+    action: str
     seed: int
 
     def __post_init__(self) -> None:

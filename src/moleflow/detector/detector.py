@@ -155,14 +155,36 @@ class MoLEFlow(Detector):
             self.patch_model.initialize_from(name, nearest)
         self.feature_sets[FIRST].fit(name, features, image_ids)
 
-    def register_with_router(self, name: str, image_features: Tensor) -> None:
+    def update_expert(
+        self, name: str, source: str, feature_set: str, features: Iterable[Tensor], image_ids: Tensor
+    ) -> None:
+        """Fit a new expert in one feature set to the training images of an earlier expert and to further images.
+
+        Args:
+            name: Name of the new expert.
+            source: Name of the earlier expert.
+            feature_set: Name of the feature set.
+            features: Patch features of the further images in batches (B, h, w, D), iterated several times.
+            image_ids: (N,) index from 0 of the further image that each entry of the concatenated batches shows.
+        """
+        earlier = self.experts[source].training
+        assert earlier is not None
+        self.feature_sets[feature_set].update(name, source, features, image_ids, len(earlier.scores))
+
+    def register_with_router(self, name: str, image_features: Tensor, source: str | None = None) -> None:
         """Add an expert to the router.
 
         Args:
             name: Name of the expert.
             image_features: Image features (N, D) of its training images.
+            source: Name of the earlier expert that this one continues, whose training images are added; None for none.
         """
-        self.router.add(name, FeatureStatistics.from_features(image_features.cpu()))
+        features = image_features.cpu()
+        if source is not None:
+            earlier = self.experts[source].training
+            assert earlier is not None
+            features = torch.cat((earlier.features.cpu(), features))
+        self.router.add(name, FeatureStatistics.from_features(features))
 
     def calibrate(
         self,
@@ -172,11 +194,13 @@ class MoLEFlow(Detector):
         groups: Tensor | None = None,
         cross_validated: Mapping[str, Tensor] | None = None,
         validation: Sequence[ImageSource] = (),
+        source: str | None = None,
     ) -> None:
         """Store the expert's training scores; fusion, standardization and thresholds are computed from them.
 
         Thresholds are computed from images that were scored as new ones, if there are any: ``cross_validated`` and
-        ``validation`` images, and training images if all patch models exclude them from the memory bank.
+        ``validation`` images, and training images if all patch models exclude them from the memory bank. Scores, fusion
+        and standardization of an earlier expert that this one continues remain: its images do not exist any more.
 
         Args:
             name: Name of the trained expert.
@@ -188,16 +212,25 @@ class MoLEFlow(Detector):
                 training images those of :meth:`.feature_set.FeatureSet.cross_validated_scores`; None if there are no
                 such sets, or one is trained by gradient steps.
             validation: Normal images of the expert's categories that are no training images.
+            source: Name of the earlier expert that this one continues; None: it is a new one.
 
         Raises:
             UserError: If a score is not finite.
         """
         record = self.experts[name]
-        if len(self.feature_sets) > 1:
+        earlier = None if source is None else self.experts[source]
+        if earlier is not None:
+            record.fusion = earlier.fusion
+        elif len(self.feature_sets) > 1:
             record.fusion = self._fusion(record, {each: Moments.of(patch_scores[each]) for each in self.feature_sets})
         patches = self.scorer.fuse(patch_scores, name)
         if self.postprocessor.standardize:
-            record.standardizer = ScoreStandardizer.from_training(patches, record.postprocessor)
+            record.standardizer = (
+                ScoreStandardizer.from_training(patches, record.postprocessor)
+                if earlier is None
+                else earlier.standardizer
+            )
+            assert record.standardizer is not None
             patches = record.standardizer.patches(patches)
         record.training = TrainingScores(image_features, *scores_of_normal_images(self.scorer, name, patches), groups)
         parts = []
@@ -208,7 +241,16 @@ class MoLEFlow(Detector):
         if validation:
             patches = self.scorer.score_images(validation, name)
             parts.append(scores_of_normal_images(self.scorer, name, patches))
-        if parts and (validation or cross_validated is not None):
+        if earlier is not None:
+            assert earlier.training is not None
+            if earlier.normal is not None:
+                parts.insert(0, (earlier.normal.scores, earlier.normal.maxima))
+            elif self.excludes_training_images:
+                parts.insert(0, (earlier.training.scores, earlier.training.maxima))
+            record.training = earlier.training.joined(record.training)
+        if parts and (
+            validation or cross_validated is not None or (earlier is not None and earlier.normal is not None)
+        ):
             record.normal = NormalScores(*map(torch.cat, zip(*parts, strict=True)))
 
     def parameter_counts(self) -> dict[str, Any]:

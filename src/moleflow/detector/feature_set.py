@@ -138,6 +138,20 @@ class FeatureSet:
         """
         self.patch_model.fit(name, Batches(lambda: (batch.to(self.device) for batch in features)), image_ids)
 
+    @torch.no_grad()
+    def update(self, name: str, source: str, features: Iterable[Tensor], image_ids: Tensor, former: int) -> None:
+        """Fit a new expert of the patch model to the training images of an earlier one and to further images.
+
+        Args:
+            name: Name of the new expert.
+            source: Name of the earlier expert.
+            features: Patch features of the further images in batches (B, h, w, D), iterated several times.
+            image_ids: (N,) index from 0 of the further image that each entry of the concatenated batches shows.
+            former: Number of training images of the earlier expert.
+        """
+        batches = Batches(lambda: (batch.to(self.device) for batch in features))
+        self.patch_model.update(name, source, batches, image_ids, former)
+
     def check_model(self, overrides: Overrides) -> None:
         """Check the overrides of the patch model.
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+import torch
 from torch import Tensor
 
 from moleflow.data.transforms import ImageTransform
@@ -56,6 +57,17 @@ class TrainingScores(NamedTuple):
     def state(self) -> dict[str, Tensor]:
         """Return the tensors by name, for a safetensors file."""
         return {key: value for key, value in self._asdict().items() if value is not None}
+
+    def joined(self, further: "TrainingScores") -> "TrainingScores":
+        """Return these and the scores of further training images, whose groups are other groups."""
+        groups = None
+        if self.groups is not None or further.groups is not None:
+            first, second = (
+                torch.arange(len(each.scores)) if each.groups is None else each.groups for each in (self, further)
+            )
+            groups = torch.cat((first, second + first.max() + 1))
+        features, scores, maxima = (torch.cat(pair) for pair in zip(self[:3], further[:3], strict=True))
+        return TrainingScores(features, scores, maxima, groups)
 
 
 class NormalScores(NamedTuple):

@@ -20,7 +20,7 @@ from moleflow.data.datamodule import ImageDataModule
 from moleflow.data.image_io import image_size
 from moleflow.data.mixed import part_errors
 from moleflow.data.samples import nfc
-from moleflow.data.splits import Returns
+from moleflow.data.splits import RETURN_ACTIONS, Returns
 from moleflow.data.tasks import Task, shuffled, split_into_tasks, with_returns
 from moleflow.data.transforms import AUGMENTATIONS
 from moleflow.detector.detector import COMPONENT_NAMES, MoLEFlow
@@ -386,21 +386,26 @@ def _build_returns(settings: Mapping[str, Any]) -> Returns:
     """
     scenario, model = settings["scenario"], settings["model"]
     if "returning" not in scenario:
-        return Returns({}, replace=False, seed=settings["seed"])
+        return Returns({}, "add", seed=settings["seed"])
     amounts = scenario["returning"]
     if not isinstance(amounts, Mapping) or not amounts:
         raise UserError(
             f"scenario.returning={amounts or 'null'} must have a share or number of training images per category, "
             "such as scenario.returning={screw: 0.5}."
         )
-    replace = check_choice("scenario.on_return", scenario["on_return"], ("add", "replace")) == "replace"
+    action = check_choice("scenario.on_return", scenario["on_return"], RETURN_ACTIONS)
+    if action == "update" and scenario["parallel"]:
+        raise UserError(
+            "scenario.parallel=true trains later tasks concurrently, but with scenario.on_return=update a task depends "
+            "on an earlier one. Remove scenario.parallel."
+        )
     for key, value in (("adapter", "soft_norm"), ("base", "separate")):
-        if replace and model.get(key) == value:
+        if action != "add" and model.get(key) == value:
             raise UserError(
-                f"scenario.on_return=replace is not possible with model.{key}={value}, whose first expert has another "
+                f"scenario.on_return={action} is not possible with model.{key}={value}, whose first expert has another "
                 "architecture than later ones. Set scenario.on_return=add."
             )
-    return Returns({nfc(str(name)): amount for name, amount in amounts.items()}, replace, settings["seed"])
+    return Returns({nfc(str(name)): amount for name, amount in amounts.items()}, action, settings["seed"])
 
 
 def _check_trainer(trainer: Mapping[str, Any]) -> None:

@@ -28,7 +28,7 @@ def failed_job(
         folder = Path(str(job.hydra.sweep.dir), str(job.hydra.sweep.subdir)).absolute()
     finally:
         HydraConfig.instance().cfg = sweep
-    with read_write(job), open_dict(job):
+    with read_write(job.hydra), open_dict(job.hydra):
         job.hydra.job.num = number
         job.hydra.runtime.output_dir = str(folder)
     result = JobReturn(overrides=list(job.hydra.overrides.task), status=JobStatus.FAILED, _return_value=error)

@@ -107,9 +107,10 @@ def launch(
         try:
             results.append(ray.get(reference))
         except ray.exceptions.RayError as error:
-            reason = " ".join(str(error).split())
-            died = UserError(f"The Ray worker of the job died, and so did those of {retries} restarts: {reason}")
-            results.append(failed_job(hydra_context, config, overrides, number, died))
+            cause = str(getattr(error, "cause", None) or error).strip().splitlines()[-1]
+            begun = isinstance(error, ray.exceptions.RayTaskError)
+            text = "A Ray worker cannot run the job" if begun else f"The Ray worker died, as in {retries} restarts"
+            results.append(failed_job(hydra_context, config, overrides, number, UserError(f"{text}: {cause}")))
     return results
 
 
@@ -129,5 +130,8 @@ def _connect(settings: dict[str, Any]) -> None:
     local = {"include_dashboard": False} if settings["address"] is None else {}
     try:
         ray.init(address=settings["address"], configure_logging=False, **local)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise JobError(f"hydra.launcher.address={settings['address']} cannot be reached: {error}") from error
+    except Exception as error:  # Ray raises this class itself
+        place = "A Ray cluster on this machine cannot be started"
+        if settings["address"] is not None:
+            place = f"The Ray cluster hydra.launcher.address={settings['address']} cannot be reached"
+        raise JobError(f"{place}: {error}") from error

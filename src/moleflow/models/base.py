@@ -78,6 +78,20 @@ class PatchModel(nn.Module, ABC):
                 one group (``dataset.group``). None: every entry shows another image.
         """
 
+    @abstractmethod
+    def update(self, name: str, source: str, features: Iterable[Tensor], image_ids: Tensor, former: int) -> None:
+        """Fit a new expert to the training images of an earlier one and to further images of the same category.
+
+        Only the tensors of the earlier expert are used, not its images. It is not changed.
+
+        Args:
+            name: Name of the new expert, which has the settings of the earlier one.
+            source: Name of the earlier expert.
+            features: Patches of the further images in batches (B, H, W, D), which some models iterate several times.
+            image_ids: (N,) index from 0 of the further image that each entry of the concatenated batches shows.
+            former: Number of training images of the earlier expert.
+        """
+
     def initialize_from(self, name: str, nearest: str) -> None:
         """Initialize a new expert from the one whose training images are most similar.
 

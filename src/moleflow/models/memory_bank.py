@@ -92,6 +92,43 @@ def build_memory_bank(
     return MemoryBank(patches, ids.to(rows.device)[rows // patches_per_grid].int())
 
 
+def extend_memory_bank(
+    bank: MemoryBank,
+    grids: Iterable[Tensor],
+    former: int,
+    selection: str,
+    generator: torch.Generator,
+    image_ids: Tensor,
+) -> MemoryBank:
+    """Return a memory bank with patches of further images, as many per image as it has.
+
+    No patch is removed, so that no image is farther from the extended memory bank than from the former one.
+
+    Args:
+        bank: The memory bank.
+        grids: Patch grids of the further images in batches (B, H, W, D), iterated several times.
+        former: Number of images of the memory bank.
+        selection: As for :func:`build_memory_bank`; ``k_center_greedy`` selects the patches that are farthest from
+            those of the memory bank and from each other.
+        generator: Source of the draws, on the CPU.
+        image_ids: (N,) index from 0 of the further image that each grid shows. The former images get the indices after
+            those.
+    """
+    further = int(image_ids.max()) + 1
+    first = next(iter(grids))
+    patches_per_grid, size = first.shape[1] * first.shape[2], len(bank.patches)
+    count = min(max(1, round(size * further / former)), len(image_ids) * patches_per_grid)
+    if selection == "k_center_greedy":
+        outside = torch.full_like(bank.image_ids, -1, dtype=torch.int64)
+        rows, patches = add_farthest(grids, outside, bank.patches, size + count, _CANDIDATES_OF_CHUNKS)
+        ids = image_ids.to(rows.device)[rows[size:] // patches_per_grid].int()
+        added = MemoryBank(patches[size:], ids)
+    else:
+        added = build_memory_bank(grids, count, selection, generator, image_ids)
+    former_ids = torch.where(bank.image_ids < 0, bank.image_ids, bank.image_ids + further)
+    return MemoryBank(torch.cat((bank.patches, added.patches)), torch.cat((former_ids, added.image_ids)))
+
+
 def _patches_at(grids: Iterable[Tensor], rows: Tensor) -> Tensor:
     """Return the patches (K, D) at indices (K,) of all patches, in the order of the indices."""
     parts, positions, start = [], [], 0
@@ -218,7 +255,7 @@ def add_farthest(
 
     Args:
         grids: Patch grids, or points, in batches (B, ..., D), iterated several times.
-        rows: Indices (F,) of the selected patches among all patches, at least one.
+        rows: Indices (F,) of the selected patches among all patches, at least one; -1 for a patch of other images.
         patches: The selected patches (F, D).
         count: Number of patches to select in total, at most that of all patches.
         candidates: Number of farthest patches of which several may be selected between two updates.

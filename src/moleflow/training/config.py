@@ -54,7 +54,7 @@ class TrainingConfig:
     per_category: Mapping[str, Overrides] = field(default_factory=dict)
     losses: Mapping[str, FlowLoss] = field(default_factory=dict)
     strategy: ContinualStrategy = field(default_factory=ContinualStrategy)
-    returns: Returns = field(default_factory=lambda: Returns({}, replace=False, seed=0))
+    returns: Returns = field(default_factory=lambda: Returns({}, "add", seed=0))
 
     def experts_of(self, task: Task) -> dict[str, tuple[str, ...]]:
         """Return the categories of each expert of a task, by the expert's name."""

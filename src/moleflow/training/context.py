@@ -105,7 +105,7 @@ class RunContext:
         Raises:
             UserError: If one of them has other categories as well.
         """
-        if not task.visit or not self.config.returns.replace:
+        if not task.visit or self.config.returns.action == "add":
             return []
         first = {
             name: categories
@@ -117,10 +117,15 @@ class RunContext:
         for name, categories in first.items():
             if categories != task.categories:
                 raise UserError(
-                    f"scenario.on_return=replace cannot replace the expert {name}, which has other categories than "
+                    f"scenario.on_return={self.config.returns.action} cannot replace the expert {name}, which has "
+                    f"other categories than "
                     f"{task.categories[0]} as well. Set scenario.experts=category."
                 )
         return list(first)
+
+    def continued_expert(self, task: Task) -> str | None:
+        """Return the name of the earlier expert that the expert of a task continues, or None."""
+        return self.replaced_experts(task)[0] if task.visit and self.config.returns.action == "update" else None
 
     def experts_after(self, tasks_done: int) -> list[str]:
         """Return the names of the experts after a number of tasks, without those that were replaced."""

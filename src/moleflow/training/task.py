@@ -43,17 +43,20 @@ def train_task(context: RunContext, task: Task, make_trainer: TrainerFactory) ->
     Raises:
         UserError: If a loss or a score is not finite.
     """
-    model = context.model
+    model, source = context.model, context.continued_expert(task)
     for name, categories in context.experts_of(task).items():
         model.add_expert(name, categories, context.overrides[name])
     with context.progress.clock("training"):
         scores = {name: _fit_further_sets(context, task, name) for name in context.experts_of(task)}
         data = load_task_data(context, task)
         for name, images in data.images.items():
-            model.fit_expert(name, images.batches(), images.image_ids, data.image_features[name])
+            if source is None:
+                model.fit_expert(name, images.batches(), images.image_ids, data.image_features[name])
+            else:
+                model.update_expert(name, source, FIRST, images.batches(), images.image_ids)
         result = _optimize(context, task, data, make_trainer)
     for name, image_features in data.image_features.items():
-        model.register_with_router(name, image_features)
+        model.register_with_router(name, image_features, source)
     model.scorer.clear_merged_cache()
     for name, images in data.images.items():
         scores[name].add(model.feature_sets[FIRST], name, images, model.experts[name].overrides)
@@ -64,6 +67,7 @@ def train_task(context: RunContext, task: Task, make_trainer: TrainerFactory) ->
             images.groups if images.grouped else None,
             scores[name].cross_validated(model),
             _validation_images(context, name),
+            source,
         )
     return result
 
@@ -79,11 +83,14 @@ def _fit_further_sets(context: RunContext, task: Task, expert: str) -> "ExpertSc
     Returns:
         The scores of the training images in these sets.
     """
-    scores = ExpertScores()
+    scores, source = ExpertScores(), context.continued_expert(task)
     for feature_set in context.model.feature_sets.values():
         if not feature_set.is_first:
             images = _training_images(context, task, expert, feature_set)
-            feature_set.fit(expert, images.batches(), images.image_ids)
+            if source is None:
+                feature_set.fit(expert, images.batches(), images.image_ids)
+            else:
+                context.model.update_expert(expert, source, feature_set.name, images.batches(), images.image_ids)
             scores.add(feature_set, expert, images, context.model.experts[expert].overrides)
     return scores
 

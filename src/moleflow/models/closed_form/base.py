@@ -38,6 +38,20 @@ class ClosedFormModel(PatchModel):
             image_ids: (N,) index of the training image that each entry of the concatenated batches shows.
         """
 
+    @abstractmethod
+    def compute_update(
+        self, name: str, source: DynamicBuffers, features: Iterable[Tensor], image_ids: Tensor, former: int
+    ) -> dict[str, Tensor]:
+        """Return the tensors of an expert of former and further training images by name.
+
+        Args:
+            name: Name of the expert.
+            source: The expert of the former images.
+            features: Patches of the further images in batches (B, H, W, D), iterated several times.
+            image_ids: (N,) index from 0 of the further image that each entry of the concatenated batches shows.
+            former: Number of former images.
+        """
+
     def add_expert(self, name: str, **overrides: Any) -> DynamicBuffers:
         """Create and register an expert with empty tensors.
 
@@ -70,6 +84,21 @@ class ClosedFormModel(PatchModel):
             raise TypeError("The features are an iterator, which can be iterated only once. Pass a list of batches.")
         ids = torch.arange(sum(len(batch) for batch in features)) if image_ids is None else image_ids
         self.expert(name).load_state_dict(self.compute(name, features, ids))
+
+    @torch.no_grad()
+    def update(self, name: str, source: str, features: Iterable[Tensor], image_ids: Tensor, former: int) -> None:
+        """Compute the tensors of a new expert from those of an earlier one and from further images.
+
+        Args:
+            name: Name of the new expert.
+            source: Name of the earlier expert.
+            features: Patches of the further images in batches (B, H, W, D), iterated several times.
+            image_ids: (N,) index from 0 of the further image that each entry of the concatenated batches shows.
+            former: Number of training images of the earlier expert.
+        """
+        earlier = self.expert(source)
+        assert isinstance(earlier, DynamicBuffers)
+        self.expert(name).load_state_dict(self.compute_update(name, earlier, features, image_ids, former))
 
     @torch.no_grad()
     def merged(self, name: str) -> Self:

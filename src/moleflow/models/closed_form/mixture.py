@@ -22,10 +22,12 @@ from torch import Tensor
 
 from moleflow.models.batches import Batches, chunks
 from moleflow.models.closed_form.base import ClosedFormModel
+from moleflow.models.dynamic_buffers import DynamicBuffers
 from moleflow.models.flow.spatial_mixer import MeanBlur
 from moleflow.models.memory_bank import (
     MemoryBank,
     build_memory_bank,
+    extend_memory_bank,
     memory_bank_rules,
     nearest_neighbors,
     own_image_exclusion,
@@ -143,6 +145,27 @@ class MixtureModel(ClosedFormModel):
         offset = math.log(len(memory_bank.patches)) + self._energy_constant() + metric_logdet + covariance_logdet
         component = {"whitening": whitening.float(), "offset": offset.float().reshape(1)}
         return projection | memory_bank._asdict() | component
+
+    def compute_update(
+        self, name: str, source: DynamicBuffers, features: Iterable[Tensor], image_ids: Tensor, former: int
+    ) -> dict[str, Tensor]:
+        """Return the tensors of the former images with further components, as many per image.
+
+        Projection, covariance and offset remain, so that no score of a patch rises. The scores are then
+        log-likelihoods up to a constant, the logarithm of the growth of K.
+
+        Args:
+            name: Name of the expert.
+            source: The expert of the former images.
+            features: Patches of the further images in batches (B, H, W, D), iterated several times.
+            image_ids: (N,) index from 0 of the further image that each entry of the concatenated batches shows.
+            former: Number of former images.
+        """
+        state = dict(source.named_buffers())
+        y = Batches(lambda: ((x - state["mean"]) @ state["metric"] for x in self._blurred(features)))
+        bank = MemoryBank(*(state[key] for key in MemoryBank._fields))
+        draw = generator(self.seed, "memory", name)
+        return state | extend_memory_bank(bank, y, former, "k_center_greedy", draw, image_ids)._asdict()
 
     def patch_scores(self, x: Tensor, name: str, image_ids: Tensor | None = None) -> Tensor:
         """Return the negative log-likelihood of each patch in nats, (B, H, W) float32.

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from moleflow.models.batches import Batches, chunks
 from moleflow.models.closed_form.base import ClosedFormModel
+from moleflow.models.dynamic_buffers import DynamicBuffers
 from moleflow.models.tensor_rule import TensorRule
 from moleflow.utils.errors import UserError, check_range
 from moleflow.utils.random import generator
@@ -54,15 +55,50 @@ class PaDiM(ClosedFormModel):
             features: Training patches of the expert in batches (B, H, W, D), iterated several times.
             image_ids: (N,) index of the training image that each entry of the concatenated batches shows.
         """
+        mean, scatter = self._moments(features, len(image_ids))
+        return self._tensors(mean, scatter / max(1, len(image_ids) - 1))
+
+    def compute_update(
+        self, name: str, source: DynamicBuffers, features: Iterable[Tensor], image_ids: Tensor, former: int
+    ) -> dict[str, Tensor]:
+        """Return means and inverse Cholesky factors of former and further images together, exact up to rounding.
+
+        Reference: Chan et al., "Algorithms for Computing the Sample Variance", The American Statistician 1983.
+
+        Args:
+            name: Name of the expert.
+            source: The expert of the former images.
+            features: Patches of the further images in batches (B, H, W, D), iterated several times.
+            image_ids: (N,) index from 0 of the further image that each entry of the concatenated batches shows.
+            former: Number of former images.
+        """
+        former_mean, whitening = (source.get_buffer(key).double() for key in ("mean", "whitening"))
+        ridged = torch.linalg.inv(whitening.transpose(1, 2) @ whitening)
+        level = ridged.diagonal(dim1=1, dim2=2).mean() / (1 + self.ridge)
+        covariance = ridged - self.ridge * level * torch.eye(ridged.shape[1]).to(ridged)
+        further = len(image_ids)
+        earlier = former * further // (int(image_ids.max()) + 1)  # each image counts once per augmentation
+        mean, scatter = self._moments(features, further)
+        difference = (mean - former_mean)[:, :, None]
+        scatter = scatter + covariance * max(1, earlier - 1)
+        scatter = scatter + earlier * further / (earlier + further) * difference @ difference.transpose(1, 2)
+        together = (earlier * former_mean + further * mean) / (earlier + further)
+        return self._tensors(together, scatter / (earlier + further - 1))
+
+    def _moments(self, features: Iterable[Tensor], count: int) -> tuple[Tensor, Tensor]:
+        """Return mean (HW, C) and scatter (HW, C, C) of the patches of ``count`` grids per position, float64."""
         selected = Batches(lambda: (x[..., self.channel_indices.to(x.device)].flatten(1, 2) for x in features))
         # Chunks (HW, n, C), of which some copies in float64 are in memory.
         parts = Batches(lambda: (chunk.transpose(0, 1).double() for chunk in chunks(selected, copies=8)))
-        mean = sum((x.sum(1) for x in parts), torch.zeros(())) / len(image_ids)
-        covariance = torch.zeros(())
+        mean = sum((x.sum(1) for x in parts), torch.zeros(())) / count
+        scatter = torch.zeros(())
         for x in parts:
             centered = x - mean[:, None]
-            covariance = covariance.to(x) + centered.transpose(1, 2) @ centered
-        covariance = covariance / max(1, len(image_ids) - 1)
+            scatter = scatter.to(x) + centered.transpose(1, 2) @ centered
+        return mean, scatter
+
+    def _tensors(self, mean: Tensor, covariance: Tensor) -> dict[str, Tensor]:
+        """Return the tensors of an expert from means (HW, C) and covariances (HW, C, C) of its positions."""
         eye = torch.eye(mean.shape[1], dtype=mean.dtype, device=mean.device)
         level = covariance.diagonal(dim1=1, dim2=2).mean() + mean.new_tensor(torch.finfo(torch.float32).tiny)
         factor = torch.linalg.cholesky(covariance + self.ridge * level * eye)

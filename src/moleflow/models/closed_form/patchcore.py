@@ -10,9 +10,12 @@ from collections.abc import Iterable
 from torch import Tensor
 
 from moleflow.models.closed_form.base import ClosedFormModel
+from moleflow.models.dynamic_buffers import DynamicBuffers
 from moleflow.models.memory_bank import (
     SELECTIONS,
+    MemoryBank,
     build_memory_bank,
+    extend_memory_bank,
     memory_bank_rules,
     nearest_neighbors,
     own_image_exclusion,
@@ -68,6 +71,22 @@ class PatchCore(ClosedFormModel):
         """
         draw = generator(self.seed, "memory", name)
         return build_memory_bank(features, self.size, self.selection, draw, image_ids)._asdict()
+
+    def compute_update(
+        self, name: str, source: DynamicBuffers, features: Iterable[Tensor], image_ids: Tensor, former: int
+    ) -> dict[str, Tensor]:
+        """Return the memory bank of the former images with further patches, as many per image.
+
+        Args:
+            name: Name of the expert.
+            source: The expert of the former images.
+            features: Patches of the further images in batches (B, H, W, D), iterated several times.
+            image_ids: (N,) index from 0 of the further image that each entry of the concatenated batches shows.
+            former: Number of former images.
+        """
+        bank = MemoryBank(*(source.get_buffer(key) for key in MemoryBank._fields))
+        draw = generator(self.seed, "memory", name)
+        return extend_memory_bank(bank, features, former, self.selection, draw, image_ids)._asdict()
 
     def patch_scores(self, x: Tensor, name: str, image_ids: Tensor | None = None) -> Tensor:
         """Return distances to the nearest memory-bank patch, (B, H, W) float32.

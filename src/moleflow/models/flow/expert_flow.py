@@ -226,11 +226,33 @@ class ExpertFlow(PatchModel):
             name: Name of the new expert.
             nearest: Name of the most similar expert.
         """
-        if self.expert_start != "nearest":
-            return
-        state, source = self.expert(name).state_dict(), self.expert(nearest).state_dict()
-        matching = {key: source[key] for key in state.keys() & source.keys() if state[key].shape == source[key].shape}
+        if self.expert_start == "nearest":
+            self._copy_expert(name, nearest)
+
+    def _copy_expert(self, name: str, source: str) -> None:
+        """Copy the weights of another expert, as far as shapes agree."""
+        state, other = self.expert(name).state_dict(), self.expert(source).state_dict()
+        matching = {key: other[key] for key in state.keys() & other.keys() if state[key].shape == other[key].shape}
         self.expert(name).load_state_dict(state | matching)
+
+    @torch.no_grad()
+    def update(self, name: str, source: str, features: Iterable[Tensor], image_ids: Tensor, former: int) -> None:
+        """Copy the weights of an earlier expert, with which the training on further images begins.
+
+        Without gradient steps, the adapter ``closed_form_whitening`` is computed from former and further images.
+
+        Args:
+            name: Name of the new expert.
+            source: Name of the earlier expert.
+            features: Patches of the further images in batches (B, H, W, D); iterated at most once.
+            image_ids: (N,) index from 0 of the further image that each entry of the concatenated batches shows.
+            former: Number of training images of the earlier expert.
+        """
+        self._copy_expert(name, source)
+        adapter, earlier = self.expert(name).adapter, self.expert(source).adapter
+        if isinstance(adapter, ClosedFormWhitening) and not self.trainable_parameters([name]):
+            assert isinstance(earlier, ClosedFormWhitening)
+            adapter.update(earlier, self._adapter_input(features), former / (int(image_ids.max()) + 1))
 
     def fit(self, name: str, features: Iterable[Tensor], image_ids: Tensor | None = None) -> None:
         """Fit the expert's input adapter if it is ``closed_form_whitening``.
@@ -242,9 +264,13 @@ class ExpertFlow(PatchModel):
         """
         adapter = self.expert(name).adapter
         if isinstance(adapter, ClosedFormWhitening):
-            encoded = (self.add_positional_encoding(x) for x in features)
-            # The blur commutes with the adapter. Fitting to blurred patches whitens the input of the coupling blocks.
-            adapter.fit(self.mixer(x) if isinstance(self.mixer, MeanBlur) else x for x in encoded)
+            adapter.fit(self._adapter_input(features))
+
+    def _adapter_input(self, features: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Yield the patches that the adapter ``closed_form_whitening`` is fitted to."""
+        encoded = (self.add_positional_encoding(x) for x in features)
+        # The blur commutes with the adapter. Fitting to blurred patches whitens the input of the coupling blocks.
+        return (self.mixer(x) if isinstance(self.mixer, MeanBlur) else x for x in encoded)
 
     def expert(self, name: str) -> Expert:
         """Return an expert by name.

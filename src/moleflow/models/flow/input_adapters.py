@@ -105,15 +105,44 @@ class ClosedFormWhitening(InputAdapter):
         Args:
             batches: Patch grids (B, H, W, D); at least one.
         """
-        dim, count = len(self.mean), 0
-        total, square = torch.zeros(dim, dtype=torch.float64), torch.zeros(dim, dim, dtype=torch.float64)
-        for grids in batches:
-            x = grids.flatten(0, 2).double().cpu()
-            count += len(x)
-            total += x.sum(0)
-            square += x.T @ x
-        mean = total / count
-        covariance = square / count - mean[:, None] * mean
+        self._set(*_moments(batches, len(self.mean)))
+
+    @torch.no_grad()
+    def update(self, source: "ClosedFormWhitening", batches: Iterable[Tensor], ratio: float) -> None:
+        """Compute mean, scales and directions of former and further training patches together.
+
+        The result is exact up to rounding at rank D. At a lower rank the former patches count with the mean of their
+        remaining eigenvalues.
+
+        Args:
+            source: The adapter that was fitted to the former patches, with the rank and the shrinkage of this one.
+            batches: Patch grids (B, H, W, D) of the further images; at least one.
+            ratio: Number of former patches divided by the number of further patches.
+        """
+        mean, covariance = _moments(batches, len(self.mean))
+        former_mean, former_covariance = source._fitted_moments()
+        weight = ratio / (1 + ratio)
+        difference = mean - former_mean
+        between = weight * (1 - weight) * torch.outer(difference, difference)
+        self._set(torch.lerp(mean, former_mean, weight), torch.lerp(covariance, former_covariance, weight) + between)
+
+    def _fitted_moments(self) -> tuple[Tensor, Tensor]:
+        """Return mean (D,) and covariance (D, D) from which the adapter was computed, float64 on the CPU."""
+        buffers = (self.mean, self.scale, self.directions, self.gains)
+        mean, scale, directions, gains = (buffer.double().cpu() for buffer in buffers)
+        dim, rank = len(mean), len(gains)
+        ratios = (gains + 1).pow(-2)  # of the leading eigenvalues to the remaining ones
+        rest = dim / (ratios.sum() + dim - rank)  # the mean of all eigenvalues is 1
+        shrunk = rest * (torch.eye(dim).double() + directions.T * (ratios - 1) @ directions)
+        identity = torch.eye(dim).double()
+        correlation = (shrunk - self.shrinkage * identity) / (1 - self.shrinkage) if self.shrinkage < 1 else identity
+        correlation = correlation - correlation.diagonal().diag() + identity
+        deviation = 1 / (scale * rest.sqrt())
+        return mean, correlation * deviation[:, None] * deviation
+
+    def _set(self, mean: Tensor, covariance: Tensor) -> None:
+        """Compute scales and directions from mean (D,) and covariance (D, D), float64 on the CPU."""
+        dim = len(mean)
         variance = covariance.diagonal()
         deviation = variance.clamp_min(1e-6 * float(variance.mean()) or 1.0).sqrt()  # constant channels stay finite
         correlation = covariance / deviation[:, None] / deviation
@@ -185,6 +214,19 @@ class IdentityAdapter(InputAdapter):
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x``."""
         return x
+
+
+def _moments(batches: Iterable[Tensor], dim: int) -> tuple[Tensor, Tensor]:
+    """Return mean (D,) and covariance (D, D) of the patches of grids (B, H, W, D), float64 on the CPU."""
+    count = 0
+    total, square = torch.zeros(dim, dtype=torch.float64), torch.zeros(dim, dim, dtype=torch.float64)
+    for grids in batches:
+        x = grids.flatten(0, 2).double().cpu()
+        count += len(x)
+        total += x.sum(0)
+        square += x.T @ x
+    mean = total / count
+    return mean, square / count - mean[:, None] * mean
 
 
 def input_adapter(

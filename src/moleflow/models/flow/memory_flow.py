@@ -11,7 +11,9 @@ from moleflow.models.dynamic_buffers import DynamicBuffers
 from moleflow.models.flow.expert_flow import Expert, ExpertFlow
 from moleflow.models.flow.spatial_mixer import SpatialMixer
 from moleflow.models.memory_bank import (
+    MemoryBank,
     build_memory_bank,
+    extend_memory_bank,
     memory_bank_rules,
     nearest_neighbors,
     own_image_exclusion,
@@ -86,6 +88,26 @@ class MemoryBankFlow(ExpertFlow):
         draw = generator(self.seed, "memory", name)
         memory_bank = build_memory_bank(prepared, self.memory_size, "k_center_greedy", draw, image_ids)
         self._memory_bank(name).load_state_dict(memory_bank._asdict())
+
+    @torch.no_grad()
+    def update(self, name: str, source: str, features: Iterable[Tensor], image_ids: Tensor, former: int) -> None:
+        """Copy an earlier expert and add patches of further images to its memory bank, as many per image.
+
+        The adapter is not changed, because the patches of the memory bank are its output.
+
+        Args:
+            name: Name of the new expert.
+            source: Name of the earlier expert.
+            features: Patches of the further images in batches (B, H, W, D), iterated several times.
+            image_ids: (N,) index from 0 of the further image that each entry of the concatenated batches shows.
+            former: Number of training images of the earlier expert.
+        """
+        self._copy_expert(name, source)
+        prepared = Batches(lambda: (self.prepare(x, name) for x in features))
+        bank = MemoryBank(*(self._memory_bank(source).get_buffer(key) for key in MemoryBank._fields))
+        draw = generator(self.seed, "memory", name)
+        extended = extend_memory_bank(bank, prepared, former, "k_center_greedy", draw, image_ids)
+        self._memory_bank(name).load_state_dict(extended._asdict())
 
     def patch_scores(self, x: Tensor, name: str, image_ids: Tensor | None = None) -> Tensor:
         """Return the anomaly scores of all patches, (B, H, W) float32.
