@@ -79,7 +79,7 @@ def test_update_continues_the_first_expert(tree: Path, tmp_path: Path, overrides
     assert list(model.experts) == ["screw", "bottle@2"]
     training = model.experts["bottle@2"].training
     assert training is not None
-    assert [len(values) for values in training] == [6, 6, 6]
+    assert [len(values) for values in training.state().values()] == [6, 6, 6]
     assert model.router.statistics("bottle@2").count == 6
     if overrides == ("model=patchcore",):  # no training image has a higher score than after its own task
         images = sorted((tree / "bottle/train/good").iterdir())
