@@ -139,7 +139,7 @@ def test_runs_that_do_not_match_are_errors(
 ) -> None:
     one_category = train_member(root, tmp_path / "bottle", "dataset.categories=[bottle]")
     cropped = train_member(root, tmp_path / "cropped", "view=paper")
-    copy = write_mvtec_tree(tmp_path / "tree", ("bottle", "screw"), good=2, defect=2)
+    copy = write_mvtec_tree(tmp_path / "tree", ("bottle", "screw"), good=3, defect=2)
     other_root = train_member(copy, tmp_path / "other_root")
     out = ["-o", str(tmp_path / "out")]
     for folder, message in (

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import IO, Any
 
 import onnx
 import torch
@@ -381,7 +381,7 @@ class HostileFolders:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_CPU, (int(6 * MAX_SECONDS), int(6 * MAX_SECONDS)))
         torch.onnx.export = lambda *_, **__: SimpleNamespace(model_proto=onnx.ModelProto())  # type: ignore[assignment]
-        Figure.savefig = lambda figure, file, **options: file.write(b"<svg/>")  # type: ignore[method-assign,assignment]
+        Figure.savefig = _write_no_figure  # type: ignore[method-assign,assignment]
         output = io.StringIO()
         with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
             try:
@@ -415,6 +415,13 @@ def check_verdicts(path: Path) -> None:
         values = [row[key] for key in needed.get(row["verdict"], ())]
         if not all(isinstance(value, float) and math.isfinite(value) for value in values):
             raise NoBasisError(json.dumps(row))
+
+
+def _write_no_figure(figure: Figure, file: Path | IO[bytes], **options: object) -> None:
+    if isinstance(file, str | Path):
+        Path(file).write_bytes(b"<svg/>")
+    else:
+        file.write(b"<svg/>")
 
 
 def _random_place(content: Any, rng: random.Random) -> tuple[tuple[Any, ...], Any, Any]:

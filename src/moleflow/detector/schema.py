@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from moleflow.detector.feature_set import FEATURE_SET_COMPONENTS, FIRST, check_feature_set_name
 from moleflow.detector.manifest import FORMAT, refusal
@@ -89,7 +90,7 @@ class ModelSchema:
         self._sets = {FIRST: settings, **settings.get("feature_sets", {})}
         self._models: dict[str, PatchModel] = {}
         for name, each in self._sets.items():
-            with torch.device("meta"):
+            with torch.device("meta"), _ShapesOnly():
                 self._models[name] = build_component(f"{_prefix(name)}model", each["model"])
 
     def add_expert(self, name: str, overrides: Overrides) -> dict[str, TensorRule]:
@@ -108,7 +109,7 @@ class ModelSchema:
             prefix = _prefix(set_name)
             for part in ("model", "transform"):
                 check_component(f"{prefix}{part}", apply_overrides(each[part], own, part))
-            with torch.device("meta"):
+            with torch.device("meta"), _ShapesOnly():
                 self._models[set_name].add_expert(name, **own.get("model", {}))
             expert_rules = self._models[set_name].expert_rules(name)
             rules |= {f"{prefix}model.{key}": rule for key, rule in expert_rules.items()}
@@ -130,6 +131,23 @@ class ModelSchema:
         """Return the rules for the shared tensors; all experts must have been added before."""
         models = self._models.items()
         return {f"{_prefix(name)}{key}": rule for name, model in models for key, rule in model.base_rules().items()}
+
+
+class _ShapesOnly(TorchFunctionMode):
+    """Leaves out random values and sorting, whose kernels for the device ``meta`` take a second to import."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        options = kwargs or {}
+        match getattr(func, "__name__", ""):
+            case "uniform_" | "normal_":
+                return args[0] if args else options["tensor"]  # of torch.nn.init
+            case "randperm":
+                return torch.empty(args[0], dtype=torch.int64)
+            case "argsort":
+                return torch.empty_like(args[0])
+        return func(*args, **options)
 
 
 class FolderRules:

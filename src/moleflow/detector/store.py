@@ -48,13 +48,13 @@ def model_folder(path: Path) -> Path:
     Raises:
         UserError: If the folder does not exist or has no model.
     """
-    if (path / "manifest.json").is_file():
+    if (path / "manifest.json").exists():  # as another kind of file it is an error
         return path
     if not path.is_dir():
         raise UserError(f"{path} does not exist. Give a run folder, or the model folder in it.")
     if (path / ENSEMBLE_FILE).is_file():
         raise UserError(f"{path} is an ensemble without experts. Give one of its member runs.")
-    if not (path / "model" / "manifest.json").is_file():
+    if not (path / "model" / "manifest.json").exists():
         raise UserError(f"{path} has no model: {path / 'model' / 'manifest.json'} is missing.")
     return path / "model"
 
