@@ -346,7 +346,7 @@ class HostileFolders:
         """Run a command on a folder in a forked process, and once before on an unchanged folder."""
         if name not in self._seconds:
             self._seconds[name] = 0.0
-            unchanged = self.outcome(name, self.copy(f"unchanged-{name}", unfinished=False))
+            unchanged = self.outcome(name, self.copy(f"unchanged-{self.run.name}-{name}", unfinished=False))
             assert unchanged.kind in ("done", "hang"), unchanged
             self._seconds[name] = unchanged.seconds
         read, write = os.pipe()
