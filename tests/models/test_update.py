@@ -50,6 +50,19 @@ def test_updated_statistics_are_those_of_all_images(model: PatchModel) -> None:
     assert not torch.allclose(model.patch_scores(x, "a"), model.patch_scores(x, "all"), rtol=1e-2)
 
 
+def test_groups_of_images_do_not_change_the_statistics() -> None:
+    former, further = images(4)
+    scores = []
+    for ids in (torch.arange(4), torch.tensor([0, 0, 1, 1])):
+        model = PaDiM(8, channels=6, ridge=0.1)
+        for name in "ab":
+            model.add_expert(name)
+        model.fit("a", [former])
+        model.update("b", "a", [further], ids, len(former))
+        scores.append(model.patch_scores(random_grids(2, seed=3), "b"))
+    assert torch.equal(*scores)
+
+
 def test_updated_statistics_of_low_rank_are_near_those_of_all_images() -> None:
     former, further = images()
     model = updated(ExpertFlow(**WITHOUT_STEPS, adapter_rank=3, adapter_shrinkage=0.1), former, further)

@@ -156,7 +156,7 @@ class MoLEFlow(Detector):
         self.feature_sets[FIRST].fit(name, features, image_ids)
 
     def update_expert(
-        self, name: str, source: str, feature_set: str, features: Iterable[Tensor], image_ids: Tensor
+        self, name: str, source: str, feature_set: str, features: Iterable[Tensor], image_ids: Tensor, images: int
     ) -> None:
         """Fit a new expert in one feature set to the training images of an earlier expert and to further images.
 
@@ -165,11 +165,14 @@ class MoLEFlow(Detector):
             source: Name of the earlier expert.
             feature_set: Name of the feature set.
             features: Patch features of the further images in batches (B, h, w, D), iterated several times.
-            image_ids: (N,) index from 0 of the further image that each entry of the concatenated batches shows.
+            image_ids: (A N,) index from 0 of the further image, or of its group, that each entry of the concatenated
+                batches shows.
+            images: Number N of further images, without their A - 1 augmentations.
         """
         earlier = self.experts[source].training
         assert earlier is not None
-        self.feature_sets[feature_set].update(name, source, features, image_ids, len(earlier.scores))
+        former = len(earlier.scores) * len(image_ids) // images
+        self.feature_sets[feature_set].update(name, source, features, image_ids, former)
 
     def register_with_router(self, name: str, image_features: Tensor, source: str | None = None) -> None:
         """Add an expert to the router.

@@ -147,7 +147,7 @@ class FeatureSet:
             source: Name of the earlier expert.
             features: Patch features of the further images in batches (B, h, w, D), iterated several times.
             image_ids: (N,) index from 0 of the further image that each entry of the concatenated batches shows.
-            former: Number of training images of the earlier expert.
+            former: Number of grids that the earlier expert was fitted to, images times augmentations.
         """
         batches = Batches(lambda: (batch.to(self.device) for batch in features))
         self.patch_model.update(name, source, batches, image_ids, former)

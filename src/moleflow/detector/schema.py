@@ -112,7 +112,7 @@ class ModelSchema:
             with torch.device("meta"), _ShapesOnly():
                 self._models[set_name].add_expert(name, **own.get("model", {}))
             expert_rules = self._models[set_name].expert_rules(name)
-            rules |= {f"{prefix}model.{key}": rule for key, rule in expert_rules.items()}
+            rules |= {f"{prefix}model.{key}": rule.with_prefix(prefix) for key, rule in expert_rules.items()}
         check_component("scoring", apply_overrides(self.settings["scoring"], overrides, "scoring"))
         routed_by = self.settings["router"].get("features") or FIRST
         rules["training.features"] = TensorRule(("N", self._sets[routed_by]["backbone"]["dim"]))

@@ -89,7 +89,7 @@ class PatchModel(nn.Module, ABC):
             source: Name of the earlier expert.
             features: Patches of the further images in batches (B, H, W, D), which some models iterate several times.
             image_ids: (N,) index from 0 of the further image that each entry of the concatenated batches shows.
-            former: Number of training images of the earlier expert.
+            former: Number of grids that the earlier expert was fitted to, images times augmentations.
         """
 
     def initialize_from(self, name: str, nearest: str) -> None:

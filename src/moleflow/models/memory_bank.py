@@ -107,17 +107,17 @@ def extend_memory_bank(
     Args:
         bank: The memory bank.
         grids: Patch grids of the further images in batches (B, H, W, D), iterated several times.
-        former: Number of images of the memory bank.
+        former: Number of grids from which the memory bank was built.
         selection: As for :func:`build_memory_bank`; ``k_center_greedy`` selects the patches that are farthest from
             those of the memory bank and from each other.
         generator: Source of the draws, on the CPU.
         image_ids: (N,) index from 0 of the further image that each grid shows. The former images get the indices after
             those.
     """
-    further = int(image_ids.max()) + 1
+    indices = int(image_ids.max()) + 1
     first = next(iter(grids))
     patches_per_grid, size = first.shape[1] * first.shape[2], len(bank.patches)
-    count = min(max(1, round(size * further / former)), len(image_ids) * patches_per_grid)
+    count = min(max(1, round(size * len(image_ids) / former)), len(image_ids) * patches_per_grid)
     if selection == "k_center_greedy":
         outside = torch.full_like(bank.image_ids, -1, dtype=torch.int64)
         rows, patches = add_farthest(grids, outside, bank.patches, size + count, _CANDIDATES_OF_CHUNKS)
@@ -125,7 +125,7 @@ def extend_memory_bank(
         added = MemoryBank(patches[size:], ids)
     else:
         added = build_memory_bank(grids, count, selection, generator, image_ids)
-    former_ids = torch.where(bank.image_ids < 0, bank.image_ids, bank.image_ids + further)
+    former_ids = torch.where(bank.image_ids < 0, bank.image_ids, bank.image_ids + indices)
     return MemoryBank(torch.cat((bank.patches, added.patches)), torch.cat((former_ids, added.image_ids)))
 
 

@@ -1,7 +1,7 @@
 """Rule for one tensor of a model folder: its type, its shape and the range of its values."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -39,6 +39,10 @@ class TensorRule:
         """Return the rule for a tensor like an existing one; the only integers of fixed size are permutations."""
         permuted = not tensor.is_floating_point() and tensor.ndim == 1
         return cls(tuple(tensor.shape), tensor.dtype, "permutation" if permuted else "finite")
+
+    def with_prefix(self, prefix: str) -> "TensorRule":
+        """Return the rule with a prefix of the named axes, which are then independent of those without it."""
+        return replace(self, shape=tuple(f"{prefix}{axis}" if isinstance(axis, str) else axis for axis in self.shape))
 
     def fault(self, tensor: Tensor) -> str | None:
         """Return in words how the values of a tensor of the right shape differ from the rule, or None."""

@@ -53,7 +53,7 @@ def train_task(context: RunContext, task: Task, make_trainer: TrainerFactory) ->
             if source is None:
                 model.fit_expert(name, images.batches(), images.image_ids, data.image_features[name])
             else:
-                model.update_expert(name, source, FIRST, images.batches(), images.image_ids)
+                model.update_expert(name, source, FIRST, images.batches(), images.image_ids, images.count)
         result = _optimize(context, task, data, make_trainer)
     for name, image_features in data.image_features.items():
         model.register_with_router(name, image_features, source)
@@ -90,7 +90,9 @@ def _fit_further_sets(context: RunContext, task: Task, expert: str) -> "ExpertSc
             if source is None:
                 feature_set.fit(expert, images.batches(), images.image_ids)
             else:
-                context.model.update_expert(expert, source, feature_set.name, images.batches(), images.image_ids)
+                context.model.update_expert(
+                    expert, source, feature_set.name, images.batches(), images.image_ids, images.count
+                )
             scores.add(feature_set, expert, images, context.model.experts[expert].overrides)
     return scores
 

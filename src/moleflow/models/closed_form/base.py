@@ -49,7 +49,7 @@ class ClosedFormModel(PatchModel):
             source: The expert of the former images.
             features: Patches of the further images in batches (B, H, W, D), iterated several times.
             image_ids: (N,) index from 0 of the further image that each entry of the concatenated batches shows.
-            former: Number of former images.
+            former: Number of grids of the former images, images times augmentations.
         """
 
     def add_expert(self, name: str, **overrides: Any) -> DynamicBuffers:
@@ -94,7 +94,7 @@ class ClosedFormModel(PatchModel):
             source: Name of the earlier expert.
             features: Patches of the further images in batches (B, H, W, D), iterated several times.
             image_ids: (N,) index from 0 of the further image that each entry of the concatenated batches shows.
-            former: Number of training images of the earlier expert.
+            former: Number of grids that the earlier expert was fitted to, images times augmentations.
         """
         earlier = self.expert(source)
         assert isinstance(earlier, DynamicBuffers)

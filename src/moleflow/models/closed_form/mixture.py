@@ -159,7 +159,7 @@ class MixtureModel(ClosedFormModel):
             source: The expert of the former images.
             features: Patches of the further images in batches (B, H, W, D), iterated several times.
             image_ids: (N,) index from 0 of the further image that each entry of the concatenated batches shows.
-            former: Number of former images.
+            former: Number of grids of the former images, images times augmentations.
         """
         state = dict(source.named_buffers())
         y = Batches(lambda: ((x - state["mean"]) @ state["metric"] for x in self._blurred(features)))

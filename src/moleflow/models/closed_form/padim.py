@@ -70,20 +70,19 @@ class PaDiM(ClosedFormModel):
             source: The expert of the former images.
             features: Patches of the further images in batches (B, H, W, D), iterated several times.
             image_ids: (N,) index from 0 of the further image that each entry of the concatenated batches shows.
-            former: Number of former images.
+            former: Number of grids of the former images, images times augmentations.
         """
         former_mean, whitening = (source.get_buffer(key).double() for key in ("mean", "whitening"))
         ridged = torch.linalg.inv(whitening.transpose(1, 2) @ whitening)
         level = ridged.diagonal(dim1=1, dim2=2).mean() / (1 + self.ridge)
         covariance = ridged - self.ridge * level * torch.eye(ridged.shape[1]).to(ridged)
         further = len(image_ids)
-        earlier = former * further // (int(image_ids.max()) + 1)  # each image counts once per augmentation
         mean, scatter = self._moments(features, further)
         difference = (mean - former_mean)[:, :, None]
-        scatter = scatter + covariance * max(1, earlier - 1)
-        scatter = scatter + earlier * further / (earlier + further) * difference @ difference.transpose(1, 2)
-        together = (earlier * former_mean + further * mean) / (earlier + further)
-        return self._tensors(together, scatter / (earlier + further - 1))
+        scatter = scatter + covariance * max(1, former - 1)
+        scatter = scatter + former * further / (former + further) * difference @ difference.transpose(1, 2)
+        together = (former * former_mean + further * mean) / (former + further)
+        return self._tensors(together, scatter / (former + further - 1))
 
     def _moments(self, features: Iterable[Tensor], count: int) -> tuple[Tensor, Tensor]:
         """Return mean (HW, C) and scatter (HW, C, C) of the patches of ``count`` grids per position, float64."""

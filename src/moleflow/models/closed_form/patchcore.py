@@ -82,7 +82,7 @@ class PatchCore(ClosedFormModel):
             source: The expert of the former images.
             features: Patches of the further images in batches (B, H, W, D), iterated several times.
             image_ids: (N,) index from 0 of the further image that each entry of the concatenated batches shows.
-            former: Number of former images.
+            former: Number of grids of the former images, images times augmentations.
         """
         bank = MemoryBank(*(source.get_buffer(key) for key in MemoryBank._fields))
         draw = generator(self.seed, "memory", name)

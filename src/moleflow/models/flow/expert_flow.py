@@ -246,13 +246,13 @@ class ExpertFlow(PatchModel):
             source: Name of the earlier expert.
             features: Patches of the further images in batches (B, H, W, D); iterated at most once.
             image_ids: (N,) index from 0 of the further image that each entry of the concatenated batches shows.
-            former: Number of training images of the earlier expert.
+            former: Number of grids that the earlier expert was fitted to, images times augmentations.
         """
         self._copy_expert(name, source)
         adapter, earlier = self.expert(name).adapter, self.expert(source).adapter
         if isinstance(adapter, ClosedFormWhitening) and not self.trainable_parameters([name]):
             assert isinstance(earlier, ClosedFormWhitening)
-            adapter.update(earlier, self._adapter_input(features), former / (int(image_ids.max()) + 1))
+            adapter.update(earlier, self._adapter_input(features), former / len(image_ids))
 
     def fit(self, name: str, features: Iterable[Tensor], image_ids: Tensor | None = None) -> None:
         """Fit the expert's input adapter if it is ``closed_form_whitening``.

@@ -100,7 +100,7 @@ class MemoryBankFlow(ExpertFlow):
             source: Name of the earlier expert.
             features: Patches of the further images in batches (B, H, W, D), iterated several times.
             image_ids: (N,) index from 0 of the further image that each entry of the concatenated batches shows.
-            former: Number of training images of the earlier expert.
+            former: Number of grids that the earlier expert was fitted to, images times augmentations.
         """
         self._copy_expert(name, source)
         prepared = Batches(lambda: (self.prepare(x, name) for x in features))
