@@ -3,7 +3,7 @@
     python benchmarks/expert_size.py --out expert_size.json
 
 The file has the expert's part of the flow (updates, input adapter, DIA blocks), and features and scores of its training
-images. docs/quality.md has the metrics of each size on real images.
+images. docs/quality-appendix.md has the metrics of each size on real images.
 """
 
 import tempfile

@@ -11,6 +11,7 @@ from helpers.composing import once
 from helpers.program import TINY, run_program
 from helpers.trees import write_mvtec_tree
 from moleflow import MoLEFlow
+from moleflow.detector.feature_set import FIRST
 from moleflow.detector.overrides import (
     apply_overrides,
     check_per_category,
@@ -79,7 +80,7 @@ def test_loaded_model_reproduces_the_scores_of_the_run(finished: tuple[Path, dic
 def test_expert_is_deployed_at_its_own_size(finished: tuple[Path, dict[str, Any]]) -> None:
     model = MoLEFlow.load(finished[0])
     deployed = DeployedExpert(model, "screw").eval()
-    scores, maps = deployed(torch.rand(2, 3, 64, 96))
+    scores, maps = deployed({FIRST: torch.rand(2, 8, 12, model.settings["backbone"]["dim"])})
     assert (scores.shape, maps.shape) == ((2,), (2, 64, 64))
 
 

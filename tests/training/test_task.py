@@ -14,7 +14,8 @@ from moleflow.training.task import TrainingImages
 
 def test_augmentations_have_the_indices_of_their_images() -> None:
     features = cast(Any, range(6))  # of two images and two augmentations of each
-    assert TrainingImages(features, [], [Path("a"), Path("b")]).image_ids.tolist() == [0, 1] * 3
+    images = TrainingImages(features, [], [Path("a"), Path("b")], groups=torch.tensor([0, 1]), grouped=False)
+    assert images.image_ids.tolist() == [0, 1] * 3
 
 
 def test_features_that_do_not_fit_into_memory_are_read_from_the_cache(
