@@ -12,6 +12,7 @@ from torch import Tensor
 from moleflow.data.transforms import ImageTransform
 
 _NORMAL_LEVEL = 0.05  # normalized map value up to which the overlay is transparent
+_DARKEST, _OPACITY = 0.3, 0.75  # start of the color map, whose first colors are nearly black, and largest opacity
 _OUTLINE = np.array([0, 230, 255])  # cyan, which the colors of the map do not contain
 _OUTLINE_SHARE = 400  # shorter side of an image per pixel of the outline's width
 
@@ -43,15 +44,16 @@ def overlay(image: Image.Image, normalized_map: NDArray[np.float32]) -> Image.Im
     """Return an image, blended with the colors of its anomaly map, and the regions above the threshold outlined.
 
     A color stands for the same normalized value in all images: the overlay is transparent up to 0.05, the median of
-    the largest values of normal images, and the outline is at the pixel threshold, 0.5.
+    the largest values of normal images, and the outline is at the pixel threshold, 0.5. The opacity grows with the square
+    root above 0.05, so that a defect whose pixels are all below their threshold is visible, too.
 
     Args:
         image: The RGB image (width W, height H).
         normalized_map: (H, W) map with values from 0 to 1; NaN or -inf where the map does not cover the image.
     """
     values = np.nan_to_num(normalized_map, nan=0.0, neginf=0.0).clip(0, 1)
-    colors = mpl.colormaps["inferno"](values, bytes=True)[..., :3]
-    weight = (0.75 * ((values - _NORMAL_LEVEL) / (1 - _NORMAL_LEVEL)).clip(0, 1))[..., None]
+    colors = mpl.colormaps["inferno"](_DARKEST + (1 - _DARKEST) * values, bytes=True)[..., :3]
+    weight = _OPACITY * np.sqrt(((values - _NORMAL_LEVEL) / (1 - _NORMAL_LEVEL)).clip(0, 1))[..., None]
     blended = (np.asarray(image.convert("RGB")) * (1 - weight) + colors * weight).round().astype(np.uint8)
     marked = values > 0.5
     if marked.any():
