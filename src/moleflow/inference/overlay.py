@@ -44,8 +44,8 @@ def overlay(image: Image.Image, normalized_map: NDArray[np.float32]) -> Image.Im
     """Return an image, blended with the colors of its anomaly map, and the regions above the threshold outlined.
 
     A color stands for the same normalized value in all images: the overlay is transparent up to 0.05, the median of
-    the largest values of normal images, and the outline is at the pixel threshold, 0.5. The opacity grows with the square
-    root above 0.05, so that a defect whose pixels are all below their threshold is visible, too.
+    the largest values of normal images, and the outline is at the pixel threshold, 0.5. The opacity grows with the
+    square root above 0.05, so that a defect whose pixels are all below their threshold is visible, too.
 
     Args:
         image: The RGB image (width W, height H).
