@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from moleflow.models.batches import chunks, fits_into_chunk
 from moleflow.models.tensor_rule import TensorRule
@@ -28,6 +28,11 @@ class MemoryBank(NamedTuple):
 
     patches: Tensor
     image_ids: Tensor
+
+    @classmethod
+    def of(cls, expert: nn.Module) -> "MemoryBank":
+        """Return the memory bank in the buffers of an expert."""
+        return cls(*(expert.get_buffer(name) for name in cls._fields))
 
 
 class NearestNeighbors(NamedTuple):

@@ -163,9 +163,10 @@ class MixtureModel(ClosedFormModel):
         """
         state = dict(source.named_buffers())
         y = Batches(lambda: ((x - state["mean"]) @ state["metric"] for x in self._blurred(features)))
-        bank = MemoryBank(*(state[key] for key in MemoryBank._fields))
         draw = generator(self.seed, "memory", name)
-        return state | extend_memory_bank(bank, y, former, "k_center_greedy", draw, image_ids)._asdict()
+        return (
+            state | extend_memory_bank(MemoryBank.of(source), y, former, "k_center_greedy", draw, image_ids)._asdict()
+        )
 
     def patch_scores(self, x: Tensor, name: str, image_ids: Tensor | None = None) -> Tensor:
         """Return the negative log-likelihood of each patch in nats, (B, H, W) float32.

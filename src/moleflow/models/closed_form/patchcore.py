@@ -84,9 +84,8 @@ class PatchCore(ClosedFormModel):
             image_ids: (N,) index from 0 of the further image that each entry of the concatenated batches shows.
             former: Number of grids of the former images, images times augmentations.
         """
-        bank = MemoryBank(*(source.get_buffer(key) for key in MemoryBank._fields))
         draw = generator(self.seed, "memory", name)
-        return extend_memory_bank(bank, features, former, self.selection, draw, image_ids)._asdict()
+        return extend_memory_bank(MemoryBank.of(source), features, former, self.selection, draw, image_ids)._asdict()
 
     def patch_scores(self, x: Tensor, name: str, image_ids: Tensor | None = None) -> Tensor:
         """Return distances to the nearest memory-bank patch, (B, H, W) float32.

@@ -104,9 +104,10 @@ class MemoryBankFlow(ExpertFlow):
         """
         self._copy_expert(name, source)
         prepared = Batches(lambda: (self.prepare(x, name) for x in features))
-        bank = MemoryBank(*(self._memory_bank(source).get_buffer(key) for key in MemoryBank._fields))
         draw = generator(self.seed, "memory", name)
-        extended = extend_memory_bank(bank, prepared, former, "k_center_greedy", draw, image_ids)
+        extended = extend_memory_bank(
+            MemoryBank.of(self._memory_bank(source)), prepared, former, "k_center_greedy", draw, image_ids
+        )
         self._memory_bank(name).load_state_dict(extended._asdict())
 
     def patch_scores(self, x: Tensor, name: str, image_ids: Tensor | None = None) -> Tensor:
