@@ -49,12 +49,12 @@ class Calibration:
     recall: float | None = None
 
 
-def read_calibrations(folder: Path, experts: Collection[str]) -> dict[str, Calibration]:
+def read_calibrations(folder: Path, experts: Collection[str] | None = None) -> dict[str, Calibration]:
     """Return the calibrations of a folder by expert; none if it has no such file.
 
     Args:
         folder: Model folder, or run folder of an ensemble.
-        experts: Names of the experts of the detector; calibrations of other experts are left out.
+        experts: Names of the experts of the detector; calibrations of other experts are left out. None: all.
 
     Raises:
         UserError: If the file is damaged.
@@ -69,7 +69,7 @@ def read_calibrations(folder: Path, experts: Collection[str]) -> dict[str, Calib
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = one_line(str(error) if isinstance(error, ValueError) else repr(error), 200)
         raise UserError(f"{path} is damaged ({reason}). Remove the file, and calibrate again.") from error
-    return {name: calibration for name, calibration in calibrations.items() if name in experts}
+    return {name: calibration for name, calibration in calibrations.items() if experts is None or name in experts}
 
 
 def write_calibrations(folder: Path, calibrations: Mapping[str, Calibration]) -> None:

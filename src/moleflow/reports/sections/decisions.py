@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from moleflow.detector.calibration import Calibration, read_calibrations
 from moleflow.reports.comparison import ComparisonGroup, Configuration
 from moleflow.reports.document import ReportData, Section
 from moleflow.reports.metrics import metric_keys
 from moleflow.reports.tables import Cell, Item, Table, configuration_href, metric_cell, run_href
-from moleflow.runs.content import MAX_CATEGORIES, load_json
+from moleflow.runs.content import MAX_CATEGORIES
 from moleflow.runs.reader import Run, as_mapping, finite_number
 from moleflow.scoring.thresholds import FALSE_ALARM_RATE, threshold_at_rate
 from moleflow.utils.errors import UserError
@@ -131,31 +132,27 @@ def _calibrations(data: ReportData) -> Table:
 def _calibration_rows(run: Run) -> Iterator[list[Item]]:
     place = Cell(run.run_id, run.run_id, run_href(run))
     for folder in (run.folder / "model", run.folder):  # of an ensemble it is in the run folder
-        path = folder / "calibration.json"
-        if not path.is_file():
-            continue
         try:
-            experts = as_mapping(as_mapping(load_json(path)).get("experts"))
-            rows = [_calibration_row(place, name, as_mapping(entry)) for name, entry in experts.items()]
-        except (OSError, ValueError, TypeError, KeyError, UserError) as error:
+            calibrations = read_calibrations(folder)
+            rows = [_calibration_row(place, name, each) for name, each in calibrations.items()]
+        except UserError as error:
             yield [place, None, Cell(f"damaged: {one_line(str(error), 200)}", tone="bad"), *[None] * 4]
             continue
         yield from rows[:MAX_CATEGORIES]
 
 
-def _calibration_row(place: Cell, name: str, entry: dict[str, Any]) -> list[Item]:
+def _calibration_row(place: Cell, name: str, calibration: Calibration) -> list[Item]:
     """Return the calibration of one expert.
 
     Raises:
-        KeyError, TypeError, ValueError: If an entry is missing or malformed.
         UserError: If a score is not finite.
     """
-    scores, defects = (np.array(entry[key], dtype=np.float64) for key in ("scores", "defect_scores"))
-    threshold, criterion = entry["threshold"], str(entry["criterion"])
+    defects, threshold, criterion = np.array(calibration.defect_scores), calibration.threshold, calibration.criterion
     if threshold is None:
-        threshold = threshold_at_rate(scores, FALSE_ALARM_RATE).value
-    if entry.get("recall") is not None:
-        criterion += f" {float(entry['recall']):g}"
+        threshold = threshold_at_rate(np.array(calibration.scores), FALSE_ALARM_RATE).value
+    if calibration.recall is not None:
+        criterion += f" {calibration.recall:g}"
     above = None if threshold is None or not len(defects) else f"{float((defects > threshold).mean()):.1%}"
-    shown = Cell("no threshold", tone="bad") if threshold is None else Cell(f"{threshold:.4g}", float(threshold))
-    return [place, one_line(name, 80), one_line(criterion, 40), len(scores), len(defects) or None, shown, above]
+    shown = Cell("no threshold", tone="bad") if threshold is None else Cell(f"{threshold:.4g}", threshold)
+    count = len(calibration.scores)
+    return [place, one_line(name, 80), one_line(criterion, 40), count, len(defects) or None, shown, above]
