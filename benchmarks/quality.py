@@ -35,6 +35,8 @@ from side_by_side import Row, benchmark_parser, parse_args, print_table, write_r
 
 import moleflow
 from moleflow.data.image_io import image_size, read_mask
+from moleflow.data.layouts.detection import layout_of
+from moleflow.data.samples import Sample
 from moleflow.features.weights import build_model
 from moleflow.metrics.category import CategoryMetrics
 from moleflow.metrics.streaming import pixel_metrics
@@ -43,26 +45,16 @@ from moleflow.runs.reader import load_run
 RECOMMENDED = ("best", "fast")
 """Rows that are compared with the best PatchCore of one feature set; the other rows are candidates for it."""
 
+PATCHCORE = ("model=patchcore", "scoring=top_k_percent")
 ROWS: dict[str, tuple[str, ...]] = {
     "best": ("+experiment=best",),
     "fast": ("+experiment=fast",),
-    "Lite0 pooled 224": ("backbone=efficientnet_lite0", "model=patchcore", "scoring=top_k_percent"),
-    "Lite0 pooled 320": (
-        "backbone=efficientnet_lite0",
-        "model=patchcore",
-        "scoring=top_k_percent",
-        "transform.size=320",
-    ),
+    "Lite0 pooled 224": (*PATCHCORE, "backbone=efficientnet_lite0"),
+    "Lite0 pooled 320": (*PATCHCORE, "backbone=efficientnet_lite0", "transform.size=320"),
     "Lite0 concatenated 224": ("+experiment=fast", "transform.size=224"),
     "Lite0 concatenated 448": ("+experiment=fast", "transform.size=448"),
-    "DINOv2-S 448": ("backbone=dinov2_small", "model=patchcore", "scoring=top_k_percent", "transform.size=448"),
-    "ResNet-50 320": (
-        "backbone=resnet50",
-        "backbone.dim=384",
-        "model=patchcore",
-        "scoring=top_k_percent",
-        "transform.size=320",
-    ),
+    "DINOv2-S 448": (*PATCHCORE, "backbone=dinov2_small", "transform.size=448"),
+    "ResNet-50 320": (*PATCHCORE, "backbone=resnet50", "backbone.dim=384", "transform.size=320"),
 }
 """Overrides of each row."""
 
@@ -218,42 +210,36 @@ def _anomalib_run(
     categories = {}
     for file in sorted(folder.glob("*.npz")):
         content = np.load(file)
-        paths = [options.data / path for path in content["paths"].tolist()]
-        categories[file.stem] = _measure(paths, content["scores"], content["maps"])
+        samples = {s.path: s for s in layout_of(options.data).scans([file.stem])[0].samples if s.split == "test"}
+        tested = [samples[options.data / path] for path in content["paths"].tolist()]
+        categories[file.stem] = _measure(tested, content["scores"], content["maps"])
     return Run(categories, json.loads(costs_file.read_text()))
 
 
-def _measure(paths: Sequence[Path], scores: NDArray[np.float32], maps: NDArray[np.float32]) -> Scores:
+def _measure(samples: Sequence[Sample], scores: NDArray[np.float32], maps: NDArray[np.float32]) -> Scores:
     """Return the metrics of one category over all pixels of its files.
 
     Args:
-        paths: The N test images, ``.../test/KIND/NAME``.
+        samples: The N test images.
         scores: Image scores (N,).
         maps: Anomaly maps (N, H, W) of the whole images.
     """
-    labels = torch.tensor([path.parent.name != "good" for path in paths])
+    labels = torch.tensor([sample.label for sample in samples])
     metric = CategoryMetrics()
     metric.update(None, None, torch.from_numpy(scores), labels)
     metrics = metric.compute()
-    masks = [_mask_path(path) if label else None for path, label in zip(paths, labels.tolist(), strict=True)]
-    if any(mask is not None for mask in masks):
+    if any(sample.mask is not None for sample in samples):
 
         def map_of(i: int) -> torch.Tensor:
-            image = Image.fromarray(maps[i]).resize(image_size(paths[i])[::-1], Image.Resampling.BILINEAR)
-            return torch.from_numpy(np.array(image))
+            size = image_size(samples[i].path)[::-1]
+            return torch.from_numpy(np.array(Image.fromarray(maps[i]).resize(size, Image.Resampling.BILINEAR)))
 
         def mask_of(i: int) -> torch.Tensor | None:
-            mask = masks[i]
+            mask = samples[i].mask
             return None if mask is None else torch.from_numpy(np.array(read_mask(mask))) > 0
 
-        metrics |= pixel_metrics(len(paths), map_of, mask_of)
-    return Scores(labels.long().numpy(), scores.astype(np.float64), metrics)
-
-
-def _mask_path(image: Path) -> Path | None:
-    category = image.parents[2]
-    path = category / "ground_truth" / image.parent.name / f"{image.stem}_mask.png"
-    return path if path.is_file() else None
+        metrics |= pixel_metrics(len(samples), map_of, mask_of)
+    return Scores(labels.numpy(), scores.astype(np.float64), metrics)
 
 
 def _values(run: Run, metric: str) -> list[float]:
