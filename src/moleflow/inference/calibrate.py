@@ -12,6 +12,7 @@ from moleflow.detector.calibration import CRITERIA, MIN_IMAGES, Calibration
 from moleflow.detector.inputs import files_in
 from moleflow.detector.scorer import scores_of_normal_images
 from moleflow.metrics.decisions import largest_f1
+from moleflow.scoring.thresholds import FALSE_ALARM_RATE, images_for_rate
 from moleflow.utils.errors import UserError, check_choice, check_range, list_names
 
 _NORMAL_FOLDERS = frozenset(("good", "normal", "ok", "pass"))  # in lower case
@@ -62,7 +63,8 @@ def calibrate_expert(
     check_choice("criterion", criterion, CRITERIA)
     if len(normal) < MIN_IMAGES:
         raise UserError(
-            f"{name}: {len(normal)} normal images cannot calibrate. Give at least {MIN_IMAGES}, better 100."
+            f"{name}: {len(normal)} normal images cannot calibrate. Give at least {MIN_IMAGES}, better "
+            f"{images_for_rate(FALSE_ALARM_RATE)}."
         )
     if criterion != "rate" and not defective:
         raise UserError(f"{name}: criterion={criterion} requires defective images, in subfolders other than good.")
