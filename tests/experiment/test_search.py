@@ -155,7 +155,7 @@ def test_trials_of_a_living_sweeper_are_not_taken_over(
     search = make_search(n_trials=3)
     search.run(SPACE)
     assert [state for _, state, _ in trials(search)] == ["RUNNING", "COMPLETE", "COMPLETE"]
-    monkeypatch.setattr(module, "GRACE_SECONDS", 0)  # no sign of life any more
+    monkeypatch.setattr(module, "GRACE_SECONDS", 0)  # no heartbeat any more
     make_search(n_trials=3).run(SPACE)
     assert [state for _, state, _ in trials(search)] == ["COMPLETE"] * 3
 

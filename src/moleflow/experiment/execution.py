@@ -54,8 +54,8 @@ def train(config: DictConfig, settings: dict[str, Any], folder: RunFolder) -> di
     try:
         if not process_rank():
             open_logs(config, context)
-        for log in context.logs:
-            log.begin(settings)
+        for run_log in context.logs:
+            run_log.begin(settings)
         routed = trainer.run()
         metrics = finish_run(context, routed, started) if context.is_global_zero else {}
         status = "success"
@@ -69,8 +69,8 @@ def train(config: DictConfig, settings: dict[str, Any], folder: RunFolder) -> di
         raise
     finally:
         folder.training_started = trainer.training_started
-        for log in context.logs:
-            log.finish(status)
+        for run_log in context.logs:
+            run_log.finish(status)
 
 
 def open_logs(config: DictConfig, context: RunContext) -> None:
@@ -84,8 +84,8 @@ def open_logs(config: DictConfig, context: RunContext) -> None:
         UserError: If a log cannot be opened.
     """
     for name, entry in config.logger.items():
-        log = instantiate(f"logger.{name}", entry)
-        context.logs.append(log if isinstance(log, ExperimentLog) else ExperimentLog(log))
+        run_log = instantiate(f"logger.{name}", entry)
+        context.logs.append(run_log if isinstance(run_log, ExperimentLog) else ExperimentLog(run_log))
     context.callbacks.append(RunLogging())
 
 

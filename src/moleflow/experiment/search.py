@@ -41,10 +41,10 @@ except ImportError:
 
 log = logging.getLogger(__name__)
 
-BEAT_SECONDS = 30
-"""Seconds between two signs of life of a sweeper in the study."""
+HEARTBEAT_SECONDS = 30
+"""Seconds between two heartbeats of a sweeper, which are times in the study."""
 GRACE_SECONDS = 150
-"""Seconds without a sign of life after which another sweeper takes over the trials of a sweeper."""
+"""Seconds without a heartbeat after which another sweeper takes over the trials of a sweeper."""
 
 _MIN_IMPORTANCE_TRIALS = 4
 _MAX_BEST = 10  # trials of the Pareto front in the summary
@@ -103,7 +103,7 @@ class Search:
                 self.hydra_context.config_loader.load_sweep_config(self.config, self.space.overrides(values))
             with self._locked():
                 self.storage, self.study = self._open_study()
-            with self._signs_of_life():
+            with self._heartbeats():
                 while trials := self._next_trials():
                     for trial, result in zip(trials, self._launch(trials), strict=True):
                         self._tell(trial, result)
@@ -209,7 +209,7 @@ class Search:
         return name in optuna.get_all_study_names(storage)
 
     @contextmanager
-    def _signs_of_life(self) -> Iterator[None]:
+    def _heartbeats(self) -> Iterator[None]:
         """Write the time into the study at regular intervals until the end of the block."""
         ended = threading.Event()
 
@@ -218,8 +218,8 @@ class Search:
                 try:
                     self.study.set_user_attr(f"sweeper {self._id}", time.time())
                 except Exception as error:  # of the database, which may be reachable again at the next time
-                    log.warning("The sign of life of this sweeper cannot be written: %s", error)
-                if ended.wait(BEAT_SECONDS):
+                    log.warning("The heartbeat of this sweeper cannot be written: %s", error)
+                if ended.wait(HEARTBEAT_SECONDS):
                     return
 
         thread = threading.Thread(target=write, daemon=True)

@@ -161,7 +161,7 @@ def training_log(folder: Path) -> dict[str, Any]:
 def log_predictions(folder: Path, settings: Mapping[str, Any], rows: Sequence[Mapping[str, Scalar]]) -> None:
     """Log predictions as a W&B run that uses the model artifact of a training run.
 
-    Offline the two are not linked, because W&B then does not know the artifact; the configuration has its name.
+    Offline the two are not linked, because the artifact is not uploaded yet; the configuration has its name.
 
     Args:
         folder: The run folder of the training.
