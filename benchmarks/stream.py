@@ -9,6 +9,7 @@ process.
 
 import contextlib
 import io
+import json
 import logging
 import os
 import tempfile
@@ -29,34 +30,39 @@ from moleflow.training.context import RunContext, TaskReport
 SIDE = 64  # pixels of an image
 COLUMNS = {"seconds": ".3f", "resident_mb": ".0f", "open_files": ""}
 
-_meters: list["Meter"] = []
-
 
 class Meter(RunCallback):
-    """Costs between two calls of :meth:`row`."""
+    """Appends the costs since its previous call to a file, one JSON object per line.
 
-    def __init__(self) -> None:
-        self.rows: list[Row] = []
+    Args:
+        path: The file.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = Path(path)
         self._before = time.process_time()
-        _meters.append(self)
 
     def on_task_evaluated(self, context: RunContext, report: TaskReport) -> None:
-        """Add the row of a task."""
+        """Append the cost of a task."""
         self.add("task", report.task.index + 1)
 
     def add(self, kind: str, number: int) -> None:
-        """Add a row with the cost since the previous one.
+        """Append the cost since the previous call.
 
         Args:
-            kind: Name of the column of the number.
+            kind: Key of the number.
             number: Tasks or images so far.
         """
         now = time.process_time()
         files = len(os.listdir("/proc/self/fd"))
-        self.rows.append(
-            {kind: number, "seconds": now - self._before, "resident_mb": resident_bytes() / 1e6, "open_files": files}
-        )
+        row = {kind: number, "seconds": now - self._before, "resident_mb": resident_bytes() / 1e6, "open_files": files}
+        with self.path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
         self._before = time.process_time()
+
+    def rows(self) -> list[Row]:
+        """Return the content of the file."""
+        return [json.loads(line) for line in self.path.read_text().splitlines()]
 
 
 def train(folder: Path, categories: int, train_images: int) -> list[Row]:
@@ -72,10 +78,10 @@ def train(folder: Path, categories: int, train_images: int) -> list[Row]:
         f"dataset=folder dataset.root={folder / 'data'} backbone=resnet18 backbone.name=test_resnet backbone.dim=16 "
         f"backbone.pretrained=false transform.size={SIDE} scoring.map_size={SIDE} model=patchcore model.size=100 "
         "scoring.top_k=2 features.cache_dir=null progress=false callbacks=minimal trainer=cpu "
-        "+callbacks.meter._target_=stream.Meter"
+        f"+callbacks.meter._target_=stream.Meter +callbacks.meter.path={folder / 'tasks.jsonl'}"
     )
     run_in_process([*overrides.split(), f"hydra.run.dir={folder / 'run'}"])
-    return _meters.pop().rows
+    return Meter(str(folder / "tasks.jsonl")).rows()
 
 
 def predict(folder: Path, images: int, step: int) -> list[Row]:
@@ -90,12 +96,12 @@ def predict(folder: Path, images: int, step: int) -> list[Row]:
     detector = load_detector(folder / "run")
     predictor = Predictor(detector)
     maps = MapWriter(detector.experts, predictor, folder / "maps", ["png"], with_regions=True)
-    meter = Meter()
+    meter = Meter(str(folder / "images.jsonl"))
     for number, prediction in enumerate(predictor.stream(paths), 1):
         maps.write(prediction)
         if number % step == 0:
             meter.add("image", number)
-    return _meters.pop().rows
+    return meter.rows()
 
 
 @contextlib.contextmanager

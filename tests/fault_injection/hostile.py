@@ -7,6 +7,7 @@ and ``export`` does not trace the graph, because both take seconds and read noth
 
 import contextlib
 import copy
+import functools
 import hashlib
 import io
 import json
@@ -33,9 +34,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import moleflow
+from moleflow.catalogue import entries, table
 from moleflow.cli.command import COMMANDS as COMMAND_MODULES
 from moleflow.cli.command import main
 from moleflow.experiment.compose import run_in_process
+from moleflow.experiment.conf import conf_folders
 from moleflow.utils.errors import UserError
 from moleflow.utils.text import printable
 
@@ -279,6 +282,16 @@ def preload() -> None:
         import_module(f"moleflow.{name}")
 
 
+@functools.cache
+def compose_catalogue() -> None:
+    """Compose all entries of the catalogue, so that the forked processes need not: they do not depend on a folder."""
+    conf = conf_folders()[0]
+    listed = entries.entries(conf)
+    configurations = {tuple(entry.overrides): entries.resolve(conf, entry.overrides) for entry in listed}
+    table.entries = lambda _: listed  # type: ignore[attr-defined]
+    entries.resolve = lambda _, overrides: configurations[tuple(overrides)]
+
+
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 
@@ -344,6 +357,8 @@ class HostileFolders:
 
     def outcome(self, name: str, folder: Path) -> Outcome:
         """Run a command on a folder in a forked process, and once before on an unchanged folder."""
+        if name == "catalogue":
+            compose_catalogue()
         if name not in self._seconds:
             self._seconds[name] = 0.0
             unchanged = self.outcome(name, self.copy(f"unchanged-{self.run.name}-{name}", unfinished=False))

@@ -9,8 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from helpers.trees import write_mvtec_tree
+from moleflow.data.datamodule import FolderDataModule
+from moleflow.data.fingerprint import data_fingerprint
+from moleflow.data.transforms import ImageTransform
 from moleflow.features.cache import DiskFeatureCache, MemoryFeatureCache, NullFeatureCache
 from moleflow.utils.errors import UserError
+from moleflow.utils.io import sha256
 
 SPEC = {"backbone": {"name": "a", "layers": ["x", "y"]}, "transform": {"size": [4, 4]}}
 
@@ -46,7 +51,7 @@ def test_key_depends_on_content_and_spec_alone(image: Path, tmp_path: Path) -> N
 
 def test_key_of_a_known_image(image: Path, tmp_path: Path) -> None:
     """A change of the key format would make all cached features invalid."""
-    key = "63aaf3c12b03afcc13aa100c423e43c817d852c077071d7fe91a373aa452259a"
+    key = "1a0edb15e59a8a16a24ac2f4810095a35410a4bd5e6809734cad1b658d7a2470"
     assert DiskFeatureCache(tmp_path, SPEC).key(image) == key
 
 
@@ -56,6 +61,26 @@ def test_key_changes_with_the_file(image: Path, tmp_path: Path) -> None:
     assert cache.key(image) == before
     image.write_bytes(b"other pixels")
     assert cache.key(image) != before
+
+
+def test_file_is_hashed_once_for_all_caches_and_the_record_of_the_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write_mvtec_tree(tmp_path / "tree", ("bottle",), size=(16, 16), train=2, good=1, defect=1)
+    hashed: list[Path] = []
+
+    def counted(path: Path) -> str:
+        hashed.append(path)
+        return sha256(path)
+
+    monkeypatch.setattr("moleflow.utils.io.sha256", counted)
+    data = FolderDataModule(root, ImageTransform(8))
+    caches = [DiskFeatureCache(tmp_path, SPEC), NullFeatureCache(), MemoryFeatureCache(torch.float16)]
+    data_fingerprint(data)
+    keys = {cache.key(sample.path) for cache in caches for sample in data.samples("train", "bottle")}
+    data_fingerprint(data)
+    assert len(keys) == 6
+    assert sorted(hashed) == sorted(root.rglob("*.png"))
 
 
 def test_key_of_a_missing_image_raises(tmp_path: Path) -> None:

