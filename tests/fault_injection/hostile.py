@@ -15,9 +15,9 @@ import math
 import os
 import random
 import resource
+import select
 import shutil
 import signal
-import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,6 +30,7 @@ import onnx
 import torch
 import yaml
 from matplotlib.figure import Figure
+from omegaconf import DictConfig, read_write
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -37,7 +38,7 @@ import moleflow
 from moleflow.catalogue import entries, table
 from moleflow.cli.command import COMMANDS as COMMAND_MODULES
 from moleflow.cli.command import main
-from moleflow.experiment.compose import run_in_process
+from moleflow.experiment import compose
 from moleflow.experiment.conf import conf_folders
 from moleflow.utils.errors import UserError
 from moleflow.utils.text import printable
@@ -314,6 +315,11 @@ class HostileFolders:
         self._seconds: dict[str, float] = {}  # of each command on an unchanged folder
         self.category = next(iter(json.loads((run / "model" / "manifest.json").read_text())["experts"]))["name"]
 
+    @functools.cached_property
+    def config(self) -> DictConfig:
+        """The composed configuration of the command that trained the run, with Hydra's own settings."""
+        return compose.compose_config([*self.overrides, f"hydra.run.dir={self.run}"])
+
     def copy(self, name: str, unfinished: bool) -> Path:
         """Return a copy of the run folder, in a folder of its own.
 
@@ -352,13 +358,18 @@ class HostileFolders:
             case "catalogue":
                 return main(["catalogue", str(folder.parent)])
             case _:
-                run_in_process([*self.overrides, f"hydra.run.dir={folder}"])
+                with read_write(self.config.hydra):  # a copy in each forked process
+                    self.config.hydra.run.dir = str(folder)
+                compose.compose_config = lambda _: self.config  # type: ignore[assignment]
+                compose.run_in_process(self.overrides)
                 return 0
 
     def outcome(self, name: str, folder: Path) -> Outcome:
         """Run a command on a folder in a forked process, and once before on an unchanged folder."""
         if name == "catalogue":
             compose_catalogue()
+        if name == "resume":
+            assert self.config  # composed here, so that the forked processes need not
         if name not in self._seconds:
             self._seconds[name] = 0.0
             unchanged = self.outcome(name, self.copy(f"unchanged-{self.run.name}-{name}", unfinished=False))
@@ -372,13 +383,12 @@ class HostileFolders:
                 pipe.write(json.dumps(self._in_child(name, folder)))
             os._exit(0)
         os.close(write)
-        end = time.monotonic() + _MAX_WAIT
-        while (result := os.wait4(pid, os.WNOHANG))[0] == 0 and time.monotonic() < end:
-            time.sleep(0.01)
-        hangs = result[0] == 0
+        process = os.pidfd_open(pid)
+        hangs = not select.select([process], [], [], _MAX_WAIT)[0]
+        os.close(process)
         if hangs:
             os.kill(pid, signal.SIGKILL)
-            result = os.wait4(pid, 0)
+        result = os.wait4(pid, 0)
         with open(read, encoding="utf-8") as pipe:
             text = pipe.read()
         usage = result[2]
