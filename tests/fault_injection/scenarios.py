@@ -114,7 +114,7 @@ def kill_at_file_operation(harness: Harness, name: str, operation: int, within: 
     return SAME if status else NOT_REACHED
 
 
-def stop_by_signal(harness: Harness, name: str, number: int, pattern: str, seconds: float = 10) -> str:
+def stop_by_signal(harness: Harness, name: str, number: int, pattern: str) -> str:
     """Send a signal to a run, check its exit status and its status file, and resume it.
 
     Args:
@@ -122,13 +122,12 @@ def stop_by_signal(harness: Harness, name: str, number: int, pattern: str, secon
         name: Name of the job.
         number: The signal.
         pattern: The signal is sent as soon as the output matches this regular expression.
-        seconds: Time in which the run must end.
     """
     job = harness.job(name, separate_cache=True)
     process = harness.start(job)
     process.wait_for(pattern)
     process.kill(number)
-    assert process.wait(seconds) == 128 + number, process.output[-3000:]
+    assert process.wait() == 128 + number, process.output[-3000:]
     assert job.status == "interrupted"
     assert "Traceback" not in process.output
     harness.resume(job)
@@ -409,7 +408,7 @@ def start_twice(harness: Harness, name: str) -> str:
     first = harness.start(job)
     first.wait_for("features: ")
     second = harness.start(job)
-    assert second.wait(20) == 1
+    assert second.wait() == 1
     assert f"is in use by process {first.pid}" in second.output
     assert "Traceback" not in second.output
     assert first.wait() == 0, first.output[-3000:]

@@ -33,12 +33,12 @@ class Process:
         """Send a signal."""
         os.kill(self.pid, number)
 
-    def wait(self, seconds: float = 120) -> int | None:
+    def wait(self, seconds: float = 600) -> int | None:
         """Return the exit status; negative for a signal, None if the process still runs after ``seconds``."""
         exit_status: int | None = self.server.request({"wait": self.pid, "seconds": seconds})
         return exit_status
 
-    def wait_for(self, pattern: str, seconds: float = 60) -> None:
+    def wait_for(self, pattern: str, seconds: float = 600) -> None:
         """Return as soon as the output matches a regular expression.
 
         Raises:

@@ -11,9 +11,9 @@ import json
 import os
 import random
 import runpy
+import select
 import signal
 import sys
-import time
 from importlib import import_module
 
 PRELOADED = ("moleflow.cli.train", "moleflow.experiment.execution", "timm.optim")
@@ -53,14 +53,10 @@ def _reset_process(program: str, arguments: list[str], cwd: str, log: str, error
 
 
 def _wait(pid: int, seconds: float) -> int | None:
-    end = time.monotonic() + seconds
-    while True:
-        ended, status = os.waitpid(pid, os.WNOHANG)
-        if ended:
-            return os.waitstatus_to_exitcode(status)
-        if time.monotonic() > end:
-            return None
-        time.sleep(0.005)
+    process = os.pidfd_open(pid)
+    ended = select.select([process], [], [], seconds)[0]
+    os.close(process)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) if ended else None
 
 
 def serve() -> None:
