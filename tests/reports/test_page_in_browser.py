@@ -28,7 +28,9 @@ FLAGS = (
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("browser")
     write_known_effects(root)
-    forgetting = {"tasks": [[c] for c in CATEGORIES], "pixel_ap": [[0.9], [0.5, 0.9], [0.2, 0.4, 0.9]]}
+    forgetting = {  # with so many tasks that the rows of the matrix can be filtered
+        "tasks": [[c] for c in CATEGORIES * 2], "pixel_ap": [[0.4] * i + [0.9] for i in range(6)],
+    }  # fmt: skip
     write_run(
         root, "forgetting", {"model._target_": "finetune"}, 0.3, forgetting={"pixel_ap": 0.4}, task_matrix=forgetting
     )
@@ -170,18 +172,42 @@ def test_tables_fit_into_a_window(browser: Any, section: str) -> None:
 
 def test_tables_are_accessible(browser: Any) -> None:
     script = """
-        return [...document.querySelectorAll("main .table .scroll")].map((box) => [
-            box.tabIndex, document.getElementById(box.getAttribute("aria-labelledby")).textContent !== "",
-            [...box.querySelectorAll("thead th")].every((head) => head.scope === "col" && head.querySelector("button")),
+        return [...document.querySelectorAll("main .scroll")].map((box) => [
+            box.tabIndex,
+            [...box.querySelectorAll("thead th")].every((head) => head.scope === "col"),
             [...box.querySelectorAll("tbody tr")].every((row) => row.cells[0].scope === "row"),
+            [...box.querySelectorAll("tr")].every((row) => {
+                const stops = [...row.querySelectorAll("a[href]")].filter((link) => link.tabIndex === 0);
+                return stops.length === new Set(stops.map((link) => link.href)).size;
+            }),
         ])"""
     tables = browser.execute_script(script)
     assert len(tables) > 15
     assert all(values == [0, True, True, True] for values in tables)
+    open_widgets = "document.querySelectorAll('details').forEach((widget) => { widget.open = true; })"
+    browser.execute_script(open_widgets)
+    wait = support.WebDriverWait(browser, 60)  # sections are laid out one after another
+    names = wait.until(lambda browser: len(names := names_of_tables(browser)) == len(tables) and names)
+    assert all(names)
+    assert len(set(names)) == len(names)
     assert browser.execute_script("return [...document.images].every((image) => image.alt)")
     sort = browser.find_element("css selector", "#table-leaderboard1 th:nth-child(5) button")
     sort.send_keys("\n")
     assert sort.find_element("xpath", "..").get_attribute("aria-sort") == "descending"
+
+
+def names_of_tables(browser: Any) -> list[str]:
+    """Return the names of the tables in the accessibility tree, which has drawn sections only."""
+    nodes = browser.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
+    tables = [n for n in nodes if not n["ignored"] and n["role"]["value"] == "table"]
+    return [table["name"]["value"] for table in tables]
+
+
+def test_copying_keeps_the_focus(browser: Any) -> None:
+    button = browser.find_element("css selector", "#table-leaderboard1 .bar button")
+    button.send_keys("\n")
+    assert browser.switch_to.active_element == button
+    assert browser.find_element("id", "status").get_attribute("textContent") == "CSV copied"
 
 
 def test_the_printed_page_has_whole_tables(browser: Any) -> None:

@@ -28,10 +28,11 @@ function addFilter(holder, table) {
   const bar = document.createElement("div");
   const input = document.createElement("input");
   const count = document.createElement("span");
+  count.setAttribute("role", "status");
   bar.className = "bar";
   input.type = "search";
   input.placeholder = "filter rows by words";
-  input.setAttribute("aria-label", "Filter " + holder.querySelector("h3").textContent);
+  input.setAttribute("aria-label", "Filter " + holder.querySelector("h3, h4").textContent);
   const rows = [...table.tBodies[0].rows];
   const show = () => {
     const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
@@ -86,12 +87,14 @@ function textOf(table, format) {
 }
 
 function copyText(text, what) {
+  const focused = document.activeElement;
   const area = document.createElement("textarea"); // a page opened as a file may not use the clipboard interface
   area.value = text;
   document.body.append(area);
   area.select();
   document.execCommand("copy");
   area.remove();
+  focused.focus();
   document.getElementById("status").textContent = what + " copied";
 }
 
@@ -100,6 +103,7 @@ function addCopies(bar, table) {
     const button = document.createElement("button");
     button.type = "button";
     button.textContent = "copy " + name;
+    button.setAttribute("aria-describedby", table.getAttribute("aria-labelledby"));
     button.addEventListener("click", () => {
       copyText(textOf(table, format), name);
       button.textContent = "copied";
@@ -125,6 +129,15 @@ for (const holder of document.querySelectorAll(".table")) {
   }
 }
 
+// Links of a row to the same place are one stop of the tab key.
+for (const row of document.querySelectorAll("tr")) {
+  const targets = new Set();
+  for (const link of row.querySelectorAll("a[href]")) {
+    if (targets.has(link.href)) link.tabIndex = -1;
+    targets.add(link.href);
+  }
+}
+
 // Shows the row of a link even if a filter hides it. The link of a configuration marks all of its runs.
 function showTarget() {
   document.querySelectorAll("tr.marked").forEach((row) => row.classList.remove("marked"));
@@ -142,6 +155,14 @@ function showTarget() {
 }
 addEventListener("hashchange", showTarget);
 showTarget();
+
+// Lays out the other sections once the page is open: a section that was never drawn is not in the accessibility tree.
+function drawNext([section, ...others]) {
+  if (!section) return;
+  section.style.contentVisibility = "visible";
+  setTimeout(drawNext, 0, others);
+}
+addEventListener("load", () => setTimeout(drawNext, 100, [...document.querySelectorAll("section")]));
 
 function setOptions(select, options, selected) {
   select.replaceChildren(...options.map(([value, text]) => new Option(text, value, value === selected, value === selected)));
@@ -163,6 +184,12 @@ function cell(tag, text, className, href) {
   }
   inner.textContent = text;
   if (className) element.className = className;
+  return element;
+}
+
+function header(scope, text, className) {
+  const element = cell("th", text, className);
+  element.scope = scope;
   return element;
 }
 
@@ -201,15 +228,15 @@ function comparison(widget) {
   runWidget(widget, selects, () => {
     const group = selects.current();
     const [a, b] = [selects.left, selects.right].map((s) => group.configurations.find((c) => c.id === s.value));
-    const heads = [a, b].map((c) => cell("th", `${selects.metric.value} ${c.id}`, "n"));
-    table.tHead.replaceChildren(rowOf(cell("th", "category"), ...heads, cell("th", "difference", "n")));
+    const heads = [a, b].map((c) => header("col", `${selects.metric.value} ${c.id}`, "n"));
+    table.tHead.replaceChildren(rowOf(header("col", "category"), ...heads, header("col", "difference", "n")));
     const rows = [...group.categories, "mean"].map((category, i) => {
       const [x, y] = [a, b].map((c) => c.values[selects.metric.value][0][i] ?? null);
       const values = [[a, x], [b, y]].map(([c, v]) => cell("td", v === null ? "–" : v.toFixed(4), "n", c.href));
       const known = x !== null && y !== null;
       const better = results.lower.includes(selects.metric.value) ? y < x : y > x;
       const tone = !known || x === y ? "" : better ? "good" : "bad";
-      return rowOf(cell("th", category), ...values, cell("td", known ? formatDifference(y - x) : "–", "n " + tone));
+      return rowOf(header("row", category), ...values, cell("td", known ? formatDifference(y - x) : "–", "n " + tone));
     });
     table.tFoot.replaceChildren(rows.pop());
     table.tBodies[0].replaceChildren(...rows);
@@ -228,12 +255,12 @@ function benchmark(widget) {
     const chosen = group[selects.shown.value];
     const shown = chosen ? group.configurations.filter((c) => chosen.includes(c.id)) : group.configurations;
     const lower = results.lower.includes(selects.metric.value);
-    table.tHead.replaceChildren(rowOf(cell("th", "category"), ...shown.map((c) => cell("th", `${c.label} (${c.id})`, "n"))));
+    table.tHead.replaceChildren(rowOf(header("col", "category"), ...shown.map((c) => header("col", `${c.label} (${c.id})`, "n"))));
     const rows = [...group.categories, "mean"].map((category, i) => {
       const values = shown.map((c) => c.values[selects.metric.value][Number(selects.mode.value)][i] ?? null);
       const texts = values.map((v) => (v === null ? "–" : (100 * v).toFixed(2)));
       const ranked = [...new Set(texts.filter((t) => t !== "–").map(Number))].sort((x, y) => (lower ? x - y : y - x));
-      return rowOf(cell("th", category), ...texts.map((text, j) => {
+      return rowOf(header("row", category), ...texts.map((text, j) => {
         const rank = ranked.length > 1 && text !== "–" ? ranked.indexOf(Number(text)) : -1;
         const element = cell("td", text, "n", shown[j].href);
         if (rank === 0 || rank === 1) {
