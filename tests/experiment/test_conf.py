@@ -58,7 +58,7 @@ def test_files_without_effect_are_errors(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("text", "description"),
     [
-        ("# @package _global_\n# python train.py +experiment=x\n#\n# One sentence. Another.\nname: x", "One sentence."),
+        ("# @package _global_\n# moleflow train +experiment=x\n#\n# One sentence. Another.\nname: x", "One sentence."),
         ("# Two lines\n# of version 1.5\nname: x\n# no comment at the start", "Two lines of version 1.5."),
         ("# A comment.\ndescription: >-\n  The key\n  description: it wins.\n", "The key description: it wins."),
         ("name: x\n# not at the start\n", ""),

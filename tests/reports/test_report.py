@@ -150,8 +150,8 @@ def test_summary_compares_best_baseline_and_target(report: dict[str, Table]) -> 
 
 def test_suggested_runs_are_commands_of_untested_configurations(report: dict[str, Table]) -> None:
     commands = [command for (command,) in columns(report["suggestions1"], "command")]
-    assert "python train.py optimizer.lr=0.0009 epochs=80 loss.tail_weight=0.3 seed=0" in commands
-    tested = "python train.py -m loss.tail_weight=1.0 optimizer.lr=0.0003 seed=0,1,2"
+    assert "moleflow train optimizer.lr=0.0009 epochs=80 loss.tail_weight=0.3 seed=0" in commands
+    tested = "moleflow train -m loss.tail_weight=1.0 optimizer.lr=0.0003 seed=0,1,2"
     assert tested not in commands
 
 

@@ -190,11 +190,11 @@ def test_benchmarks_are_written_as_latex(sections: Sequence[Section], tmp_path: 
 def test_the_recommendation_adds_measured_effects(report: dict[str, Table]) -> None:
     rows = columns(report["recommendation1"], "configuration", "expected pixel_ap", "command")
     assert rows[0][1] == pytest.approx(0.70)
-    assert rows[0][2] == "python train.py optimizer.lr=0.0009 epochs=80 seed=0"
+    assert rows[0][2] == "moleflow train optimizer.lr=0.0009 epochs=80 seed=0"
     assert rows[1] == (
         "the best one with loss.tail_weight=1",
         pytest.approx(0.72),
-        "python train.py optimizer.lr=0.0009 epochs=80 loss.tail_weight=1 seed=0",
+        "moleflow train optimizer.lr=0.0009 epochs=80 loss.tail_weight=1 seed=0",
     )
     assert len(rows) == 2
 

@@ -1,6 +1,8 @@
 """One run: from a configuration to a finished run folder."""
 
 import logging
+import os
+import shlex
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
@@ -125,6 +127,6 @@ def _next_steps(folder: Path) -> list[str]:
     examples = ["Example images are in pictures/."] if (folder / "pictures").is_dir() else []
     return [
         *examples,
-        "Score other images:        moleflow predict FOLDER IMAGE...",
+        f"Score other images:        {shlex.join(['moleflow', 'predict', os.path.relpath(folder)])} IMAGE...",
         "Compare with other runs:   moleflow report runs -o report",
     ]

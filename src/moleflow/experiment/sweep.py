@@ -26,7 +26,7 @@ from moleflow.utils.tables import format_table
 
 log = logging.getLogger(__name__)
 
-# The workers of a parallel launcher never run train.py, but they import this module to unpickle the callback.
+# The workers of a parallel launcher never run the command, but they import this module to unpickle the callback.
 register_resolvers()
 
 _DATA_KEYS = {"dataset", "experiment", "sweep", "objective"}

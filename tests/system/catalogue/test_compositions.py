@@ -83,7 +83,7 @@ def test_the_default_configuration_equals_the_main_experiment(configs: dict[str,
 def test_experiment_file_starts_with_its_command_and_has_no_redundant_values(path: Path) -> None:
     lines = path.read_text(encoding="utf-8").splitlines()
     assert lines[0] == "# @package _global_"  # Hydra requires it in the first line
-    assert re.match(rf"# python train.py \+experiment={re.escape(path.stem)}( |$)", lines[1])
+    assert re.match(rf"# moleflow train \+experiment={re.escape(path.stem)}( |$)", lines[1])
     group = next((str(d) for d in OmegaConf.load(path).get("defaults", []) if str(d).startswith("group/")), None)
     if path.stem in ROWS and path.stem not in ABLATIONS:
         base = once(*([] if group is None else [f"+experiment={group}"]))
@@ -125,7 +125,7 @@ def test_all_ablations_are_tested() -> None:
 @pytest.mark.parametrize("sweep", names("sweep"))
 def test_sweep_composes_for_each_of_its_values(sweep: str) -> None:
     path = CONF / "sweep" / f"{sweep}.yaml"
-    assert path.read_text(encoding="utf-8").splitlines()[1].startswith(f"# python train.py -m +sweep={sweep} ")
+    assert path.read_text(encoding="utf-8").splitlines()[1].startswith(f"# moleflow train -m +sweep={sweep} ")
     content = OmegaConf.to_container(OmegaConf.load(path))
     assert isinstance(content, dict)
     assert set(content) <= {"defaults", "hydra"}, (

@@ -28,7 +28,8 @@ def recommendation(data: ReportData) -> Section:
             f"recommendation{i + 1}", f"{group.dataset}: recommended configurations",
             ("configuration", "evidence", f"expected {metric}", "command"),
             note="Expected is the 95 % interval of one more seed; of a combination, it adds the measured effects and "
-            "assumes that they are independent of the other keys. Run the commands in the folder of train.py.",
+            "assumes that they are independent of the other keys. Run the commands in the folder in which the runs "
+            "were started.",
         )  # fmt: skip
         width = prediction_interval(best.by_seed(metric).values(), group.noise(metric))
         table.rows.append([

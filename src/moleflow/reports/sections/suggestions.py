@@ -35,7 +35,7 @@ def suggested_runs(data: ReportData) -> Section:
             f"suggestions{i + 1}", f"{group.dataset}: untested values of single keys",
             ("id", "key", "value", "untested value", "command"),
             note=f"The {_NUM_BEST} best configurations (without ensembles) with a value that was run in another "
-            "configuration only. Run the commands in the folder of train.py.",
+            "configuration only. Run the commands in the folder in which the runs were started.",
         )  # fmt: skip
         values = _values_by_key(group)
         single_commands = [c for c in group.configurations if not c.runs[0].is_ensemble]  # no command runs an ensemble
@@ -71,7 +71,7 @@ def command(configuration: Configuration, changes: Mapping[str, str]) -> str:
     seed = [f"seed={','.join(map(str, seeds))}"] if seeds else []
     multirun = ["-m"] if len(seeds) > 1 else []
     changed = [f"{key}={value.replace(', ', ',')}" for key, value in changes.items()]
-    return shlex.join(["python", "train.py", *multirun, *overrides, *changed, *seed])
+    return shlex.join(["moleflow", "train", *multirun, *overrides, *changed, *seed])
 
 
 def _values_by_key(group: ComparisonGroup) -> dict[str, list[str]]:
