@@ -269,3 +269,17 @@ def test_a_task_matrix_has_the_forgetting_of_each_task(tmp_path: Path) -> None:
     assert [cell.text for cell in forgetting.cells[-1]] == ["forgetting", "0.300", "0.000"]
     assert [[cell.text for cell in row] for row in counts.cells] == [["bottle", "75", "25"], ["cable", "0", "100"]]
     assert counts.cells[0][1].shade == 0.75
+
+
+def test_augmentations_that_were_chosen_are_listed(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, "main/seed0")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    category = sorted(metrics["per_category"])[0]
+    choice = {"augmentation": "flips", "training_images": 30, "compared_images": 24}
+    evidence = {"auroc": {"flips": 0.5, "rotations": 1.0, "all": float("inf")}, "reduction": {"flips": 0.125}}
+    metrics["augmentations"] = {category: choice | evidence, "other": choice}
+    (folder / "metrics.json").write_text(json.dumps(metrics).replace("Infinity", "null"))
+    table = tables(build_report(tmp_path, ReportOptions(), "per_category"))["augmentations1"]
+    (cells,) = table.cells
+    assert [cell.text for cell in cells[:1]] == [category]
+    assert [cell.text for cell in cells[2:]] == ["flips", "30", "24", "0.5000", "0.1250", "1.0000", "–", "–", "–"]

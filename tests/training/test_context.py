@@ -10,6 +10,7 @@ import torch
 from moleflow.data.tasks import Task, split_into_tasks
 from moleflow.detector.detector import MoLEFlow
 from moleflow.models.flow.loss import FlowLoss
+from moleflow.runs.progress import Progress
 from moleflow.training.config import TrainingConfig
 from moleflow.training.context import RunContext
 from moleflow.utils.errors import UserError
@@ -27,10 +28,9 @@ def config(experts: str = "task", per_category: Mapping[str, Any] | None = None,
         on_nonfinite="error",
         lora_delay=0,
         patch_share=1.0,
-        augmentation="none",
         seed=0,
         per_category=per_category or {},
-        **settings,
+        **{"augmentation": "none", **settings},
     )
 
 
@@ -99,3 +99,17 @@ def test_loss_and_augmentations_of_an_expert() -> None:
     assert training.loss_of(["b", "c"]) is loss
     assert training.augmentations_of(["a"]) == ()
     assert training.augmentations_of(["b", "c"]) == ("flip_left_right", "flip_top_bottom", "rotate_180")
+
+
+def test_recorded_augmentations_replace_auto() -> None:
+    overrides = {"a": {"augmentation": "flips"}, "b": {"loss": {"tail_weight": 1.0}}}
+    run = context(config("category", overrides, augmentation="auto"))
+    assert list(run.experts_with_automatic_augmentation()) == ["b", "c"]
+    run.set_recorded_augmentations(Progress(augmentations={n: {"augmentation": "all"} for n in ("a", "b")}))
+    assert list(run.experts_with_automatic_augmentation()) == ["c"]
+    assert run.overrides == {**overrides, "b": {"loss": {"tail_weight": 1.0}, "augmentation": "all"}, "c": {}}
+    run.set_augmentations({"c": "none"})
+    assert run.config.augmentations_of(["c"]) == ()
+    shared = context(config("task", augmentation="auto"))
+    shared.set_augmentations({"a+b": "flips"})
+    assert shared.overrides == {"a+b": {"augmentation": "flips"}, "c": {}}

@@ -90,6 +90,7 @@ def collect_metrics(
             "skipped_steps": progress.skipped_steps,
             "epochs": progress.histories,
         },
+        **({"augmentations": progress.augmentations} if progress.augmentations else {}),
         "seconds": progress.seconds,
         "versions": {
             "moleflow": __version__,

@@ -39,6 +39,7 @@ from moleflow.models.flow.expert_flow import ExpertFlow
 from moleflow.models.flow.loss import FlowLoss
 from moleflow.runs.identity import matches_any
 from moleflow.runs.naming import override_key
+from moleflow.training.augmentation import AUTO
 from moleflow.training.config import OptimizerFactory, TrainingConfig
 from moleflow.training.context import RunContext
 from moleflow.training.continual_trainer import ContinualTrainer
@@ -486,8 +487,8 @@ def _checked_patch_share(share: Any) -> float:
 def _checked_augmentation(settings: Mapping[str, Any], per_category: Mapping[str, Overrides]) -> str:
     for category, overrides in per_category.items():
         if "augmentation" in overrides:
-            check_choice(f"per_category.{category}.augmentation", overrides["augmentation"], AUGMENTATIONS)
-    return check_choice("augmentation", settings["augmentation"], AUGMENTATIONS)
+            check_choice(f"per_category.{category}.augmentation", overrides["augmentation"], (*AUGMENTATIONS, AUTO))
+    return check_choice("augmentation", settings["augmentation"], (*AUGMENTATIONS, AUTO))
 
 
 def _checked_lora_delay(settings: Mapping[str, Any], epochs: int) -> int:

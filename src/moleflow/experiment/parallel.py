@@ -71,10 +71,11 @@ def train_task_in_job(trainer: ContinualTrainer, index: int, owner: int) -> None
     if os.getpid() != owner:  # several concurrent bars would overwrite each other
         context.callbacks = [callback for callback in context.callbacks if not isinstance(callback, TaskProgress)]
     with stored.locked():
-        done = Progress.read(context.state / "progress.json").tasks_done
-        if done > index or stored.is_complete():  # by a job that outlived the run that launched it
+        progress = Progress.read(context.state / "progress.json")
+        if progress.tasks_done > index or stored.is_complete():  # by a job that outlived the run that launched it
             return
         task = context.tasks[index]
+        context.set_recorded_augmentations(progress)
         trainer.restore(1)
         stored.write(context.model, list(context.experts_of(task)), trainer.train_task(task))
         log.info("%s is trained.", context.task_label(task))

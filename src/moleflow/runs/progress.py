@@ -31,6 +31,7 @@ class Progress:
         histories: Each task's epochs.
         strategy_state: File in ``state`` with the state of the continual strategy; None without one.
         strategy_values: Number of values in that state.
+        augmentations: Augmentation that ``augmentation=auto`` chose, with the reasons, by expert.
     """
 
     tasks_done: int = 0
@@ -41,6 +42,7 @@ class Progress:
     histories: list[list[dict[str, float]]] = field(default_factory=list)
     strategy_state: str | None = None
     strategy_values: int = 0
+    augmentations: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def log_step(self) -> int:
@@ -134,6 +136,12 @@ _ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
             v is None or (isinstance(v, str) and re.fullmatch(r"strategy\d+-[0-9a-f]+\.safetensors", v) is not None)
         ),
         "null or the name of a file strategy<task>-<digest>.safetensors",
+    ),
+    "augmentations": (
+        lambda v: _is_mapping(
+            v, lambda choice: isinstance(choice, dict) and isinstance(choice.get("augmentation"), str)
+        ),
+        "a mapping of experts to their augmentations",
     ),
 }
 """Check and description of the allowed values of each entry."""

@@ -31,7 +31,8 @@ class TrainingConfig:
         on_nonfinite: ``error`` ends the run at a loss that is not finite, ``skip`` skips and counts the step.
         lora_delay: Epochs at the start of each later task in which LoRA updates are frozen.
         patch_share: Share in (0, 1] of the patches of each image in an optimizer step.
-        augmentation: Augmentation of the training images; a key of :data:`moleflow.data.transforms.AUGMENTATIONS`.
+        augmentation: Augmentation of the training images; a key of :data:`moleflow.data.transforms.AUGMENTATIONS`, or
+            ``auto``; see :mod:`moleflow.training.augmentation`.
         seed: Seed of the run.
         per_category: The overrides by category; see :mod:`moleflow.detector.overrides`.
         losses: The losses of the categories that have overrides.
@@ -68,5 +69,8 @@ class TrainingConfig:
 
     def augmentations_of(self, categories: Sequence[str]) -> tuple[str, ...]:
         """Return the flips and rotations of an expert with these categories, which have equal overrides."""
-        overrides = self.per_category.get(categories[0], {})
-        return AUGMENTATIONS[overrides.get("augmentation", self.augmentation)]
+        return AUGMENTATIONS[self.augmentation_of(categories)]
+
+    def augmentation_of(self, categories: Sequence[str]) -> str:
+        """Return the augmentation of an expert with these categories, which have equal overrides."""
+        return str(self.per_category.get(categories[0], {}).get("augmentation", self.augmentation))

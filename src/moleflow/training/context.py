@@ -1,7 +1,7 @@
 """Context of a run: everything that its tasks, callbacks and result files share."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import lightning as L
@@ -15,6 +15,7 @@ from moleflow.detector.overrides import expert_overrides, task_epochs
 from moleflow.detector.types import Overrides
 from moleflow.evaluation.evaluator import CategoryResult, Evaluator
 from moleflow.runs.progress import Progress
+from moleflow.training.augmentation import AUTO
 from moleflow.training.config import TrainingConfig
 from moleflow.training.experiment_log.base import ExperimentLog
 from moleflow.training.state import TaskCheckpoints
@@ -64,11 +65,7 @@ class RunContext:
         self.evaluator = Evaluator(self.detector, self.data, self.show_progress)
         self.progress = Progress()
         self.is_global_zero = True
-        self.overrides: dict[str, Overrides] = {
-            name: expert_overrides(self.config.per_category, categories)
-            for task in self.tasks
-            for name, categories in self.experts_of(task).items()
-        }
+        self.overrides = self._overrides()
         for task in self.tasks:
             self.replaced_experts(task)
             if task.visit:
@@ -78,6 +75,47 @@ class RunContext:
             task_epochs([self.overrides[name] for name in self.experts_of(task)], self.config.epochs)
             for task in self.tasks
         ]
+
+    def _overrides(self) -> dict[str, Overrides]:
+        return {
+            name: expert_overrides(self.config.per_category, categories)
+            for task in self.tasks
+            for name, categories in self.experts_of(task).items()
+        }
+
+    def experts_with_automatic_augmentation(self) -> dict[str, Task]:
+        """Return the first task of each expert whose augmentation is ``auto``, by its name."""
+        return {
+            name: task
+            for task in self.tasks
+            for name, categories in self.experts_of(task).items()
+            if not task.visit and self.config.augmentation_of(categories) == AUTO
+        }
+
+    def set_augmentations(self, augmentations: Mapping[str, str]) -> None:
+        """Replace the augmentation of experts, also of those that their categories get when they return.
+
+        Args:
+            augmentations: Augmentation by expert.
+        """
+        per_category = dict(self.config.per_category)
+        for task in self.tasks:
+            for name, categories in self.experts_of(task).items():
+                if name in augmentations:
+                    overrides = {**self.overrides[name], "augmentation": augmentations[name]}
+                    per_category |= dict.fromkeys(categories, overrides)
+        self.config = replace(self.config, per_category=per_category)
+        self.overrides = self._overrides()
+
+    def set_recorded_augmentations(self, progress: Progress) -> None:
+        """Replace the augmentation of experts for which it is ``auto`` by an earlier choice.
+
+        Args:
+            progress: The progress with the choices.
+        """
+        automatic = self.experts_with_automatic_augmentation()
+        choices = {name: str(each["augmentation"]) for name, each in progress.augmentations.items()}
+        self.set_augmentations({name: choices[name] for name in automatic if name in choices})
 
     @property
     def model(self) -> MoLEFlow:

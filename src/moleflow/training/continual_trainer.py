@@ -5,14 +5,17 @@ from collections.abc import Callable, Sequence
 
 from moleflow.data.duplicates import too_few_training_images
 from moleflow.data.findings import summarize
+from moleflow.data.groups import group_indices
 from moleflow.data.samples import SPLITS, Sample
 from moleflow.data.tasks import Task, categories_of
 from moleflow.data.validation import dataset_findings
+from moleflow.detector.feature_set import FIRST
 from moleflow.detector.store import ModelStore
 from moleflow.evaluation.evaluator import CategoryResult
 from moleflow.features.extractor import FeatureExtractor
 from moleflow.runs.identity import weights_sources
 from moleflow.runs.progress import Progress
+from moleflow.training.augmentation import choose_augmentation
 from moleflow.training.callbacks.base import RunCallback
 from moleflow.training.context import RunContext, TaskReport
 from moleflow.training.experiment_log.base import log_history
@@ -20,6 +23,7 @@ from moleflow.training.state import load_strategy_state, num_values, prune_strat
 from moleflow.training.task import TrainerFactory, train_task
 from moleflow.training.task_result import StoredTaskResult, TaskResult
 from moleflow.utils.errors import UserError
+from moleflow.utils.random import generator
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +70,7 @@ class ContinualTrainer:
                 f"{context.state / 'progress.json'}: tasks_done is {context.progress.tasks_done} and must be at most "
                 f"{len(context.tasks)}, the number of tasks. Restore the file, or start again in a new folder."
             )
+        context.set_recorded_augmentations(context.progress)
         if context.progress.tasks_done:
             log.info("Resuming after task %d of %d.", context.progress.tasks_done, len(context.tasks))
             self.restore(context.progress.tasks_done)
@@ -139,9 +144,31 @@ class ContinualTrainer:
                     if extractor is not model.extractor:
                         of_category = [sample for sample in samples if sample.category == category]
                         self._extract(extractor, of_category, f"{label} {category}")
+            self._choose_augmentations()
+            for feature_set in model.feature_sets.values():
+                label = "features" if feature_set.is_first else f"features {feature_set.name}"
+                for category in context.categories:
                     for augmentation in context.config.augmentations_of([category]):
-                        augmented = feature_set.extractor(overrides, augmentation)
+                        augmented = feature_set.extractor(context.config.per_category.get(category, {}), augmentation)
                         self._extract(augmented, training[category], f"{label} {category} {augmentation}")
+
+    def _choose_augmentations(self) -> None:
+        """Choose the augmentation of each expert with ``augmentation=auto`` from its training images."""
+        context = self.context
+        for name, task in context.experts_with_automatic_augmentation().items():
+            categories = context.experts_of(task)[name]
+            samples = [sample for category in categories for sample in context.training_samples(task, category)]
+            choice = choose_augmentation(
+                context.model.feature_sets[FIRST],
+                context.overrides[name],
+                [sample.path for sample in samples],
+                group_indices(samples),
+                context.model.components.postprocessor(context.overrides[name]).image_scores,
+                generator(context.config.seed, "augmentation", name),
+            )
+            context.progress.augmentations[name] = choice.to_dict()
+            context.set_augmentations({name: choice.augmentation})
+            log.info("Augmentation of %s: %s.", name, choice)
 
     def _extract(self, extractor: FeatureExtractor, samples: Sequence[Sample], title: str) -> None:
         loader = self.context.data.loader(

@@ -1,10 +1,13 @@
-"""Section on categories: two configurations compared, and the categories below the mean."""
+"""Section on categories: two configurations compared, those below the mean, and the chosen augmentations."""
 
 from moleflow.reports.comparison import ComparisonGroup, Configuration
 from moleflow.reports.document import ReportData, Section, find_configuration
-from moleflow.reports.tables import Table, change_cell, configuration_href, id_cell, metric_cell
+from moleflow.reports.tables import Cell, Table, change_cell, configuration_href, id_cell, metric_cell, run_href
+from moleflow.runs.reader import as_mapping, finite_number
+from moleflow.utils.text import one_line
 
 _NUM_BOTTLENECKS = 5
+_AUGMENTATIONS = ("flips", "rotations", "all")
 
 
 def per_category(data: ReportData) -> Section:
@@ -35,7 +38,7 @@ def per_category(data: ReportData) -> Section:
             table.rows = [[row[0], row[2], row[5], row[7]] for row in table.rows]
         else:
             section.widget = "compare"
-        section.blocks += [table, _bottlenecks(group, metric, i)]
+        section.blocks += [table, _bottlenecks(group, metric, i), *_augmentations(group, i)]
     return section
 
 
@@ -73,3 +76,28 @@ def _bottlenecks(group: ComparisonGroup, metric: str, i: int) -> Table:
             metric_cell(top, "per_category", category, metric), id_cell(top),
         ])  # fmt: skip
     return table
+
+
+def _augmentations(group: ComparisonGroup, i: int) -> list[Table]:
+    """Return the augmentations that ``augmentation=auto`` chose in the runs of the best configuration."""
+    table = Table(
+        f"augmentations{i + 1}", f"{group.dataset}: augmentations of {group.best.id}",
+        ("category", "run", "augmentation", "training images", "compared images",
+         *(f"{key} {name}" for name in _AUGMENTATIONS for key in ("AUROC", "reduction"))),
+        note="Chosen from the training images by augmentation=auto. AUROC: between transformed and unaugmented "
+        "training images, near 0.5 if the transforms occur in the product and near 1 if not. Reduction: share by which "
+        "the transformed images lower the scores of new images.",
+    )  # fmt: skip
+    for run in group.best.runs:
+        for category, values in sorted(run.per_category.items()):
+            choices = as_mapping(run.metrics.get("augmentations"))
+            choice = as_mapping(choices.get(str(values.get("expert", category))))
+            counts = (finite_number(choice, key) for key in ("training_images", "compared_images"))
+            if choice:
+                table.rows.append([
+                    category, Cell(run.run_id, run.run_id, run_href(run)),
+                    one_line(str(choice.get("augmentation")), 20),
+                    *(None if count is None else int(count) for count in counts),
+                    *(finite_number(choice, key, name) for name in _AUGMENTATIONS for key in ("auroc", "reduction")),
+                ])  # fmt: skip
+    return [table] if table.rows else []
