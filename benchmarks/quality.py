@@ -42,12 +42,13 @@ from moleflow.metrics.category import CategoryMetrics
 from moleflow.metrics.streaming import pixel_metrics
 from moleflow.runs.reader import load_run
 
-RECOMMENDED = ("best", "fast")
+RECOMMENDED = ("best", "auto", "fast")
 """Rows that are compared with the best PatchCore of one feature set; the other rows are candidates for it."""
 
 PATCHCORE = ("model=patchcore", "scoring=top_k_percent")
 ROWS: dict[str, tuple[str, ...]] = {
     "best": ("+experiment=best",),
+    "auto": ("+experiment=auto",),
     "fast": ("+experiment=fast",),
     "Lite0 pooled 224": (*PATCHCORE, "backbone=efficientnet_lite0"),
     "Lite0 pooled 320": (*PATCHCORE, "backbone=efficientnet_lite0", "transform.size=320"),
@@ -165,7 +166,7 @@ def _moleflow_run(
         for backbone, file in weights.items():
             if f"backbone={backbone}" in text:
                 settings.append(f"backbone.weights={Path(file).resolve()}")
-        if "experiment=best" in text and "dinov2_small" in weights:
+        if overrides[0] in ("+experiment=best", "+experiment=auto") and "dinov2_small" in weights:
             settings.append(f"feature_sets.dino.backbone.weights={Path(weights['dinov2_small']).resolve()}")
         settings.append(f"hydra.run.dir={folder.resolve()}")
         if options.smoke:

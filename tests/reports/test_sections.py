@@ -282,4 +282,4 @@ def test_augmentations_that_were_chosen_are_listed(tmp_path: Path) -> None:
     table = tables(build_report(tmp_path, ReportOptions(), "per_category"))["augmentations1"]
     (cells,) = table.cells
     assert [cell.text for cell in cells[:1]] == [category]
-    assert [cell.text for cell in cells[2:]] == ["flips", "30", "24", "0.5000", "0.1250", "1.0000", "–", "–", "–"]
+    assert [cell.text for cell in cells[2:]] == ["flips", "30", "24", "0.50", "0.12", "1.00", "–", "–", "–"]

@@ -98,6 +98,12 @@ def _augmentations(group: ComparisonGroup, i: int) -> list[Table]:
                     category, Cell(run.run_id, run.run_id, run_href(run)),
                     one_line(str(choice.get("augmentation")), 20),
                     *(None if count is None else int(count) for count in counts),
-                    *(finite_number(choice, key, name) for name in _AUGMENTATIONS for key in ("auroc", "reduction")),
+                    *(_evidence_cell(choice, key, name) for name in _AUGMENTATIONS for key in ("auroc", "reduction")),
                 ])  # fmt: skip
     return [table] if table.rows else []
+
+
+def _evidence_cell(choice: dict[str, object], key: str, augmentation: str) -> Cell | None:
+    """Return a value by which an augmentation was chosen; None if it is not recorded."""
+    value = finite_number(choice, key, augmentation)
+    return None if value is None else Cell(f"{value:.2f}", value)
