@@ -489,8 +489,8 @@ def _read(path: Path) -> str:
 
 
 def _sha256(path: Path) -> str:
-    if path.stat().st_size > 2**31:
-        return "0" * 64  # refused for its size
+    if not path.is_file() or path.stat().st_size > 2**31:
+        return "0" * 64  # refused for its kind or its size; a device has no end
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -138,3 +138,11 @@ def test_attacks_differ_and_are_reproducible(folders: HostileFolders) -> None:
     first = changes("first")
     assert first == changes("second")
     assert len(set(first)) > 1
+
+
+def test_checksum_of_a_device_is_not_computed(tmp_path: Path) -> None:
+    (tmp_path / "metrics.json").symlink_to("/dev/zero")
+    write_checksummed_json(tmp_path / "status.json", {"status": "finished", "files": {"metrics.json": {}}})
+    seal(tmp_path)
+    files = read_checksummed_json(tmp_path / "status.json")["files"]
+    assert files == {"metrics.json": {"bytes": 0, "sha256": "0" * 64}}
