@@ -15,6 +15,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -50,9 +51,25 @@ def attempt(outcomes: Counter[str], injection: Callable[[], str]) -> None:
     except WrongResultError as error:
         outcomes[WRONG] += 1
         print(error, file=sys.stderr)
-    except (AssertionError, TimeoutError) as error:
+    except (AssertionError, TimeoutError):
         outcomes[LOST] += 1
-        print(error, file=sys.stderr)
+        traceback.print_exc()
+
+
+def repeat(count: int, injection: Callable[[int], str]) -> Counter[str]:
+    """Inject a fault until it was reached ``count`` times, in at most three times as many attempts.
+
+    Args:
+        count: Number of faults.
+        injection: Injects the fault number n and returns the outcome.
+    """
+    outcomes: Counter[str] = Counter()
+    for number in range(3 * count):
+        attempt(outcomes, partial(injection, number))
+        if outcomes.total() - outcomes[scenarios.NOT_REACHED] == count:
+            break
+    del outcomes[scenarios.NOT_REACHED]
+    return outcomes
 
 
 def kills(harness: Harness, count: int, rng: random.Random) -> Iterator[Row]:
@@ -144,21 +161,14 @@ def closed(harness: Harness, count: int, rng: random.Random) -> Iterator[Row]:
     assert process.wait() == 0, process.output
     seconds = time.monotonic() - begin
     expected = scenarios.Ensemble(seconds, scenarios.ensemble_result(closed_form.base / "ensemble"))
-    outcomes = Counter()
-    for number in range(count):
-        name = f"ensemble{number}"
-        attempt(outcomes, partial(scenarios.kill_ensemble, closed_form, name, members, expected, rng))
-    del outcomes[scenarios.NOT_REACHED]
+    outcomes = repeat(count, lambda n: scenarios.kill_ensemble(closed_form, f"ensemble{n}", members, expected, rng))
     yield "evaluation of an ensemble: `kill -9` at a random time, same command again", outcomes.total(), outcomes
 
 
 def sweeps(harness: Harness, count: int, rng: random.Random) -> Iterator[Row]:
     """Kill sweeps over two seeds, half as many as runs."""
-    outcomes: Counter[str] = Counter()
-    for number in range(count // 2):
-        seconds = 2 * harness.duration
-        attempt(outcomes, partial(scenarios.kill_sweep, harness, f"sweep{number}", seconds, rng))
-    del outcomes[scenarios.NOT_REACHED]
+    seconds = 2 * harness.duration
+    outcomes = repeat(count // 2, lambda n: scenarios.kill_sweep(harness, f"sweep{n}", seconds, rng))
     yield "sweep over two seeds: `kill -9` at a random time, same command again", outcomes.total(), outcomes
 
 

@@ -81,15 +81,21 @@ def kill_at_random_times(harness: Harness, name: str, rng: random.Random, max_ki
     job = harness.job(name, separate_cache=True)
     for _ in range(max_kills):
         process = harness.start(job)
-        status = process.wait(rng.uniform(0.2, harness.duration))
-        if status is not None:
-            assert status == 0, process.output[-3000:]
+        if not kill_after(process, rng.uniform(0.2, harness.duration)):
             break
-        process.kill()
-        assert process.wait() == -signal.SIGKILL
         yield phase(process.output)
     harness.finish(job)
     harness.compare(job)
+
+
+def kill_after(process: Process, seconds: float) -> bool:
+    """Kill a process after some seconds; return false if it has succeeded before, also just before the kill."""
+    status = process.wait(seconds)
+    if status is None:
+        process.kill()
+        status = process.wait()
+    assert status in (0, -signal.SIGKILL), f"exit status {status}: {process.output[-3000:]}"
+    return status != 0
 
 
 def kill_at_file_operation(harness: Harness, name: str, operation: int, within: str, *overrides: str) -> str:
@@ -273,16 +279,14 @@ def kill_ensemble(harness: Harness, name: str, members: Sequence[Job], expected:
         `SAME`, or `NOT_REACHED` if the evaluation ended before.
     """
     process = start_ensemble(harness, name, members)
-    status = process.wait(rng.uniform(0.1, expected.seconds))
-    if status is None:
-        process.kill()
-        assert process.wait() == -signal.SIGKILL
+    killed = kill_after(process, rng.uniform(0.1, expected.seconds))
+    if killed:
         again = start_ensemble(harness, name, members)
         assert again.wait() == 0, again.output[-3000:]
     result = ensemble_result(harness.base / name)
     if result != expected.result:
         raise WrongResultError(f"the ensemble {name} differs from the reference")
-    return SAME if status is None else NOT_REACHED
+    return SAME if killed else NOT_REACHED
 
 
 def start_ensemble(harness: Harness, name: str, members: Sequence[Job]) -> Process:
@@ -320,17 +324,15 @@ def kill_sweep(harness: Harness, name: str, seconds: float, rng: random.Random) 
     arguments = ["-m", *fixed, "seed=0,1"]
     log = harness.base / f"{name}.log"
     process = harness.processes.start(*arguments, log=log, cwd=folder)
-    status = process.wait(rng.uniform(0.3, seconds))
-    if status is None:
-        process.kill()
-        assert process.wait() == -signal.SIGKILL
+    killed = kill_after(process, rng.uniform(0.3, seconds))
+    if killed:
         again = harness.processes.start(*arguments, log=log, cwd=folder)
         assert again.wait() == 0, again.output[-3000:]
     runs = sorted(folder.glob("runs/*/*/seed*"))
     assert [run.name for run in runs] == ["seed0", "seed1"], process.output[-3000:]
     harness.compare(replace(job, folder=runs[0]))
     assert json.loads((runs[1] / "status.json").read_text())["status"] == "finished"
-    return SAME if status is None else NOT_REACHED
+    return SAME if killed else NOT_REACHED
 
 
 def report_without_space(harness: Harness, name: str, kilobytes: int) -> str:
