@@ -15,3 +15,4 @@ flow seed=0,1,2 callbacks=minimal loss.tail_weight=0,0.7 model.dia_blocks=0
 flow seed=0,1,2 callbacks=minimal optimizer.lr=3e-3
 flow seed=0,1 callbacks=minimal continual=finetune
 moleflow report runs -o report --target 0.45 --title 'Synthetic products'
+python "$(dirname "$0")/report-images.py" report/index.html  # needs selenium, Chromium and its driver

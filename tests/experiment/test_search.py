@@ -136,6 +136,22 @@ def test_search_that_is_resumed_has_the_trials_of_an_uninterrupted_one(
     assert not repeated.launcher.jobs  # type: ignore[attr-defined]
 
 
+def test_trial_without_values_of_a_dead_sweeper_is_continued(
+    make_search: Callable[..., Search], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    search = make_search(n_trials=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(optuna.Trial, "set_user_attr", stop)
+        with pytest.raises(KeyboardInterrupt):
+            search.run(SPACE)
+    assert [state for _, state, _ in trials(search)] == ["RUNNING"]
+    make_search(n_trials=2).run(SPACE)
+    assert [state for _, state, _ in trials(search)] == ["COMPLETE"] * 2
+
+
 def test_trials_of_a_living_sweeper_are_not_taken_over(
     make_search: Callable[..., Search], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,6 @@
 """Tests of the page in a browser: sorting, filtering, links, copies, layout, and no errors on the console."""
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import pytest
 from helpers.report import build_report
 from helpers.runs import CATEGORIES, write_faulty, write_known_effects, write_run
 from moleflow.reports.document import Section
+from moleflow.reports.metrics import DECISION_METRICS
 from moleflow.reports.page import write
 
 webdriver = pytest.importorskip("selenium.webdriver")
@@ -34,6 +36,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_run(
         root, "forgetting", {"model._target_": "finetune"}, 0.3, forgetting={"pixel_ap": 0.4}, task_matrix=forgetting
     )
+    for path in root.rglob("metrics.json"):  # as of newer runs: more columns
+        decisions = dict.fromkeys(DECISION_METRICS, 0.5)
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"decisions": decisions, "pro_5": 0.5}))
     write_faulty(root / "faulty")
     return root
 

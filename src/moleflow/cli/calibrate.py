@@ -59,7 +59,8 @@ def run(args: argparse.Namespace) -> int:
         for name in removed:
             del calibrations[name]
         write_calibrations(folder, calibrations)
-        print(printable(f"Removed the calibration of {', '.join(removed) or 'no expert'}."))
+        names = ", ".join(removed)
+        print(printable(f"Removed the calibration of {names}." if removed else "There is no calibration to remove."))
         return 0
     if not args.folder.is_dir():
         raise UserError(f"{args.folder} does not exist. Give a folder of images.")

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from moleflow.utils.text import count_text
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
@@ -44,5 +46,6 @@ def run(args: argparse.Namespace) -> int:
 
     options = ReportOptions(args.metric, args.target, args.baseline, tuple(args.compare), tuple(args.benchmark))
     report = write_report(args.runs, args.out, options, args.title, show_progress=True)
-    print(f"{report.page}: {len(report.runs)} runs, {len(report.faults)} folders without results.")
+    runs, faults = count_text(len(report.runs), "run"), count_text(len(report.faults), "folder")
+    print(f"{report.page}: {runs}, {faults} without results.")
     return 0

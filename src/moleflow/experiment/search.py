@@ -252,7 +252,9 @@ class Search:
     def _is_abandoned(self, trial: optuna.trial.FrozenTrial) -> bool:
         """Return whether the sweeper of a running trial has died."""
         owner = trial.user_attrs.get("sweeper")
-        if owner is None:  # it died between two transactions
+        if owner is None:  # it died between two transactions, for which it holds an SQLite file
+            if sqlite_path(self._url()) is not None:
+                return True
             started = cast(datetime, trial.datetime_start).timestamp()
             return time.time() - started > GRACE_SECONDS
         if owner["id"] == self._id:

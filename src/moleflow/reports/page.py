@@ -48,7 +48,7 @@ from moleflow.runs.reader import Fault, Run, read_runs
 from moleflow.runs.searches import SearchRecord, read_searches
 from moleflow.utils.errors import check_choice
 from moleflow.utils.io import write_text
-from moleflow.utils.text import printable
+from moleflow.utils.text import count_text, printable
 from moleflow.visualization.plots import Plot
 
 SectionBuilder = Callable[[ReportData], Section]
@@ -116,7 +116,7 @@ def write_report(
     runs, faults = read_runs(roots, lambda folders: bar(folders, "runs", unit="run"))
     searches, damaged = read_searches(roots)
     faults += damaged
-    subtitle = f"{len(runs)} runs from {', '.join(map(str, roots))}, {time.strftime('%Y-%m-%d %H:%M')}."
+    subtitle = f"{count_text(len(runs), 'run')} from {', '.join(map(str, roots))}, {time.strftime('%Y-%m-%d %H:%M')}."
     if not runs:
         subtitle += " There is no finished run; the warnings list the other folders."
     sections = build(runs, faults, options, out, lambda builders: bar(builders, "sections"), searches)

@@ -48,14 +48,15 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f" Did you mean {' or '.join(repr(m) for m in matches)}?" if matches else ""
 
 
-def list_names(names: Sequence[object]) -> str:
-    """Return names separated by commas; after the first 20, the number of the others.
+def list_names(names: Sequence[object], largest: int = _MAX_NAMES) -> str:
+    """Return names separated by commas, and the number of those that are left out.
 
     Args:
         names: The names, in their order.
+        largest: Largest number of names.
     """
-    listed = ", ".join(map(str, names[:_MAX_NAMES]))
-    return listed if len(names) <= _MAX_NAMES else f"{listed}, ... and {len(names) - _MAX_NAMES} more"
+    listed = ", ".join(map(str, names[:largest]))
+    return listed if len(names) <= largest else f"{listed}, ... and {len(names) - largest} more"
 
 
 def check_choice(key: str, value: str, choices: Iterable[str]) -> str:

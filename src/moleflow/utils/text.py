@@ -1,4 +1,4 @@
-"""Escaping of names from files before they are displayed."""
+"""Texts for display: escaped names from files, and nouns with their number."""
 
 import re
 import unicodedata
@@ -43,6 +43,11 @@ def one_line(text: str, length: int = 0) -> str:
     """
     line = " ".join(printable(text).split("\n"))
     return line if not length or len(line) <= length else f"{line[: length - 1]}…"
+
+
+def count_text(number: int, noun: str) -> str:
+    """Return a number and its noun, in the plural unless the number is 1."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _escape(character: str) -> str:

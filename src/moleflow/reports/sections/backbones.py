@@ -4,7 +4,7 @@ from statistics import fmean
 
 from moleflow.reports.comparison import ComparisonGroup, Configuration, component_name, differing_keys
 from moleflow.reports.document import ReportData, Section
-from moleflow.reports.metrics import available_metrics, metric_keys
+from moleflow.reports.metrics import column_metrics, metric_keys
 from moleflow.reports.tables import Cell, Table, configuration_href, id_cell, metric_cell, number_cell
 from moleflow.runs.identity import matches_any
 from moleflow.utils.errors import list_names
@@ -57,7 +57,7 @@ def difficulty_classes(group: ComparisonGroup, metric: str) -> dict[str, list[st
 
 def _data_sets(data: ReportData) -> Table:
     """Return the best configuration of each data set."""
-    metrics = available_metrics(c for group in data.groups for c in group.configurations)
+    metrics = column_metrics(c for group in data.groups for c in group.configurations)
     table = Table(
         "datasets", "Best configuration per data set",
         ("data set", "configurations", "runs", "id", "configuration", *metrics),

@@ -2,9 +2,12 @@
 
 from moleflow.reports.comparison import differing_keys
 from moleflow.reports.document import ReportData, Section
-from moleflow.reports.metrics import available_metrics, metric_keys
-from moleflow.reports.tables import Table, id_cell, metric_cell
+from moleflow.reports.metrics import column_metrics, metric_keys
+from moleflow.reports.tables import Cell, Item, Table, id_cell, metric_cell
 from moleflow.utils.errors import list_names
+
+_NUM_KEYS = 5
+"""Largest number of differing keys in the page; the CSV file has all."""
 
 
 def leaderboard(data: ReportData) -> Section:
@@ -12,7 +15,7 @@ def leaderboard(data: ReportData) -> Section:
     section = Section("leaderboard", "Leaderboard", question="Which configurations are best?")
     for i, group in enumerate(data.groups):
         baseline = data.baseline(group)
-        metrics = available_metrics(group.configurations)
+        metrics = column_metrics(group.configurations)
         table = Table(
             f"leaderboard{i + 1}",
             group.dataset,
@@ -25,7 +28,10 @@ def leaderboard(data: ReportData) -> Section:
             values = [metric_cell(configuration, *metric_keys(metric)) for metric in metrics]
             keys = differing_keys(baseline, configuration)
             seeds = len({run.seed for run in configuration.runs})
-            changes = "(baseline)" if configuration is baseline else f"{len(keys)}: {list_names(keys)}"
+            changes: Item = "(baseline)"
+            if configuration is not baseline:
+                count = f"{len(keys)}: "
+                changes = Cell(count + list_names(keys, _NUM_KEYS), count + ", ".join(keys))
             table.rows.append([rank, id_cell(configuration), configuration.label, seeds, *values, changes])
         section.blocks.append(table)
     return section

@@ -22,7 +22,7 @@ from moleflow.reports.tables import (
 from moleflow.runs.content import load_json
 from moleflow.runs.reader import Run, as_mapping, finite_number
 from moleflow.utils.errors import list_names
-from moleflow.utils.text import one_line
+from moleflow.utils.text import count_text, one_line
 from moleflow.visualization.plots import Plot
 
 _RANKS = ("best", "median", "worst")
@@ -53,8 +53,8 @@ def _measured(data: ReportData) -> Sentence:
     parts = [f"{group.dataset} ({list_names(group.best.runs[0].categories)})" for group in data.groups[:3]]
     more = f" and {len(data.groups) - 3} more data sets" if len(data.groups) > 3 else ""
     seeds = sorted({run.seed for run in runs})
-    text = f"{_count(len(runs), 'run')} of {_count(configurations, 'configuration')} with "
-    text += f"{_count(len(seeds), 'seed')} on {'; '.join(parts)}{more}."
+    text = f"{count_text(len(runs), 'run')} of {count_text(configurations, 'configuration')} with "
+    text += f"{count_text(len(seeds), 'seed')} on {'; '.join(parts)}{more}."
     return Sentence([text])
 
 
@@ -71,7 +71,7 @@ def _best(data: ReportData, group: ComparisonGroup) -> Sentence:
     if baseline is best:
         others = len(group.configurations) - 1
         parts.append(
-            f". It is also the baseline; {_count(others, 'other configuration')} reached less." if others else "."
+            f". It is also the baseline; {count_text(others, 'other configuration')} reached less." if others else "."
         )
     elif difference is not None:
         parts += [f", {interval_text(difference)} compared with the baseline "]
@@ -97,7 +97,7 @@ def _facts(data: ReportData, group: ComparisonGroup) -> Facts:
         items.append((f"target of {metric}", Cell("none"), "set one with --target"))
     else:
         reached = mean >= goal
-        text = "reached" if reached else f"{goal - mean:.4f} missing"
+        text = "reached" if reached else f"{goal - mean:.4f} short"
         items.append((
             f"target of {metric}: {goal:g}", Cell(text, mean - goal, "#target", "good" if reached else "bad"),
             f"{mean:.4f} of {goal:g}",
@@ -149,7 +149,7 @@ def _warnings(data: ReportData) -> list[Block]:
         parts: list[str | Cell] = [f"{kind}: ", where, f": {one_line(description.text, 300)}{more}"]
         blocks.append(Sentence(parts, "warning"))
     if len(rows) > len(blocks):
-        blocks.append(Sentence([Cell(_count(len(rows), "warning"), href="#warnings")]))
+        blocks.append(Sentence([Cell(count_text(len(rows), "warning"), href="#warnings")]))
     return blocks
 
 
@@ -186,7 +186,3 @@ def _target_cell(best: Configuration, mean: float | None, target: float | None) 
     if mean >= target:
         return Cell(f"{target:g} reached, {mean - target:+.4f}", mean - target, configuration_href(best), "good")
     return Cell(f"{target:g} missed by {target - mean:.4f}", mean - target, configuration_href(best), "bad")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
