@@ -132,7 +132,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
     parser = argparse.ArgumentParser(
         "moleflow",
         description="Continual industrial anomaly detection with a normalizing flow and one expert per category.",
-        epilog="`moleflow COMMAND --help` describes a command.",
+        epilog="`moleflow COMMAND --help` describes a command, and `moleflow train --help` lists the experiments.",
     )
     parser.add_argument("--version", action="version", version=f"moleflow {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND")

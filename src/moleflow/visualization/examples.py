@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from textwrap import fill
 
 import matplotlib as mpl
 import numpy as np
@@ -11,6 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from moleflow.visualization.plots import figure
+
+_TITLE_WIDTH = 30
+"""Characters of a line above an image, so that it does not reach the next image."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +139,7 @@ def examples_figure(category: str, examples: Sequence[Example]) -> Figure:
     """
     maps = np.stack([example.anomaly_map for example in examples])
     low, high = float(np.quantile(maps, 0.02)), float(maps.max())
-    result, axes = figure(1.9 * 4, 2.05 * len(examples), 4, len(examples))
+    result, axes = figure(2.1 * 4, 2.3 * len(examples), 4, len(examples))
     for row, example in enumerate(examples):
         cells = axes[4 * row : 4 * row + 4]
         height, width = example.image.shape[:2]
@@ -154,7 +158,7 @@ def examples_figure(category: str, examples: Sequence[Example]) -> Figure:
             f"expert {example.expert}",
         )
         for ax, title in zip(cells, titles, strict=True):
-            ax.set_title(title, fontsize=7, loc="left")
+            ax.set_title(fill(title, _TITLE_WIDTH), fontsize=6.5, loc="left")
             ax.set_axis_off()
     result.set_layout_engine("compressed")  # cells of fixed aspect: avoids gaps between them and the color bar
     result.colorbar(drawn, ax=axes, location="bottom", shrink=0.25, aspect=12, pad=0.01).ax.tick_params(labelsize=6)
