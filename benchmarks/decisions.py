@@ -33,7 +33,7 @@ from torch import Tensor
 from moleflow.detector.base import Detector
 from moleflow.detector.calibration import Calibration
 from moleflow.detector.detector import MoLEFlow
-from moleflow.detector.store import ENSEMBLE_FILE
+from moleflow.detector.folders import ENSEMBLE_FILE
 from moleflow.experiment.build import build_data, feature_cache
 from moleflow.experiment.compose import run_in_process
 from moleflow.inference.ensemble import load_detector

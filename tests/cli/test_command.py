@@ -46,6 +46,10 @@ REFUSED = (
     ["train", "dataset=mvtec", "objective=pixl_ap"],
     ["report", "/no/such/folder"],
     ["catalogue", "/no/such/folder"],
+    ["predict", "EMPTY", "image.png"],
+    ["calibrate", "/no/such/folder", "EMPTY"],
+    ["export", "/no/such/folder", "--all"],
+    ["merge-experts", "merged", "/no/such/folder", "EMPTY"],
 )
 """Commands that end with status 1. EMPTY is an empty folder."""
 

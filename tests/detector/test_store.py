@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from fault_injection.scenarios import DAMAGES
-from moleflow.detector.store import ENSEMBLE_FILE, ModelStore, model_folder
+from moleflow.detector.folders import ENSEMBLE_FILE, model_folder
+from moleflow.detector.store import ModelStore
 from moleflow.models.tensor_rule import TensorRule
 from moleflow.utils.errors import UserError
 from moleflow.utils.io import read_checksummed_json, write_checksummed_json

@@ -13,8 +13,8 @@ from helpers.trees import write_mvtec_tree
 from moleflow.data.samples import Sample
 from moleflow.detector.base import Detector
 from moleflow.detector.detector import MoLEFlow
+from moleflow.detector.folders import ENSEMBLE_FILE
 from moleflow.detector.predictor import Predictor
-from moleflow.detector.store import ENSEMBLE_FILE
 from moleflow.inference.ensemble import EnsembleDetector, load_detector
 from moleflow.scoring.calibration import ScoreStandardizer
 from moleflow.utils.errors import UserError

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moleflow.detector.calibration import CRITERIA
+from moleflow.detector.folders import detector_folder
 from moleflow.scoring.thresholds import FALSE_ALARM_RATE, describe_rate
 from moleflow.utils.errors import UserError
 from moleflow.utils.text import printable
@@ -41,14 +42,13 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         UserError: If the model cannot be loaded, a folder has no images, or images cannot calibrate.
     """
-    from moleflow.detector.calibration import write_calibrations
-    from moleflow.detector.store import detector_folder
-    from moleflow.inference.calibrate import calibrate_expert, calibration_images
-    from moleflow.inference.ensemble import load_detector
-
     if args.remove == (args.folder is not None):
         raise UserError("Give either FOLDER or --remove.")
     folder = detector_folder(args.model)
+    from moleflow.detector.calibration import write_calibrations
+    from moleflow.inference.calibrate import calibrate_expert, calibration_images
+    from moleflow.inference.ensemble import load_detector
+
     detector = load_detector(args.model, args.device)
     category = args.category
     if category is not None and category not in detector.experts:

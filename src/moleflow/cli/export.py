@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from moleflow.detector.folders import model_folder
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
@@ -19,10 +21,11 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         UserError: If the model cannot be loaded, has no such expert, or the extra ``export`` is not installed.
     """
+    folder = model_folder(Path(args.model))
     from moleflow.detector.detector import MoLEFlow
     from moleflow.inference.onnx import export_onnx
 
     out = args.out or Path(f"{'all' if args.all else args.category}.onnx")
-    path = export_onnx(MoLEFlow.load(args.model), args.category, out)
+    path = export_onnx(MoLEFlow.load(folder), args.category, out)
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
     return 0

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from moleflow.detector.folders import model_folder
 from moleflow.utils.text import printable
 
 
@@ -21,9 +22,12 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         UserError: If the runs do not share base and settings, or an expert is missing or listed twice.
     """
+    sources = [_source(text) for text in args.runs]
+    for folder, _ in sources:
+        model_folder(folder)
     from moleflow.inference.merge_experts import merge_experts
 
-    experts = merge_experts([_source(text) for text in args.runs], args.out)
+    experts = merge_experts(sources, args.out)
     print(printable(f"{args.out}: {', '.join(experts)}"))
     return 0
 

@@ -9,6 +9,7 @@ from glob import glob, has_magic
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from moleflow.detector.folders import detector_folder
 from moleflow.scoring.thresholds import FALSE_ALARM_RATE, UNKNOWN_RATE
 from moleflow.utils.environment import escape_undecodable
 from moleflow.utils.errors import UserError
@@ -83,6 +84,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         UserError: If the model cannot be loaded, there is no image, or a file cannot be written.
     """
+    detector_folder(Path(args.model))
     from tqdm import tqdm
 
     from moleflow.detector.predictor import Predictor, comparison_notes, threshold_notes

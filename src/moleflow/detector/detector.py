@@ -16,10 +16,11 @@ from moleflow.detector.base import Detector
 from moleflow.detector.calibration import read_calibrations
 from moleflow.detector.components import ComponentFactory, resolve_device
 from moleflow.detector.feature_set import FEATURE_SET_COMPONENTS, FIRST, FeatureSet, without_prefix
+from moleflow.detector.folders import model_folder
 from moleflow.detector.registry import build_component
 from moleflow.detector.schema import SPEC_KEYS, FolderRules, check_settings, settings_errors
 from moleflow.detector.scorer import ExpertScorer, scores_of_normal_images
-from moleflow.detector.store import ModelStore, model_folder
+from moleflow.detector.store import ModelStore
 from moleflow.detector.types import ExpertRecord, NormalScores, Overrides, TrainingScores
 from moleflow.models.base import PatchModel
 from moleflow.routing.router import Router

@@ -14,7 +14,7 @@ from moleflow.data.datamodule import ImageDataModule
 from moleflow.data.samples import Sample
 from moleflow.data.tasks import Task
 from moleflow.detector.components import resolve_device
-from moleflow.detector.store import ENSEMBLE_FILE
+from moleflow.detector.folders import ENSEMBLE_FILE
 from moleflow.evaluation.results import format_metrics
 from moleflow.experiment.build import build_data, build_training_config, feature_cache
 from moleflow.experiment.execution import finish_run

@@ -18,8 +18,8 @@ from moleflow.detector.base import Detector
 from moleflow.detector.calibration import read_calibrations
 from moleflow.detector.detector import MoLEFlow
 from moleflow.detector.feature_set import image_region
+from moleflow.detector.folders import ENSEMBLE_FILE
 from moleflow.detector.scorer import Scorer, scores_of_normal_images
-from moleflow.detector.store import ENSEMBLE_FILE
 from moleflow.detector.types import ExpertRecord, NormalScores
 from moleflow.models.tensor_rule import MAX_DEVIATION, MIN_DEVIATION
 from moleflow.runs.content import check_values

@@ -6,8 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
+from moleflow.detector.folders import model_folder
 from moleflow.detector.schema import FolderRules
-from moleflow.detector.store import ModelStore, model_folder
+from moleflow.detector.store import ModelStore
 from moleflow.utils.config import flatten_config
 from moleflow.utils.errors import UserError
 
