@@ -31,7 +31,8 @@ audit: $(VENV)/.installed-test  ## check the installed packages for known vulner
 	$(BIN)/pip-audit --local --skip-editable
 
 install-all: | $(BIN)/python  ## install the packages of all targets at once
-	$(BIN)/python -m pip install -e '.[weights,test,docs]'
+	$(BIN)/python -m pip install --no-compile -e '.[weights,test,docs]'
+	-$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib  # on all cores; some packages contain templates that are no Python
 	touch $(VENV)/.installed $(VENV)/.installed-test $(VENV)/.installed-docs
 
 clean:
