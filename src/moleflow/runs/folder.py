@@ -178,7 +178,8 @@ class RunFolder:
                 log.warning("resume=force: %s.", line)
             self._discard_unfinished_tasks()
         if not finished:
-            write_checksummed_json(path, {"files": fingerprint, "weights": weights_digests(self.config)})
+            content = {"files": fingerprint, "weights": weights_digests(self.config)}
+            write_checksummed_json(path, content, indent=None)
             if self._moved:
                 self._write_configuration()
 

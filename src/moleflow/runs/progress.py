@@ -61,7 +61,7 @@ class Progress:
 
     def write(self, path: Path) -> None:
         """Write the progress to a JSON file."""
-        write_checksummed_json(path, vars(self) | {"matrix": self.matrix.to_dict()})
+        write_checksummed_json(path, vars(self) | {"matrix": self.matrix.to_dict()}, indent=None)
 
     @classmethod
     def read(cls, path: Path) -> "Progress":
