@@ -1,6 +1,6 @@
 """Cost of a long stream: 60 categories one after another, then the prediction of 2,000 images with their maps.
 
-    python benchmarks/stream.py --threads 1 --out stream.json
+    python benchmarks/stream.py --threads 1 --out stream.json --plot stream.svg
 
 A memory bank per category on a small untrained network at 64 pixels. Seconds are those of the processor, so that other
 work of the machine does not count. Memory is the resident memory, and files are the open file descriptors of the
@@ -17,6 +17,8 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import matplotlib as mpl
+import matplotlib.pyplot as plt
 from inputs import write_image, write_tree
 from side_by_side import Row, benchmark_parser, parse_args, print_table, resident_bytes, write_result
 
@@ -115,7 +117,9 @@ def quiet() -> Iterator[None]:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run both parts and print every tenth row of each."""
-    options = parse_args(benchmark_parser(__doc__), args)
+    parser = benchmark_parser(__doc__)
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="also draw the costs, as SVG or PNG")
+    options = parse_args(parser, args)
     categories, train_images, images, step = (2, 3, 4, 2) if options.smoke else (60, 5, 2000, 100)
     with tempfile.TemporaryDirectory() as temporary, quiet():
         tasks = train(Path(temporary), categories, train_images)
@@ -126,6 +130,32 @@ def main(args: Sequence[str] | None = None) -> None:
         ]
         print_table(shown, {kind: "", **COLUMNS})
     write_result(options.out, {"tasks": tasks, "predictions": predictions}, options.device)
+    if options.plot is not None:
+        plot(tasks, predictions, options.plot)
+
+
+def plot(tasks: Sequence[Row], predictions: Sequence[Row], path: Path) -> None:
+    """Draw the costs over the number of tasks and of predicted images.
+
+    The first row of each is not drawn, because it has the cost of the start.
+
+    Args:
+        tasks: Rows of the tasks.
+        predictions: Rows of the predictions.
+        path: The file.
+    """
+    figure, axes = plt.subplots(3, 2, sharex="col", figsize=(8, 5), layout="constrained")
+    parts = (("task", "task", tasks[1:]), ("image", f"{predictions[0]['image']} images", predictions[1:]))
+    for column, (kind, unit, rows) in zip(axes.T, parts, strict=True):
+        column[-1].set_xlabel(f"{kind}s")
+        names = {"seconds": f"s per {unit}", "resident_mb": "resident MB", "open_files": "open files"}
+        for axis, (key, name) in zip(column, names.items(), strict=True):
+            axis.plot([row[kind] for row in rows], [row[key] for row in rows], ".-")
+            axis.set_ylabel(name)
+            axis.set_ylim(0, 1.15 * max(row[key] for row in rows))
+    with mpl.rc_context({"svg.hashsalt": "moleflow", "svg.fonttype": "none"}):
+        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    plt.close(figure)
 
 
 if __name__ == "__main__":

@@ -36,10 +36,10 @@ def benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
 
 
-def run(name: str, folder: Path) -> dict[str, Any]:
+def run(name: str, folder: Path, *args: str) -> dict[str, Any]:
     """Run a benchmark at its smallest size and return its result."""
     out = folder / f"{name}.json"
-    importlib.import_module(name).main(["--smoke", "--repeats", "1", "--out", str(out)])
+    importlib.import_module(name).main(["--smoke", "--repeats", "1", "--out", str(out), *args])
     result: dict[str, Any] = json.loads(out.read_text())
     return result
 
@@ -110,7 +110,8 @@ def test_expert_size_is_the_size_of_its_file(tmp_path: Path) -> None:
 
 
 def test_stream_has_a_row_per_task_and_step(tmp_path: Path) -> None:
-    result = run("stream", tmp_path)
+    result = run("stream", tmp_path, "--plot", str(tmp_path / "stream.svg"))
+    assert "images" in (tmp_path / "stream.svg").read_text()
     assert [row["task"] for row in result["tasks"]] == [1, 2]
     assert [row["image"] for row in result["predictions"]] == [2, 4]
     assert all(
