@@ -45,6 +45,9 @@ class FixedDetector:
 def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Folder with a dark, a gray and a bright image; the model is a `FixedDetector`."""
     monkeypatch.setattr("moleflow.inference.ensemble.load_detector", lambda folder, device: FixedDetector())
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "MODEL").mkdir()
+    (tmp_path / "MODEL" / "manifest.json").touch()
     folder = tmp_path / "images"
     folder.mkdir()
     for name, value in (("dark", 10), ("gray", 90), ("bright", 250)):
