@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> int:
     """
     sources = [_source(text) for text in args.runs]
     for folder, _ in sources:
-        model_folder(folder)
+        model_folder(folder)  # before torch is loaded, so that a wrong path is an error at once
     from moleflow.inference.merge_experts import merge_experts
 
     experts = merge_experts(sources, args.out)

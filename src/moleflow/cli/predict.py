@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         UserError: If the model cannot be loaded, there is no image, or a file cannot be written.
     """
-    detector_folder(Path(args.model))
+    detector_folder(Path(args.model))  # before torch is loaded, so that a wrong path is an error at once
     from tqdm import tqdm
 
     from moleflow.detector.predictor import Predictor, comparison_notes, threshold_notes

@@ -6,9 +6,8 @@ transformed images lower the scores of new images most.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,9 +43,9 @@ SMALLEST_REDUCTION = 0.1
 Chosen on cookie (flips, 0.06, no gain) and screw (rotations, 0.14, a gain) of realad.
 """
 
-_PATCHES = (
-    4000  # of all compared images under one transform, drawn uniformly: a coreset would cover the images it left out
-)
+# Patches of all compared images under one transform. They are drawn uniformly: a coreset is selected to be near every
+# training image, also to the one that is then left out, so that new images would seem farther away than those.
+_PATCHES = 4000
 
 
 @dataclass(frozen=True)
@@ -67,10 +66,6 @@ class AugmentationChoice:
     compared_images: int = 0
     auroc: Mapping[str, float] = field(default_factory=dict)
     reduction: Mapping[str, float] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return all attributes as JSON types."""
-        return asdict(self)
 
     def __str__(self) -> str:
         """Return the choice and its reason in one clause."""

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 
 from moleflow.data.duplicates import too_few_training_images
 from moleflow.data.findings import summarize
@@ -136,6 +137,7 @@ class ContinualTrainer:
             log.log(logging.INFO if finding.severity == "note" else logging.WARNING, "%s", finding.message)
         with context.progress.clock("features"):
             self._extract(model.extractor, samples, "features")
+            self._choose_augmentations()
             for feature_set in model.feature_sets.values():
                 label = "features" if feature_set.is_first else f"features {feature_set.name}"
                 for category in context.categories:
@@ -144,12 +146,8 @@ class ContinualTrainer:
                     if extractor is not model.extractor:
                         of_category = [sample for sample in samples if sample.category == category]
                         self._extract(extractor, of_category, f"{label} {category}")
-            self._choose_augmentations()
-            for feature_set in model.feature_sets.values():
-                label = "features" if feature_set.is_first else f"features {feature_set.name}"
-                for category in context.categories:
                     for augmentation in context.config.augmentations_of([category]):
-                        augmented = feature_set.extractor(context.config.per_category.get(category, {}), augmentation)
+                        augmented = feature_set.extractor(overrides, augmentation)
                         self._extract(augmented, training[category], f"{label} {category} {augmentation}")
 
     def _choose_augmentations(self) -> None:
@@ -166,7 +164,7 @@ class ContinualTrainer:
                 context.model.components.postprocessor(context.overrides[name]).image_scores,
                 generator(context.config.seed, "augmentation", name),
             )
-            context.progress.augmentations[name] = choice.to_dict()
+            context.progress.augmentations[name] = asdict(choice)
             context.set_augmentations({name: choice.augmentation})
             log.info("Augmentation of %s: %s.", name, choice)
 

@@ -89,8 +89,8 @@ def _augmentations(group: ComparisonGroup, i: int) -> list[Table]:
         "the transformed images lower the scores of new images.",
     )  # fmt: skip
     for run in group.best.runs:
+        choices = as_mapping(run.metrics.get("augmentations"))
         for category, values in sorted(run.per_category.items()):
-            choices = as_mapping(run.metrics.get("augmentations"))
             choice = as_mapping(choices.get(str(values.get("expert", category))))
             counts = (finite_number(choice, key) for key in ("training_images", "compared_images"))
             if choice:
