@@ -18,7 +18,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
-import matplotlib.pyplot as plt
 from inputs import write_image, write_tree
 from side_by_side import Row, benchmark_parser, parse_args, print_table, resident_bytes, write_result
 
@@ -28,6 +27,7 @@ from moleflow.experiment.compose import run_in_process
 from moleflow.inference.ensemble import load_detector
 from moleflow.training.callbacks.base import RunCallback
 from moleflow.training.context import RunContext, TaskReport
+from moleflow.visualization.plots import STYLE, figure, save_figure
 
 SIDE = 64  # pixels of an image
 COLUMNS = {"seconds": ".3f", "resident_mb": ".0f", "open_files": ""}
@@ -118,7 +118,7 @@ def quiet() -> Iterator[None]:
 def main(args: Sequence[str] | None = None) -> None:
     """Run both parts and print every tenth row of each."""
     parser = benchmark_parser(__doc__)
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="also draw the costs, as SVG or PNG")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="also draw the costs, as SVG")
     options = parse_args(parser, args)
     categories, train_images, images, step = (2, 3, 4, 2) if options.smoke else (60, 5, 2000, 100)
     with tempfile.TemporaryDirectory() as temporary, quiet():
@@ -142,20 +142,19 @@ def plot(tasks: Sequence[Row], predictions: Sequence[Row], path: Path) -> None:
     Args:
         tasks: Rows of the tasks.
         predictions: Rows of the predictions.
-        path: The file.
+        path: The SVG file.
     """
-    figure, axes = plt.subplots(3, 2, sharex="col", figsize=(8, 5), layout="constrained")
+    drawing, axes = figure(8, 5, columns=2, rows=3)
     parts = (("task", "task", tasks[1:]), ("image", f"{predictions[0]['image']} images", predictions[1:]))
-    for column, (kind, unit, rows) in zip(axes.T, parts, strict=True):
-        column[-1].set_xlabel(f"{kind}s")
+    for column, (kind, unit, rows) in enumerate(parts):
+        axes[-2 + column].set_xlabel(f"{kind}s")
         names = {"seconds": f"s per {unit}", "resident_mb": "resident MB", "open_files": "open files"}
-        for axis, (key, name) in zip(column, names.items(), strict=True):
+        for axis, (key, name) in zip(axes[column::2], names.items(), strict=True):
             axis.plot([row[kind] for row in rows], [row[key] for row in rows], ".-")
             axis.set_ylabel(name)
             axis.set_ylim(0, 1.15 * max(row[key] for row in rows))
-    with mpl.rc_context({"svg.hashsalt": "moleflow", "svg.fonttype": "none"}):
-        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
-    plt.close(figure)
+    with mpl.rc_context(STYLE):
+        save_figure(drawing, path, format="svg", metadata={"Date": None})
 
 
 if __name__ == "__main__":
