@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from inputs import write_tree
+from inputs import train_small_run
 from scipy.stats import binom
 from side_by_side import Row, benchmark_parser, parse_args, print_table, write_result
 from torch import Tensor
@@ -35,7 +35,6 @@ from moleflow.detector.calibration import Calibration
 from moleflow.detector.detector import MoLEFlow
 from moleflow.detector.folders import ENSEMBLE_FILE
 from moleflow.experiment.build import build_data, feature_cache
-from moleflow.experiment.compose import run_in_process
 from moleflow.inference.ensemble import load_detector
 from moleflow.routing.router import Router
 from moleflow.routing.statistics import FeatureStatistics
@@ -56,7 +55,7 @@ def main(args: Sequence[str] | None = None) -> None:
         parser.error("the argument RUN is required")
     calibrate = {name: int(count) for name, _, count in (text.partition("=") for text in options.calibrate)}
     with tempfile.TemporaryDirectory() as temporary:
-        runs = options.runs or [_train_small_run(Path(temporary))]
+        runs = options.runs or [train_small_run(Path(temporary))]
         rows = measure(runs, options.rates, calibrate, options.device)
     print_table(rows, dict.fromkeys(rows[0], ""))
     write_result(options.out, {"rows": rows}, options.device)
@@ -249,18 +248,6 @@ def _foreign_unknown(detector: Detector, category: str, image_features: Tensor) 
 
 def _share(count: int, total: int) -> str:
     return f"{count / total:.3f}" if total else "-"
-
-
-def _train_small_run(folder: Path) -> Path:
-    """Train a small closed-form model on generated images and return the run folder."""
-    root = write_tree(folder / "data", ("first", "second"), size=64, train=6, test=2)
-    overrides = (
-        "dataset=folder", f"dataset.root={root}", "backbone=resnet18", "backbone.pretrained=false", "backbone.dim=16",
-        "transform.size=64", "model=gaussian", "epochs=1", "trainer=cpu", "features.cache_dir=null", "progress=false",
-        "callbacks=minimal",
-    )  # fmt: skip
-    run_in_process([*overrides, f"hydra.run.dir={folder / 'run'}"])
-    return folder / "run"
 
 
 if __name__ == "__main__":

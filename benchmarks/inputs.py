@@ -10,7 +10,7 @@ from PIL import Image
 
 from moleflow.detector.detector import COMPONENT_NAMES, MoLEFlow
 from moleflow.experiment.build import model_settings
-from moleflow.experiment.compose import compose_config
+from moleflow.experiment.compose import compose_config, run_in_process
 from moleflow.utils.random import generator
 
 
@@ -82,3 +82,19 @@ def perturb_parameters(model: MoLEFlow) -> None:
         for parameter in model.patch_model.parameters():
             parameter += 0.02 * torch.randn(parameter.shape, generator=draw).to(parameter.device)
     model.scorer.clear_merged_cache()
+
+
+def train_small_run(folder: Path) -> Path:
+    """Train a small closed-form model on generated images and return the run folder.
+
+    Args:
+        folder: Folder of the images, ``data``, and of the run.
+    """
+    root = write_tree(folder / "data", ("first", "second"), size=64, train=6, test=2)
+    overrides = (
+        "dataset=folder", f"dataset.root={root}", "backbone=resnet18", "backbone.pretrained=false", "backbone.dim=16",
+        "transform.size=64", "model=gaussian", "epochs=1", "trainer=cpu", "features.cache_dir=null", "progress=false",
+        "callbacks=minimal",
+    )  # fmt: skip
+    run_in_process([*overrides, f"hydra.run.dir={folder / 'run'}"])
+    return folder / "run"

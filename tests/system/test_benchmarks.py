@@ -26,7 +26,7 @@ COMPARISONS = {
     "router": ["routers"],
 }
 """Benchmarks that compare two sides, and keys of their results."""
-OTHERS = ("decisions", "expert_size", "fit_memory", "parallel", "quality", "report", "short", "stream")
+OTHERS = ("decisions", "expert_size", "fit_memory", "parallel", "predict", "quality", "report", "short", "stream")
 MODULES = ("inputs", "side_by_side", "freia_form", "anomalib_patchcore")
 """Modules of the benchmarks without a command."""
 
@@ -102,6 +102,14 @@ def test_values_that_are_not_finite_are_not_close() -> None:
     for other in (torch.tensor([1.0, torch.nan]), torch.tensor([1.0, 2.0])):
         with pytest.raises(AssertionError, match="x: the two sides"):
             assert_close("x", torch.ones(2), other, 1e-2)
+
+
+def test_predict_has_two_rows_per_category(tmp_path: Path) -> None:
+    rows = run("predict", tmp_path)["rows"]
+    assert [(row["category"], row["form"]) for row in rows] == [
+        (category, form) for category in ("first", "second") for form in ("predict", "network")
+    ]
+    assert all(row["images_per_second"] == pytest.approx(1 / row["seconds"]) for row in rows)
 
 
 def test_expert_size_is_the_size_of_its_file(tmp_path: Path) -> None:
