@@ -40,7 +40,7 @@ from moleflow.routing.router import Router
 from moleflow.routing.statistics import FeatureStatistics
 from moleflow.runs.reader import load_config
 from moleflow.scoring.drift import compare_scores
-from moleflow.scoring.thresholds import UNKNOWN_RATE, threshold_at_rate
+from moleflow.scoring.thresholds import UNKNOWN_RATE, pooled_thresholds
 from moleflow.utils.random import generator
 
 
@@ -229,19 +229,17 @@ def _count(
 def _foreign_unknown(detector: Detector, category: str, image_features: Tensor) -> list[bool]:
     """Return whether a router without the category's expert classifies its images as unknown."""
     router = Router(detector.router.rule, detector.router.shrinkage)
-    limits = []
-    others = [name for name in detector.experts if name != detector.expert_of(category)]
+    others = {name: record for name, record in detector.experts.items() if category not in record.categories}
     if not others:
         return []
-    features, groups = {}, {}
-    for name in others:
-        training = detector.experts[name].training
-        assert training is not None
-        features[name], groups[name] = training.features, training.groups
+    scores = {name: record.training for name, record in others.items() if record.training is not None}
+    for name, training in scores.items():
         router.add(name, FeatureStatistics.from_features(training.features))
-    for name in others:
-        distances = router.leave_one_out_distances(name, features[name], groups[name]).numpy()
-        limits.append(threshold_at_rate(distances, UNKNOWN_RATE).value or float("inf"))
+    distances = {
+        name: router.leave_one_out_distances(name, training.features, training.groups).numpy()
+        for name, training in scores.items()
+    }
+    limits = [threshold.value or float("inf") for threshold in pooled_thresholds(distances, UNKNOWN_RATE).values()]
     nearest = router.distances(image_features).min(1)
     return (nearest.values > torch.tensor(limits)[nearest.indices]).tolist()
 

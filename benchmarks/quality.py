@@ -84,7 +84,7 @@ ANOMALIB_ROWS = {
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """Result of one category: labels and scores of its images by path, and metrics by name."""
+    """Result of one category: labels and scores of its images in the order of their paths, and metrics by name."""
 
     labels: NDArray[np.int64]
     scores: NDArray[np.float64]
@@ -177,7 +177,7 @@ def _moleflow_run(
     record = load_run(folder)
     metrics = record.metrics
     images: dict[str, list[tuple[int, float]]] = {}
-    for entry in record.scores():
+    for entry in sorted(record.scores(), key=lambda entry: str(entry["path"])):
         images.setdefault(entry["category"], []).append((int(entry["label"]), float(entry["image_score"])))
     categories = {
         name: Scores(
@@ -216,8 +216,9 @@ def _anomalib_run(
     for file in sorted(folder.glob("*.npz")):
         content = np.load(file)
         samples = {s.path: s for s in layout_of(options.data).scans([file.stem])[0].samples if s.split == "test"}
-        tested = [samples[options.data / path] for path in content["paths"].tolist()]
-        categories[file.stem] = _measure(tested, content["scores"], content["maps"])
+        order = np.argsort(content["paths"])
+        tested = [samples[options.data / path] for path in content["paths"][order].tolist()]
+        categories[file.stem] = _measure(tested, content["scores"][order], content["maps"][order])
     return Run(categories, json.loads(costs_file.read_text()))
 
 
@@ -236,7 +237,7 @@ def _measure(samples: Sequence[Sample], scores: NDArray[np.float32], maps: NDArr
     if any(sample.mask is not None for sample in samples):
 
         def map_of(i: int) -> torch.Tensor:
-            size = image_size(samples[i].path)[::-1]
+            size = image_size(samples[i].path)
             return torch.from_numpy(np.array(Image.fromarray(maps[i]).resize(size, Image.Resampling.BILINEAR)))
 
         def mask_of(i: int) -> torch.Tensor | None:
@@ -302,10 +303,15 @@ def bootstrap_difference(ours: Sequence[Run], other: Sequence[Run], draws: int, 
         other: Runs of another row, with the same images in the same order.
         draws: Number of draws.
         seed: Seed of the draws.
+
+    Raises:
+        AssertionError: If the images of two runs differ.
     """
     random = np.random.default_rng(seed)
     differences = np.zeros(draws)
     for category, reference in ours[0].categories.items():
+        if any((run.categories[category].labels != reference.labels).any() for run in [*ours, *other]):
+            raise AssertionError(f"The runs have other test images of {category}, or in another order.")
         normal, defective = (np.flatnonzero(reference.labels == label) for label in (0, 1))
         columns = random.integers(len(normal), size=(draws, len(normal)))
         rows = random.integers(len(defective), size=(draws, len(defective)))

@@ -11,7 +11,7 @@ from helpers.detectors import fit_detector, fit_expert, normal_images, small_set
 from helpers.trees import write_mvtec_tree
 from moleflow.detector.base import Detector, mean_features
 from moleflow.detector.detector import MoLEFlow
-from moleflow.scoring.thresholds import threshold_at_rate
+from moleflow.scoring.thresholds import pooled_thresholds, threshold_at_rate
 from moleflow.utils.errors import UserError
 
 
@@ -79,10 +79,15 @@ def test_thresholds_are_computed_from_the_training_images(detector: MoLEFlow, tr
     paths = training_images(tree, "screw")
     scores = torch.tensor([image.score for image in detector.score(paths, expert="screw")])
     features = mean_features(detector.extractor.features(paths))
-    distances = detector.router.leave_one_out_distances("screw", features)
+    distances = {
+        name: detector.router.leave_one_out_distances(name, record.training.features).numpy()
+        for name, record in detector.experts.items()
+        if record.training is not None
+    }
+    torch.testing.assert_close(detector.router.leave_one_out_distances("screw", features).numpy(), distances["screw"])
     thresholds = detector.thresholds("screw", rate=0.3, unknown_rate=0.2)
     assert thresholds.score == threshold_at_rate(scores.numpy(), 0.3)
-    assert thresholds.distance == threshold_at_rate(distances.numpy(), 0.2)
+    assert thresholds.distance == pooled_thresholds(distances, 0.2)["screw"]
     maxima = [float(image.anomaly_map.max()) for image in detector.score(paths, expert="screw")]
     assert thresholds.pixel.value == pytest.approx(threshold_at_rate(np.array(maxima), 0.3).value)
     assert thresholds.normal_scores == sorted(scores.tolist())

@@ -13,7 +13,7 @@ from moleflow.cli.command import main
 from moleflow.detector.calibration import CALIBRATION_FILE
 from moleflow.detector.detector import MoLEFlow
 from moleflow.inference.calibrate import calibrate_expert, calibration_images, threshold_at_recall
-from moleflow.scoring.thresholds import threshold_at_rate
+from moleflow.scoring.thresholds import pooled_thresholds, threshold_at_rate
 from moleflow.utils.errors import UserError
 
 
@@ -61,7 +61,11 @@ def test_calibration_replaces_the_thresholds_until_it_is_removed(
     distances = np.array([image.distance for image in calibrated.score(normal_images(tree, "screw"), "screw")])
     after = calibrated.thresholds("screw", 0.2, 0.1)
     assert after.score == threshold_at_rate(scores, 0.2)
-    assert after.distance.value == pytest.approx(threshold_at_rate(distances, 0.1).value)
+    bottle = calibrated.experts["bottle"].training
+    assert bottle is not None
+    others = calibrated.router.leave_one_out_distances("bottle", bottle.features).numpy()
+    expected = pooled_thresholds({"bottle": others, "screw": distances}, 0.1)["screw"]
+    assert after.distance.value == pytest.approx(expected.value)
     assert (after.source, after.rate, after.normal_scores) == ("calibration", 0.2, sorted(scores.tolist()))
     assert calibrated.thresholds("bottle").source == "fitted"
     assert main(["calibrate", str(model), "--remove", "--category", "screw"]) == 0

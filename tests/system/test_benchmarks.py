@@ -1,5 +1,6 @@
 """Tests of the benchmarks at their smallest sizes: they write results, and print no time before both sides agree."""
 
+import argparse
 import importlib
 import json
 from pathlib import Path
@@ -12,6 +13,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from helpers.processes import Processes
+from helpers.trees import write_mvtec_tree
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 COMPARISONS = {
@@ -169,6 +171,29 @@ def test_interval_of_a_difference_is_that_of_a_bootstrap_over_images() -> None:
     assert low < difference < high
     assert low > 0
     assert quality.bootstrap_difference(good, good, 50) == (0, 0)
+    reverse = [quality.Run({"a": quality.Scores(labels[::-1], good[0].categories["a"].scores, {})}, {})]
+    with pytest.raises(AssertionError, match="other test images of a"):
+        quality.bootstrap_difference(good, reverse, 50)
+
+
+def test_results_of_anomalib_are_measured_on_the_pixels_of_the_files_and_ordered_by_path(tmp_path: Path) -> None:
+    """Maps are stored as anomalib's script does; the images are not square."""
+    quality = importlib.import_module("quality")
+    tree = write_mvtec_tree(tmp_path / "tree", ("bottle",), size=(24, 32), train=1, good=2, defect=2)
+    folder = tmp_path / "row"
+    folder.mkdir()
+    (folder / "costs.json").write_text('{"training_s": 1.0}')
+    files = sorted((tree / "bottle" / "test").rglob("*.png"), reverse=True)
+    labels = [int(file.parent.name != "good") for file in files]
+    maps = np.random.default_rng(0).random((len(files), 16, 16)).astype(np.float32)
+    paths = [file.relative_to(tree).as_posix() for file in files]
+    np.savez(folder / "bottle.npz", paths=np.array(paths), scores=np.array(labels, np.float32), maps=maps)
+    options = argparse.Namespace(data=tree, shots=None)
+    result = quality._anomalib_run(quality.ANOMALIB_ROWS["anomalib Lite0 224"], folder, 0, {}, options)
+    bottle = result.categories["bottle"]
+    assert bottle.labels.tolist() == bottle.scores.tolist() == labels[::-1]
+    assert bottle.metrics["image_auroc"] == 1
+    assert 0 < bottle.metrics["pixel_ap"] < 1
 
 
 def test_decisions_count_all_test_images(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from moleflow.data.image_io import ImageSource
@@ -18,7 +19,14 @@ from moleflow.detector.scorer import Scorer
 from moleflow.detector.types import ExpertRecord, NormalScores, ScoredImage, TrainingScores
 from moleflow.features.extractor import FeatureExtractor
 from moleflow.routing.router import Router
-from moleflow.scoring.thresholds import FALSE_ALARM_RATE, UNKNOWN_RATE, Threshold, Thresholds, threshold_at_rate
+from moleflow.scoring.thresholds import (
+    FALSE_ALARM_RATE,
+    UNKNOWN_RATE,
+    Threshold,
+    Thresholds,
+    pooled_thresholds,
+    threshold_at_rate,
+)
 from moleflow.utils.errors import UserError, did_you_mean, list_names
 
 
@@ -40,6 +48,7 @@ class Detector(ABC):
     scorer: Scorer
     experts: Mapping[str, ExpertRecord]
     calibrations: Mapping[str, Calibration]
+    _distances: tuple[tuple[object, ...], dict[str, Threshold]] | None = None
 
     @property
     @abstractmethod
@@ -83,9 +92,8 @@ class Detector(ABC):
         training images that were scored as new ones, else from images that the expert was fitted to; ``source`` of the
         result is ``calibration``, ``validation``, ``training`` or ``fitted``.
 
-        The thresholds of score and map depend on the expert's own images only. The distance threshold depends on the
-        training images of all experts if the router has one covariance for all of them, and then changes when an
-        expert is added.
+        The thresholds of score and map depend on the expert's own images only. The distance threshold is computed from
+        the images of all experts, in units of each expert's median distance, and changes when an expert is added.
 
         Args:
             name: Name of the expert.
@@ -99,10 +107,6 @@ class Detector(ABC):
         training, calibration = self.experts[name].training, self.calibrations.get(name)
         if training is None:
             raise UserError(f"Expert {name!r} has no training scores, so no threshold can be computed. Retrain it.")
-        if calibration is not None and set(calibration.experts) == set(self.experts):
-            distances = np.asarray(calibration.distances)
-        else:
-            distances = self.router.leave_one_out_distances(name, training.features, training.groups).numpy()
         validation = self.experts[name].normal
         normal: TrainingScores | NormalScores | Calibration
         if calibration is not None:
@@ -117,11 +121,28 @@ class Detector(ABC):
         return Thresholds(
             score=score if chosen is None else score.at(chosen),
             pixel=threshold_at_rate(np.asarray(normal.maxima), rate),
-            distance=threshold_at_rate(distances, unknown_rate) if len(distances) > 1 else Threshold(None, 1.0),
+            distance=self._distance_thresholds(unknown_rate)[name],
             normal_scores=np.sort(scores).tolist(),
             rate=rate if chosen is None else None,
             source=source,
         )
+
+    def _distance_thresholds(self, rate: float) -> dict[str, Threshold]:
+        """Return the distance thresholds of all experts, computed once for the same experts and calibrations."""
+        key = (self.router.version, rate, tuple(self.experts), dict(self.calibrations))
+        if self._distances is None or self._distances[0] != key:
+            self._distances = key, pooled_thresholds({name: self._new_distances(name) for name in self.experts}, rate)
+        return self._distances[1]
+
+    def _new_distances(self, name: str) -> NDArray[np.float64]:
+        """Return the router distances (n,) of normal images of an expert as new ones; none without such images."""
+        training, calibration = self.experts[name].training, self.calibrations.get(name)
+        if calibration is not None and set(calibration.experts) == set(self.experts):
+            return np.asarray(calibration.distances)
+        if training is None:
+            return np.empty(0)
+        distances = self.router.leave_one_out_distances(name, training.features, training.groups)
+        return distances.numpy() if len(distances) > 1 else np.empty(0)
 
     def score(self, images: ImageSource | Iterable[ImageSource], expert: str | None = None) -> list[ScoredImage]:
         """Score images; see :meth:`stream`."""

@@ -63,6 +63,9 @@ class Router:
         rule: One of the rules above.
         shrinkage: Weight in (0, 1] of the mean eigenvalue in the shared covariance.
 
+    Attributes:
+        version: Number of changes of the experts; distances of the same version are equal.
+
     Raises:
         UserError: If the rule is unknown or the shrinkage outside its range.
 
@@ -78,6 +81,7 @@ class Router:
         self.rule = check_choice("rule", rule, RULES)
         check_range("shrinkage", shrinkage, 0, 1, "At 0 the covariance of few images has no inverse.", low_open=True)
         self.shrinkage = shrinkage
+        self.version = 0
         self._statistics: dict[str, FeatureStatistics] = {}
         self._whitened: list[_WhitenedMeans] | None = None
         self._scatter: Tensor | None = None
@@ -110,6 +114,7 @@ class Router:
                 raise ValueError(f"The features of expert {other_name!r} have {sizes}.")
         self._statistics[name] = statistics
         self._whitened = None
+        self.version += 1
 
     def remove(self, name: str) -> None:
         """Remove an expert; distances to the others are those of a router without it.
@@ -119,6 +124,7 @@ class Router:
         """
         del self._statistics[name]
         self._whitened, self._scatter, self._scatter_count = None, None, 0
+        self.version += 1
 
     def statistics(self, name: str) -> FeatureStatistics:
         """Return the feature statistics of an expert.
