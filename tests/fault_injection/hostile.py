@@ -64,8 +64,8 @@ def commands_on(change: str, unfinished: bool) -> Sequence[str]:
 
 MAX_SECONDS = 10.0
 """Largest processor time of a command in addition to that on an unchanged folder."""
-MAX_BYTES = 2 * 2**30
-"""Largest memory of a command."""
+MAX_BYTES = 3 * 2**29
+"""Largest memory of a command in addition to that of the process from which it is forked."""
 
 _MAX_WAIT = 600.0  # seconds until a command is ended: a machine with other work needs longer than MAX_SECONDS
 
@@ -163,7 +163,7 @@ class Outcome:
             character was printed) or ``no basis`` (a verdict without a finite score or threshold).
         text: The message, or the traceback.
         seconds: Processor time in addition to that on an unchanged folder.
-        memory: Largest resident memory in bytes.
+        memory: Largest resident memory in bytes, in addition to that of the process from which it was forked.
     """
 
     kind: str
@@ -376,6 +376,7 @@ class HostileFolders:
             assert unchanged.kind in ("done", "hang"), unchanged
             self._seconds[name] = unchanged.seconds
         read, write = os.pipe()
+        resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
         pid = os.fork()
         if pid == 0:
             os.close(read)
@@ -393,7 +394,7 @@ class HostileFolders:
             text = pipe.read()
         usage = result[2]
         seconds = max(0.0, usage.ru_utime + usage.ru_stime - self._seconds[name])
-        memory = usage.ru_maxrss * 1024
+        memory = max(0, usage.ru_maxrss * 1024 - resident)
         kind, message = json.loads(text) if text else ("killed", f"status {result[1]}")
         if hangs or seconds > MAX_SECONDS:
             kind = "hang"
