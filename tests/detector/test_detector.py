@@ -10,8 +10,9 @@ import torch
 from helpers.detectors import fit_detector, fit_expert, normal_images, small_settings, training_images
 from helpers.trees import write_mvtec_tree
 from moleflow.detector.base import Detector, mean_features
+from moleflow.detector.calibration import Calibration
 from moleflow.detector.detector import MoLEFlow
-from moleflow.scoring.thresholds import pooled_thresholds, threshold_at_rate
+from moleflow.scoring.thresholds import UNKNOWN_RATE, pooled_thresholds, threshold_at_rate
 from moleflow.utils.errors import UserError
 
 
@@ -91,6 +92,22 @@ def test_thresholds_are_computed_from_the_training_images(detector: MoLEFlow, tr
     maxima = [float(image.anomaly_map.max()) for image in detector.score(paths, expert="screw")]
     assert thresholds.pixel.value == pytest.approx(threshold_at_rate(np.array(maxima), 0.3).value)
     assert thresholds.normal_scores == sorted(scores.tolist())
+
+
+def test_distance_thresholds_follow_the_experts_and_the_calibrations(tree: Path) -> None:
+    detector = fit_detector(tree, "router=euclidean")  # distances of an expert do not depend on the others
+    both = detector.thresholds("bottle").distance
+    assert detector.thresholds("bottle").distance == both
+    detector.calibrations = {"screw": Calibration((0.0,) * 4, (0.0,) * 4, (1.0, 1.0, 1.0, 9.0), ("bottle", "screw"))}
+    assert detector.thresholds("bottle").distance != both
+    detector.calibrations = {}
+    assert detector.thresholds("bottle").distance == both
+    detector.remove_expert("screw")
+    training = detector.experts["bottle"].training
+    assert training is not None
+    alone = detector.router.leave_one_out_distances("bottle", training.features).numpy()
+    assert detector.thresholds("bottle").distance == pooled_thresholds({"bottle": alone}, UNKNOWN_RATE)["bottle"]
+    assert detector.thresholds("bottle").distance != both
 
 
 def test_expert_without_training_scores_has_no_thresholds(tree: Path) -> None:
