@@ -130,6 +130,19 @@ def test_wrong_arguments(
     assert not (model / CALIBRATION_FILE).exists()
 
 
+def test_fewer_images_than_before_are_named(tree: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    replaced = len(MoLEFlow.load(model).thresholds("screw").normal_scores)
+    few = [str(path) for path in normal_images(tree, "screw")[:2]]
+    folder = model.parent / "few"
+    folder.mkdir()
+    for path in few:
+        (folder / Path(path).name).write_bytes(Path(path).read_bytes())
+    assert main(["calibrate", str(model), str(folder), "--category=screw"]) == 0
+    assert f"They replace {replaced} normal images (fitted)." in capsys.readouterr().out
+    assert main(["calibrate", str(model), str(folder), "--category=screw"]) == 0  # as many as before
+    assert "They replace" not in capsys.readouterr().out
+
+
 def test_a_calibration_of_other_experts_keeps_its_scores_but_not_its_distances(tree: Path, model: Path) -> None:
     assert main(["calibrate", str(model), str(tree / "screw"), "--category=screw"]) == 0
     loaded = MoLEFlow.load(model)

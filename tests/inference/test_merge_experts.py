@@ -1,5 +1,6 @@
 """Tests of model folders that are merged from the experts of several runs."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,18 @@ def test_command(small_run: SmallRun, second_run: Path, tmp_path: Path, capsys: 
     assert "bottle, screw, tile" in capsys.readouterr().out
     assert main(["merge-experts", out, str(small_run.folder)]) == 1
     assert "has a model already" in capsys.readouterr().err
+
+
+def test_calibrations_that_are_not_copied_are_named(
+    small_run: SmallRun, second_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calibrated = shutil.copytree(small_run.folder, tmp_path / "calibrated")
+    assert main(["calibrate", str(calibrated), str(small_run.tree)]) == 0
+    capsys.readouterr()
+    out = tmp_path / "merged"
+    assert main(["merge-experts", str(out), str(calibrated), str(second_run)]) == 0
+    assert f"The calibrations of {calibrated} are not copied: calibrate {out} again." in capsys.readouterr().out
+    assert MoLEFlow.load(out).calibrations == {}
 
 
 def test_incompatible_runs_and_names_are_errors(small_run: SmallRun, second_run: Path, tmp_path: Path) -> None:

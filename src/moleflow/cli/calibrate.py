@@ -67,19 +67,24 @@ def run(args: argparse.Namespace) -> int:
     for name, images in _folders(detector.experts, args.folder, category).items():
         parts = [calibration_images(path) for path in images]
         normal, defective = ([path for part in parts for path in part[i]] for i in (0, 1))
-        before = detector.thresholds(name).score.value
+        before = detector.thresholds(name)
         calibrations[name] = calibrate_expert(detector, name, normal, defective, args.criterion, args.recall)
         detector.calibrations = calibrations
         after = detector.thresholds(name).score
         assert after.value is not None
         alarms = sum(score > after.value for score in calibrations[name].scores)
         hits = sum(score > after.value for score in calibrations[name].defect_scores)
-        text = "none" if before is None else f"{before:.4g}"
+        text = "none" if before.score.value is None else f"{before.score.value:.4g}"
         line = f"{name}: threshold {text} -> {after.value:.4g}. Above it: {alarms} of {len(normal)} normal images"
         print(printable(line), end="")
         print(f", {hits} of {len(defective)} defective images." if defective else ".")
         if args.criterion == "rate":
             print(f"  {describe_rate(len(normal), FALSE_ALARM_RATE)}")
+            if len(normal) < len(before.normal_scores):
+                print(
+                    f"  They replace {len(before.normal_scores)} normal images ({before.source}). The threshold of "
+                    "fewer images is higher and finds fewer defects: calibrate with as many, or undo it with --remove."
+                )
     write_calibrations(folder, calibrations)
     return 0
 

@@ -25,10 +25,14 @@ def run(args: argparse.Namespace) -> int:
     sources = [_source(text) for text in args.runs]
     for folder, _ in sources:
         model_folder(folder)  # before torch is loaded, so that a wrong path is an error at once
+    from moleflow.detector.calibration import CALIBRATION_FILE
     from moleflow.inference.merge_experts import merge_experts
 
     experts = merge_experts(sources, args.out)
     print(printable(f"{args.out}: {', '.join(experts)}"))
+    calibrated = [str(folder) for folder, _ in sources if (model_folder(folder) / CALIBRATION_FILE).is_file()]
+    if calibrated:
+        print(printable(f"The calibrations of {', '.join(calibrated)} are not copied: calibrate {args.out} again."))
     return 0
 
 
